@@ -1,0 +1,25 @@
+"""Keras layers whose kernels are pruned by a trainable score."""
+
+from hydra_tf.layers.masked import (
+    MASKED,
+    MaskedConv1D,
+    MaskedConv2D,
+    MaskedConv3D,
+    MaskedDense,
+    MaskedDepthwiseConv1D,
+    MaskedDepthwiseConv2D,
+    MaskedKernel,
+    kernels_computed_once,
+)
+
+__all__ = [
+    "MASKED",
+    "MaskedConv1D",
+    "MaskedConv2D",
+    "MaskedConv3D",
+    "MaskedDense",
+    "MaskedDepthwiseConv1D",
+    "MaskedDepthwiseConv2D",
+    "MaskedKernel",
+    "kernels_computed_once",
+]

@@ -1,0 +1,209 @@
+"""Named, parameterised parts: ``"trades:beta=6,epsilon=8/255"`` becomes an object.
+
+Every room of the library that offers a choice (objectives, attacks, models, data sets,
+score initialisations, allocations) holds one :class:`Registry`. A part is a frozen
+dataclass whose fields are its parameters; it is found by the name of its file. Nothing
+here, and nothing at the top of a part's file, loads TensorFlow, so that a command line
+can be checked before that import is paid for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fractions
+import importlib
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+C = TypeVar("C", bound=type)
+
+
+def unknown(kind: str, name: str, known: typing.Iterable[str]) -> str:
+    """Return the sentence for an unknown name: the nearest known one, then all of them.
+
+    >>> unknown("norm", "l3", ["l2", "linf"])
+    'Unknown norm "l3"; did you mean "l2"? Known: l2, linf.'
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f'; did you mean "{near[0]}"?' if near else "."
+    return f'Unknown {kind} "{name}"{hint} Known: {", ".join(known)}.'
+
+
+def parse_value(text: str) -> Any:
+    """Return the number, fraction, truth value, None or text that `text` spells.
+
+    >>> parse_value("1/4"), parse_value("10"), parse_value("true"), parse_value("linf")
+    (0.25, 10, True, 'linf')
+    """
+    word = text.strip()
+    named = {"true": True, "false": False, "none": None}
+    if word.lower() in named:
+        return named[word.lower()]
+    for convert in (int, float, lambda value: float(fractions.Fraction(value))):
+        try:
+            return convert(word)
+        except (ValueError, ZeroDivisionError):
+            continue
+    return word
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether `value` is of the annotated type, a whole number counting as a float."""
+    if hint is Any:
+        return True
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in typing.get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, origin or hint)
+
+
+def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_type_name(part) for part in typing.get_args(hint))
+    names = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+    return "none" if hint is type(None) else names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+class Registry(Generic[T]):
+    """The parts of one kind, defined by the modules of one package.
+
+    Args:
+        kind: what a part is called in messages, such as ``"objective"``.
+        package: dotted name of the package whose modules define the parts.
+
+    Example:
+        >>> from hydra_tf import objectives
+        >>> objectives.build("trades:beta=3,epsilon=8/255").beta
+        3
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self.package = package
+        self._parts: dict[str, tuple[type, dict[str, Any]]] = {}
+        self._complete = False
+
+    def register(self, name: str | None = None, **preset: Any) -> Callable[[C], C]:
+        """Return a class decorator that enters a dataclass under `name`.
+
+        Args:
+            name: the registered name; the name of the defining file when left out.
+            **preset: parameter values that belong to this name (a family of models
+                registers each of its members with them).
+        """
+
+        def enter(cls: C) -> C:
+            self._parts[name or cls.__module__.rpartition(".")[2]] = (cls, preset)
+            return cls
+
+        return enter
+
+    def names(self) -> tuple[str, ...]:
+        """All registered names, sorted."""
+        if not self._complete:
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self.package}.{module.name}")
+            self._complete = True
+        return tuple(sorted(self._parts))
+
+    def parameters(self, name: str) -> dict[str, Any]:
+        """Parameter names of one part with their type annotations.
+
+        Raises:
+            ValueError: for an unknown name; the known ones are listed.
+        """
+        if name not in self.names():
+            raise ValueError(unknown(self.kind, name, self.names()))
+        cls = self._parts[name][0]
+        hints = typing.get_type_hints(cls)
+        return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+    def parse(self, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Split a spec into the part's name and its parameters.
+
+        Args:
+            spec: ``"name"``, ``"name:key=value,key=value"``, or a mapping with the key
+                ``"name"`` and the parameters beside it.
+
+        Raises:
+            ValueError: when the spec is not of that form.
+        """
+        if isinstance(spec, Mapping):
+            params = dict(spec)
+            if not isinstance(params.get("name"), str):
+                raise ValueError(f'A {self.kind} given as a mapping needs the key "name".')
+            return params.pop("name"), params
+        name, _, tail = spec.partition(":")
+        params = {}
+        for pair in filter(None, (part.strip() for part in tail.split(","))):
+            key, equals, value = pair.partition("=")
+            if not equals or not value.strip():
+                raise ValueError(
+                    f'"{pair}" in the {self.kind} "{spec}" is not of the form parameter=value.'
+                )
+            if key.strip() in params:
+                raise ValueError(f'"{key.strip()}" is given twice in the {self.kind} "{spec}".')
+            params[key.strip()] = parse_value(value)
+        return name.strip(), params
+
+    def build(self, spec: Any, **defaults: Any) -> T:
+        """Return the part that `spec` names.
+
+        Args:
+            spec: a string or mapping (see :meth:`parse`); an instance or callable is
+                handed back as it is.
+            **defaults: values for parameters that the part has and the spec leaves out;
+                those it does not have are passed over.
+
+        Raises:
+            ValueError: unknown name or parameter (the nearest known one is suggested), or
+                a value that the part refuses.
+            TypeError: a spec or a parameter value of the wrong type.
+        """
+        if not isinstance(spec, str | Mapping):
+            if isinstance(spec, type) or not callable(spec):
+                raise TypeError(
+                    f"A {self.kind} is a name, a mapping, an instance or a callable, not {spec!r}."
+                )
+            return typing.cast(T, spec)
+        name, given = self.parse(spec)
+        hints = self.parameters(name)
+        cls, preset = self._parts[name]
+        for key, value in given.items():
+            if key not in hints:
+                sentence = unknown(f'parameter of {self.kind} "{name}":', key, hints)
+                raise ValueError(sentence)
+            if not _fits(value, hints[key]):
+                raise TypeError(
+                    f'Parameter "{key}" of {self.kind} "{name}" must be '
+                    f"{_type_name(hints[key])}, not {value!r}."
+                )
+        fallback = {key: value for key, value in defaults.items() if key in hints}
+        return typing.cast(T, cls(**{**fallback, **preset, **given}))
+
+    def config(self, part: Any) -> dict[str, Any]:
+        """Return the mapping that :meth:`build` turns into an equal part.
+
+        Raises:
+            TypeError: when the part is not of this registry (a bare callable, say).
+        """
+        self.names()
+        for name, (cls, preset) in self._parts.items():
+            if type(part) is cls and all(getattr(part, k) == v for k, v in preset.items()):
+                return {"name": name, **dataclasses.asdict(part)}
+        raise TypeError(f"{part!r} is no registered {self.kind} and cannot be written to a config.")

@@ -1,0 +1,30 @@
+"""What is kept or pruned as one: single weights, blocks of inputs, or whole filters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from hydra_tf._lazy import tf
+from hydra_tf.registry import Registry
+from hydra_tf.sparsity.topk import kept_count, topk_mask
+
+
+class Granularity(Protocol):
+    """Chooses the mask of one kernel from its scores."""
+
+    def __call__(self, scores: tf.Tensor, density: float) -> tf.Tensor:
+        """Return zeros and ones of the scores' shape."""
+
+
+GRANULARITIES: Registry[Granularity] = Registry("granularity", "hydra_tf.sparsity")
+
+
+@GRANULARITIES.register("element")
+@dataclass(frozen=True)
+class Element:
+    """Every weight on its own (the paper's choice)."""
+
+    def __call__(self, scores: tf.Tensor, density: float) -> tf.Tensor:
+        """Keep the weights of largest score."""
+        return topk_mask(scores, kept_count(density, scores.shape.num_elements()))

@@ -1,0 +1,125 @@
+"""Density and masks of a whole model."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from hydra_tf.sparsity.allocation import allocate
+from hydra_tf.sparsity.granularity import GRANULARITIES
+from hydra_tf.sparsity.topk import kept_count
+
+
+class MaskedLike(Protocol):
+    """What this room needs of a masked layer."""
+
+    name: str
+    kernel: Any
+    scores: Any
+    mask: Any
+    density: float
+    granularity: str
+
+    def refresh_mask(self) -> None:
+        """Choose the mask from the scores."""
+
+
+def all_layers(model: Any) -> list[Any]:
+    """The layers of a model and of the models within it, each once, outermost first."""
+    found: dict[int, Any] = {}
+    for layer in getattr(model, "layers", ()):
+        for inner in (layer, *all_layers(layer)):
+            found.setdefault(id(inner), inner)
+    return list(found.values())
+
+
+def masked_layers(model: Any) -> list[MaskedLike]:
+    """Return the masked layers of a model, nested models included, each once.
+
+    Example:
+        >>> import keras
+        >>> masked_layers(keras.Sequential([keras.Input([2]), keras.layers.Dense(1)]))
+        []
+    """
+    return [layer for layer in all_layers(model) if hasattr(layer, "refresh_mask")]
+
+
+def refresh_masks(model: Any) -> None:
+    """Choose every mask of the model anew from its layer's scores."""
+    for layer in masked_layers(model):
+        layer.refresh_mask()
+
+
+def set_density(
+    model: Any, density: float, allocation: Any = "uniform", granularity: str = "element"
+) -> None:
+    """Keep a share of the weights: sets each layer's density and refreshes the masks.
+
+    Args:
+        model: a model with masked layers (see :func:`hydra_tf.mask_model`).
+        density: share of the masked layers' weights to keep, in (0, 1].
+        allocation: how layers share it: ``"uniform"``, ``"largest"``, ``"erk"``, a mapping
+            from layer name to density, or a callable.
+        granularity: what is kept as one: ``"element"``.
+
+    Raises:
+        ValueError: density outside (0, 1], an unknown name, or a model without masks.
+
+    Example:
+        >>> import keras, hydra_tf
+        >>> net = keras.Sequential([keras.Input([10]), keras.layers.Dense(10)])
+        >>> masked = hydra_tf.mask_model(net)
+        >>> set_density(masked, 0.1)
+        >>> report(masked)["total"]["kept"]
+        10
+    """
+    kept_count(density, 1)
+    GRANULARITIES.build(granularity)
+    layers = masked_layers(model)
+    if not layers:
+        raise ValueError("The model has no masked layers; call hydra_tf.mask_model on it first.")
+    # Two nested models may hold layers of one name, so the position goes before it.
+    names = [layer.name for layer in layers]
+    keys = [n if names.count(n) == 1 else f"{i}/{n}" for i, n in enumerate(names)]
+    scores = {key: np.asarray(layer.scores) for key, layer in zip(keys, layers, strict=True)}
+    shares = allocate(allocation, scores, density)
+    for key, layer in zip(keys, layers, strict=True):
+        layer.density, layer.granularity = shares[key], granularity
+        layer.refresh_mask()
+
+
+def report(model: Any) -> dict[str, Any]:
+    """Return how many weights each layer has and keeps.
+
+    Returns:
+        ``{"layers": [...], "total": {...}}``; every entry holds ``weights``, ``kept`` and
+        ``density``, a layer's also its ``name``, ``shape`` and ``masked``. Layers with a
+        kernel but no mask are listed with density 1. Biases and BatchNorm do not count.
+
+    Example:
+        >>> import keras
+        >>> report(keras.Sequential([keras.Input([2]), keras.layers.Dense(3)]))["total"]
+        {'weights': 6, 'kept': 6, 'density': 1.0}
+    """
+    rows = []
+    for layer in all_layers(model):
+        kernel = getattr(layer, "kernel", None)
+        if kernel is None or not hasattr(kernel, "shape"):
+            continue
+        masked = hasattr(layer, "refresh_mask")
+        weights = int(np.prod(kernel.shape))
+        kept = int(np.sum(np.asarray(layer.mask))) if masked else weights
+        rows.append(
+            {
+                "name": layer.name,
+                "shape": [int(size) for size in kernel.shape],
+                "masked": masked,
+                "weights": weights,
+                "kept": kept,
+                "density": kept / weights,
+            }
+        )
+    weights, kept = sum(r["weights"] for r in rows), sum(r["kept"] for r in rows)
+    total = {"weights": weights, "kept": kept, "density": kept / weights if weights else 1.0}
+    return {"layers": rows, "total": total}

@@ -1,0 +1,149 @@
+"""Initial importance scores of a kernel."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from hydra_tf._lazy import keras, tf
+from hydra_tf.registry import Registry
+
+
+class ScoreInit(Protocol):
+    """Maps a kernel (and, where it needs one, its loss gradient) to scores."""
+
+    def __call__(
+        self, kernel: tf.Tensor, gradient: tf.Tensor | None = None, seed: int = 0
+    ) -> tf.Tensor:
+        """Return float32 scores of the kernel's shape."""
+
+
+SCORE_INITS: Registry[ScoreInit] = Registry("score initialisation", "hydra_tf.sparsity")
+
+
+def fan_in(shape: tuple[int, ...]) -> int:
+    """Inputs that feed one output of a kernel: all its axes but the last, multiplied.
+
+    Example:
+        >>> fan_in((3, 3, 16, 32)), fan_in((100, 10))
+        (144, 100)
+    """
+    return max(1, math.prod(shape[:-1]))
+
+
+@SCORE_INITS.register("scaled")
+@dataclass(frozen=True)
+class Scaled:
+    """``sqrt(6 / fan_in) * w / max|w|`` (arXiv 2002.10509, section 3.2): the default.
+
+    The search starts at the least-weight-magnitude mask with the spread of a
+    Kaiming-uniform tensor. A kernel of zeros gets zeros.
+    """
+
+    def __call__(
+        self, kernel: tf.Tensor, gradient: tf.Tensor | None = None, seed: int = 0
+    ) -> tf.Tensor:
+        """Return the scaled scores."""
+        scale = math.sqrt(6 / fan_in(tuple(kernel.shape)))
+        return scale * tf.math.divide_no_nan(kernel, tf.reduce_max(tf.abs(kernel)))
+
+
+@SCORE_INITS.register("magnitude")
+@dataclass(frozen=True)
+class Magnitude:
+    """The magnitudes of the weights, unscaled."""
+
+    def __call__(
+        self, kernel: tf.Tensor, gradient: tf.Tensor | None = None, seed: int = 0
+    ) -> tf.Tensor:
+        """Return ``|w|``."""
+        return tf.abs(kernel)
+
+
+@SCORE_INITS.register("snip")
+@dataclass(frozen=True)
+class Snip:
+    """``|dL/dm| = |dL/dw * w|`` on one batch (Lee et al., ICLR 2019, equation 4)."""
+
+    def __call__(
+        self, kernel: tf.Tensor, gradient: tf.Tensor | None = None, seed: int = 0
+    ) -> tf.Tensor:
+        """Return the connection sensitivities.
+
+        Raises:
+            ValueError: without a gradient.
+        """
+        if gradient is None:
+            raise ValueError(
+                'The score initialisation "snip" needs the gradient of the loss for the '
+                "kernel; use HydraCallback(method='snip') or pass gradient=."
+            )
+        return tf.abs(gradient * kernel)
+
+
+@SCORE_INITS.register("random", distribution="uniform", scheme="unit")
+@SCORE_INITS.register("xavier_uniform", distribution="uniform", scheme="xavier")
+@SCORE_INITS.register("xavier_normal", distribution="normal", scheme="xavier")
+@SCORE_INITS.register("kaiming_uniform", distribution="uniform", scheme="kaiming")
+@SCORE_INITS.register("kaiming_normal", distribution="normal", scheme="kaiming")
+@dataclass(frozen=True)
+class Random:
+    """Scores drawn without looking at the weights.
+
+    Args:
+        distribution: ``"uniform"`` or ``"normal"``.
+        scheme: variance ``2 / fan_in`` (kaiming), ``2 / (fan_in + fan_out)`` (xavier), or
+            1 (unit).
+    """
+
+    distribution: str = "uniform"
+    scheme: str = "kaiming"
+
+    def __call__(
+        self, kernel: tf.Tensor, gradient: tf.Tensor | None = None, seed: int = 0
+    ) -> tf.Tensor:
+        """Return seeded random scores."""
+        shape = tuple(kernel.shape)
+        variance: dict[str, Any] = {
+            "kaiming": {"scale": 2.0, "mode": "fan_in"},
+            "xavier": {"scale": 1.0, "mode": "fan_avg"},
+            "unit": {"scale": float(fan_in(shape)), "mode": "fan_in"},
+        }[self.scheme]
+        name = {"uniform": "uniform", "normal": "untruncated_normal"}[self.distribution]
+        draw = keras.initializers.VarianceScaling(**variance, distribution=name, seed=seed)
+        return tf.convert_to_tensor(draw(shape, dtype="float32"))
+
+
+def initial_scores(
+    kernel: Any, method: Any = "scaled", *, gradient: Any = None, seed: int = 0
+) -> tf.Tensor:
+    """Return importance scores for a kernel.
+
+    Args:
+        kernel: weights, any shape whose last axis holds the outputs.
+        method: ``"scaled"``, ``"magnitude"``, ``"snip"``, ``"random"``,
+            ``"kaiming_normal"``, ``"kaiming_uniform"``, ``"xavier_normal"``,
+            ``"xavier_uniform"``, or a callable ``(kernel, gradient, seed) -> scores``.
+        gradient: gradient of the loss for the kernel; only ``"snip"`` needs it.
+        seed: seed of the random methods.
+
+    Returns:
+        float32 tensor of the kernel's shape.
+
+    Raises:
+        ValueError: for an unknown method, or scores of another shape than the kernel's.
+
+    Example:
+        >>> initial_scores([[1.0], [-2.0]], "magnitude").numpy().tolist()
+        [[1.0], [2.0]]
+    """
+    kernel = tf.convert_to_tensor(kernel, tf.float32)
+    scores = SCORE_INITS.build(method)(kernel, gradient=gradient, seed=seed)
+    scores = tf.convert_to_tensor(scores, tf.float32)
+    if scores.shape != kernel.shape:
+        raise ValueError(
+            f"The scores have shape {tuple(scores.shape)}; they must have the kernel's, "
+            f"{tuple(kernel.shape)}."
+        )
+    return scores

@@ -1,0 +1,115 @@
+"""Exact top-k selection by magnitude, and the straight-through gradient of a mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra_tf._lazy import tf
+
+_BINS = 1 << 16  # a float's 32 bits are counted in two halves of 16
+
+
+def kept_count(density: float, size: int) -> int:
+    """Return how many of `size` weights a density keeps: max(1, round(density * size)).
+
+    Raises:
+        ValueError: when the density lies outside (0, 1].
+
+    Example:
+        >>> kept_count(0.01, 250), kept_count(0.5, 10)
+        (2, 5)
+    """
+    if not 0.0 < density <= 1.0:
+        raise ValueError(
+            f"The density is the share of weights to keep and must lie in (0, 1], not {density}."
+        )
+    return max(1, round(density * size))
+
+
+def _kth_half(half: tf.Tensor, kept: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The value of the `kept`-th largest 16-bit number, and how many equal ones are needed."""
+    counts = tf.raw_ops.DenseBincount(
+        input=half, size=_BINS, weights=tf.zeros([0], tf.int32), binary_output=False
+    )
+    at_least = tf.cumsum(counts, reverse=True)
+    value = tf.reduce_sum(tf.cast(at_least >= kept, tf.int32)) - 1
+    return value, kept - (at_least[value] - counts[value])
+
+
+def topk_mask(scores: tf.Tensor, kept: int) -> tf.Tensor:
+    """Mark the `kept` scores of largest magnitude; ties go to the lowest index.
+
+    The bit patterns of non-negative float32 numbers order like the numbers, so two counts
+    over 16 bits each find the k-th largest exactly, in time linear in the size, without
+    sorting.
+
+    Args:
+        scores: float32 tensor of any shape.
+        kept: number of ones in the mask, between 1 and the number of scores.
+
+    Returns:
+        float32 tensor of the shape of `scores` with exactly `kept` ones, zeros elsewhere.
+
+    Raises:
+        ValueError: when `kept` does not lie between 1 and the number of scores.
+
+    Example:
+        >>> topk_mask([[0.5, -3.0], [2.0, 0.1]], 2).numpy().tolist()
+        [[0.0, 1.0], [1.0, 0.0]]
+    """
+    scores = tf.convert_to_tensor(scores, tf.float32)
+    size = scores.shape.num_elements()
+    if size is not None and not 1 <= kept <= size:
+        raise ValueError(f"Of {size} scores between 1 and {size} can be kept, not {kept}.")
+    if kept == size:
+        return tf.ones_like(scores)
+    bits = tf.bitcast(tf.reshape(tf.abs(scores), [-1]), tf.int32)
+    upper = tf.bitwise.right_shift(bits, 16)
+    high, needed = _kth_half(upper, kept)
+    rivals = tf.boolean_mask(tf.bitwise.bitwise_and(bits, _BINS - 1), tf.equal(upper, high))
+    low, needed = _kth_half(rivals, needed)
+    threshold = high * _BINS + low
+    ties = tf.where(tf.equal(bits, threshold))[:needed]
+    mask = tf.tensor_scatter_nd_update(
+        tf.cast(bits > threshold, tf.float32), ties, tf.ones(needed, tf.float32)
+    )
+    return tf.reshape(mask, tf.shape(scores))
+
+
+def masked_kernel(kernel: tf.Tensor, scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Return ``kernel * mask`` with the gradients of HYDRA (arXiv 2002.10509, section 3.1).
+
+    The mask is a step function of the scores. The backward pass is straight-through, as if
+    it were their magnitude: for an upstream gradient ``g`` the kernel gets ``g * mask`` and
+    the scores get ``g * kernel * sign(scores)``, pruned weights included, so that a
+    connection can come back.
+
+    Args:
+        kernel: weights in the layer's compute dtype.
+        scores: float32 importance scores, of the kernel's shape.
+        mask: float32 zeros and ones, of the kernel's shape.
+
+    Returns:
+        Tensor of the kernel's shape and dtype.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> masked_kernel(tf.constant([2.0, 3.0]), tf.constant([1.0, 0.1]),
+        ...               tf.constant([1.0, 0.0])).numpy().tolist()
+        [2.0, 0.0]
+    """
+
+    @tf.custom_gradient
+    def forward(
+        kernel: tf.Tensor, scores: tf.Tensor, mask: tf.Tensor
+    ) -> tuple[tf.Tensor, Any]:
+        mask = tf.cast(mask, kernel.dtype)
+
+        def backward(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, None]:
+            to_scores = tf.cast(upstream * kernel, scores.dtype) * tf.sign(scores)
+            return upstream * mask, to_scores, None
+
+        return kernel * mask, backward
+
+    result: tf.Tensor = forward(kernel, scores, mask)
+    return result

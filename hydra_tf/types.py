@@ -1,0 +1,71 @@
+"""Small value types shared by the rooms of the library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Norm = Literal["linf", "l2"]
+
+
+@dataclass(frozen=True)
+class Ball:
+    """The perturbations of an image that an adversary may choose from.
+
+    Args:
+        norm: ``"linf"`` or ``"l2"``.
+        epsilon: radius, in units of pixel values in [0, 1].
+
+    Example:
+        >>> Ball("linf", 8 / 255).norm
+        'linf'
+    """
+
+    norm: Norm
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("linf", "l2"):
+            raise ValueError(f'The norm must be "linf" or "l2", not {self.norm!r}.')
+        if not 0 <= self.epsilon < float("inf"):
+            raise ValueError(f"epsilon must be a finite number of at least 0, not {self.epsilon}.")
+
+
+class Interval(NamedTuple):
+    """Element-wise bounds: two tensors of one shape with lower <= upper."""
+
+    lower: tf.Tensor
+    upper: tf.Tensor
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in a phase of training a step stands.
+
+    Args:
+        seed: int32 tensor of shape [2]; every random number of the step comes from it.
+        progress: float32 scalar in [0, 1], the share of the phase's steps already done.
+    """
+
+    seed: tf.Tensor
+    progress: tf.Tensor
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """What a robust objective says of one batch.
+
+    Args:
+        loss: scalar, the mean over the batch that training minimises.
+        logits: [batch, classes], the logits of the benign images.
+        adversarial_logits: [batch, classes] under the objective's own attack, if it has one.
+        parts: named scalar parts of the loss, for logs.
+    """
+
+    loss: tf.Tensor
+    logits: tf.Tensor
+    adversarial_logits: tf.Tensor | None = None
+    parts: dict[str, tf.Tensor] = field(default_factory=dict)
