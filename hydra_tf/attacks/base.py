@@ -1,0 +1,257 @@
+"""The only ascent loop, and what every attack shares."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hydra_tf._lazy import tf
+from hydra_tf.attacks.norms import project, steepest_step
+from hydra_tf.registry import Registry
+from hydra_tf.types import Norm
+
+Predict = Callable[[Any], Any]
+Loss = Callable[[Any], Any]
+
+
+def cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy of each sample, [batch], for integer labels and logits in float32.
+
+    Example:
+        >>> cross_entropy([0], [[0.0, 0.0]]).numpy().round(4).tolist()
+        [0.6931]
+    """
+    logits = tf.cast(logits, tf.float32)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
+
+
+def margin(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """The largest wrong logit less the right one (Carlini and Wagner, 2017), [batch].
+
+    Positive where the sample is misclassified.
+
+    Example:
+        >>> margin([0], [[3.0, 1.0, 2.0]]).numpy().tolist()
+        [-1.0]
+    """
+    logits = tf.cast(logits, tf.float32)
+    right = tf.one_hot(y, tf.shape(logits)[-1], on_value=True, off_value=False)
+    wrong = tf.reduce_max(tf.where(right, -np.inf, logits), axis=-1)
+    return wrong - tf.gather(logits, y, batch_dims=1)
+
+
+def ascend(
+    predict: Predict,
+    x: tf.Tensor,
+    start: tf.Tensor,
+    loss: Loss,
+    *,
+    norm: Norm,
+    epsilon: Any,
+    step_size: Any,
+    steps: int,
+) -> tf.Tensor:
+    """Climb the loss inside the ball by projected steepest ascent; return the last iterate.
+
+    Args:
+        predict: maps images to logits in inference mode.
+        x: [batch, ...] ball centres in [0, 1].
+        start: [batch, ...] first iterate.
+        loss: maps logits to a loss per sample, [batch].
+        norm: ``"linf"`` or ``"l2"``.
+        epsilon: radius in pixel values.
+        step_size: length of a step in the same norm.
+        steps: number of steps.
+
+    Returns:
+        [batch, ...] images in the ball and in [0, 1]; no gradient flows through them.
+    """
+
+    def body(i: Any, x_adv: Any) -> tuple[Any, Any]:
+        gradient = _gradient(predict, loss, x_adv)[0]
+        moved = x_adv + step_size * steepest_step(gradient, norm)
+        return i + 1, project(moved, x, norm, epsilon)
+
+    _, x_adv = tf.while_loop(lambda i, _: i < steps, body, (tf.constant(0), start))
+    return tf.stop_gradient(x_adv)
+
+
+def ascend_best(
+    predict: Predict, x: tf.Tensor, start: tf.Tensor, loss: Loss, y: tf.Tensor, **how: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Like :func:`ascend`, but return the best iterate met, the start included.
+
+    The best iterate of a sample is a misclassified one if there is one, and among those of
+    a kind the one of the largest loss.
+
+    Args:
+        predict: maps images to logits in inference mode.
+        x: [batch, ...] ball centres.
+        start: [batch, ...] first iterate.
+        loss: maps logits to a loss per sample.
+        y: [batch] integer labels.
+        **how: `norm`, `epsilon`, `step_size`, `steps` as in :func:`ascend`.
+
+    Returns:
+        The best images and [batch] booleans, true where they are misclassified.
+    """
+    norm, epsilon, step_size = how["norm"], how["epsilon"], how["step_size"]
+
+    def better(candidate: Any, logits: Any, values: Any, kept: Any) -> tuple[Any, Any, Any]:
+        best, best_loss, broken = kept
+        wrong = margin(y, logits) >= 0
+        wins = (wrong & ~broken) | ((wrong == broken) & (values > best_loss))
+        wide = tf.reshape(wins, [-1] + [1] * (len(x.shape) - 1))
+        return tf.where(wide, candidate, best), tf.where(wins, values, best_loss), broken | wrong
+
+    def body(i: Any, x_adv: Any, *kept: Any) -> tuple[Any, ...]:
+        gradient, logits, values = _gradient(predict, loss, x_adv)
+        kept = better(x_adv, logits, values, kept)
+        moved = x_adv + step_size * steepest_step(gradient, norm)
+        return (i + 1, project(moved, x, norm, epsilon), *kept)
+
+    count = tf.shape(x)[0]
+    first = (start, tf.fill([count], -np.float32(np.inf)), tf.zeros([count], tf.bool))
+    state = tf.while_loop(lambda i, *_: i < how["steps"], body, (tf.constant(0), start, *first))
+    logits = predict(state[1])
+    best, _, broken = better(state[1], logits, loss(logits), state[2:])
+    return tf.stop_gradient(best), broken
+
+
+def _gradient(predict: Predict, loss: Loss, x_adv: tf.Tensor) -> tuple[Any, Any, Any]:
+    """Gradient of the summed loss for the images, with the logits and the losses."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x_adv)
+        logits = predict(x_adv)
+        values = loss(logits)
+        # The sum keeps each sample's gradient free of the batch size.
+        total = tf.reduce_sum(values)
+    return tape.gradient(total, x_adv), logits, values
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An attack within a norm ball on a model that outputs logits.
+
+    Args:
+        norm: ``"linf"`` or ``"l2"``.
+        epsilon: radius in units of pixel values in [0, 1].
+    """
+
+    norm: Norm = "linf"
+    epsilon: float = 8 / 255
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epsilon < float("inf"):
+            raise ValueError(f"epsilon must be a finite number of at least 0, not {self.epsilon}.")
+
+    def perturb(self, predict: Predict, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Return adversarial images; pure, for use inside a graph.
+
+        Args:
+            predict: maps images to logits in inference mode.
+            x: [batch, ...] float32 images in [0, 1].
+            y: [batch] integer labels.
+            seed: int32 tensor of shape [2].
+        """
+        raise NotImplementedError
+
+    def __call__(self, model: Any, x: Any, y: Any, seed: int = 0) -> tf.Tensor:
+        """Attack a model on one batch.
+
+        The graph of an attack on a model is traced once and kept with the model.
+
+        Args:
+            model: a Keras model (or :class:`hydra_tf.RobustModel`) that outputs logits.
+            x: [batch, ...] images in [0, 1].
+            y: [batch] integer labels, or [batch, classes] one-hot.
+            seed: every random number of the attack follows from it.
+
+        Returns:
+            [batch, ...] float32 adversarial images within the ball and [0, 1].
+
+        Raises:
+            ValueError: images outside [0, 1], or not as many labels as images.
+        """
+        x = tf.convert_to_tensor(x, tf.float32)
+        y = sparse_labels(y)
+        if not isinstance(x, tf.__internal__.EagerTensor):
+            return self.perturb(lambda z: model(z, training=False), x, y, stateless_seed(seed))
+        check_images(x)
+        if x.shape[0] != y.shape[0]:
+            raise ValueError(f"There are {x.shape[0]} images but {y.shape[0]} labels.")
+        return _compiled(self, model)(x, y, stateless_seed(seed))
+
+
+def stateless_seed(seed: Any) -> tf.Tensor:
+    """Return the seed of stateless random operations, int32 [2], for a whole number.
+
+    Example:
+        >>> stateless_seed(7).numpy().tolist()
+        [7, 0]
+    """
+    if isinstance(seed, int | np.integer):
+        return tf.constant([int(seed) % (1 << 31), 0], tf.int32)
+    return tf.cast(seed, tf.int32)
+
+
+def sparse_labels(y: Any) -> tf.Tensor:
+    """Return labels as int32 [batch]; one-hot rows become the index of their one.
+
+    Raises:
+        ValueError: for labels of another shape.
+
+    Example:
+        >>> sparse_labels([[0.0, 1.0], [1.0, 0.0]]).numpy().tolist()
+        [1, 0]
+    """
+    y = tf.convert_to_tensor(y)
+    if len(y.shape) == 2 and y.shape[-1] == 1:
+        y = y[:, 0]
+    elif len(y.shape) == 2:
+        y = tf.argmax(y, axis=-1)
+    if len(y.shape) != 1:
+        raise ValueError(
+            f"Labels must be integers of shape [batch] or one-hot of shape [batch, classes], "
+            f"not of shape {tuple(y.shape)}."
+        )
+    return tf.cast(y, tf.int32)
+
+
+def check_images(x: tf.Tensor) -> None:
+    """Refuse an eager batch of images with values outside [0, 1].
+
+    Raises:
+        ValueError: with the range found and what to do.
+    """
+    low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
+    if not (low >= 0.0 and high <= 1.0):
+        raise ValueError(
+            f"Images must hold pixel values in [0, 1], but they span [{low:g}, {high:g}]; "
+            "divide 8-bit images by 255 and make any normalisation a layer of the model."
+        )
+
+
+_graphs: weakref.WeakKeyDictionary[Any, dict[Attack, Any]] = weakref.WeakKeyDictionary()
+
+
+def _compiled(attack: Attack, model: Any) -> Any:
+    """The traced graph of this attack on this model; it goes when the model goes."""
+    graphs = _graphs.setdefault(model, {})
+    if attack not in graphs:
+        reference = weakref.ref(model)  # the table must not keep its own key alive
+
+        @tf.function(reduce_retracing=True)
+        def run(x: Any, y: Any, seed: Any) -> Any:
+            return attack.perturb(lambda z: reference()(z, training=False), x, y, seed)
+
+        graphs[attack] = run
+    return graphs[attack]
+
+
+ATTACKS: Registry[Attack] = Registry("attack", "hydra_tf.attacks")
+build = ATTACKS.build

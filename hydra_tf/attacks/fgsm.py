@@ -1,0 +1,36 @@
+"""Fast gradient method (Goodfellow et al., ICLR 2015)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hydra_tf._lazy import tf
+from hydra_tf.attacks.base import ATTACKS, Attack, Predict, ascend, cross_entropy
+
+
+@ATTACKS.register()
+@dataclass(frozen=True)
+class FGSM(Attack):
+    """One step of length epsilon up the cross-entropy, from the image itself.
+
+    Args:
+        norm: ``"linf"`` or ``"l2"``.
+        epsilon: radius in units of pixel values in [0, 1].
+
+    Example:
+        >>> FGSM(epsilon=0.1).epsilon
+        0.1
+    """
+
+    def perturb(self, predict: Predict, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Return the images after one step; see :meth:`Attack.perturb`."""
+        return ascend(
+            predict,
+            x,
+            x,
+            lambda logits: cross_entropy(y, logits),
+            norm=self.norm,
+            epsilon=self.epsilon,
+            step_size=self.epsilon,
+            steps=1,
+        )

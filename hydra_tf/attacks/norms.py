@@ -1,0 +1,86 @@
+"""Geometry of the Linf and L2 balls: projection, steepest ascent, random starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra_tf._lazy import tf
+from hydra_tf.types import Norm
+
+_TINY = 1e-12  # keeps divisions by a vanishing norm finite
+
+
+def _lengths(batch: tf.Tensor) -> tf.Tensor:
+    """Euclidean length of each sample, with axes of one kept for broadcasting."""
+    axes = list(range(1, len(batch.shape)))
+    return tf.sqrt(tf.maximum(tf.reduce_sum(tf.square(batch), axes, keepdims=True), _TINY))
+
+
+def project(x_adv: tf.Tensor, x: tf.Tensor, norm: Norm, epsilon: Any) -> tf.Tensor:
+    """Return the images of `x_adv` moved into the pixel range and the ball around `x`.
+
+    Args:
+        x_adv: [batch, ...] candidate images.
+        x: [batch, ...] ball centres, pixel values in [0, 1].
+        norm: ``"linf"`` or ``"l2"``.
+        epsilon: radius in pixel values, a number or a scalar tensor.
+
+    Example:
+        >>> project(tf.constant([[0.9]]), tf.constant([[0.5]]), "linf", 0.25).numpy().tolist()
+        [[0.75]]
+    """
+    boxed = tf.clip_by_value(x_adv, 0.0, 1.0)
+    change = boxed - x
+    if norm == "linf":
+        return tf.clip_by_value(x + tf.clip_by_value(change, -epsilon, epsilon), 0.0, 1.0)
+    # Shrinking towards x, which lies in the pixel range, stays in the pixel range.
+    return x + change * tf.minimum(1.0, epsilon / _lengths(change))
+
+
+def steepest_step(gradient: tf.Tensor, norm: Norm) -> tf.Tensor:
+    """Return the direction of unit norm along which a linear function grows fastest.
+
+    Args:
+        gradient: [batch, ...].
+        norm: ``"linf"`` gives the sign, ``"l2"`` the gradient over its length.
+
+    Example:
+        >>> steepest_step(tf.constant([[3.0, -4.0]]), "linf").numpy().tolist()
+        [[1.0, -1.0]]
+    """
+    return tf.sign(gradient) if norm == "linf" else gradient / _lengths(gradient)
+
+
+def random_start(
+    x: tf.Tensor, norm: Norm, epsilon: Any, seed: tf.Tensor, start: str = "uniform"
+) -> tf.Tensor:
+    """Return where an attack begins.
+
+    Args:
+        x: [batch, ...] ball centres.
+        norm: ``"linf"`` or ``"l2"``.
+        epsilon: radius in pixel values.
+        seed: int32 tensor of shape [2].
+        start: ``"uniform"`` draws from the whole ball, ``"normal"`` adds 0.001 * N(0, I) as
+            TRADES does, ``"zero"`` begins at `x`.
+
+    Example:
+        >>> random_start(tf.constant([[0.5]]), "linf", 0.1, [0, 0], "zero").numpy().tolist()
+        [[0.5]]
+    """
+    if start == "zero":
+        return x
+    if start == "normal":
+        moved = x + 0.001 * tf.random.stateless_normal(tf.shape(x), seed, dtype=x.dtype)
+    elif norm == "linf":
+        noise = tf.random.stateless_uniform(tf.shape(x), seed, -1.0, 1.0, x.dtype)
+        moved = x + epsilon * noise
+    else:
+        # A direction from the sphere times u^(1/n) is uniform in the ball.
+        seeds = tf.random.split(seed, 2)
+        noise = tf.random.stateless_normal(tf.shape(x), seeds[0], dtype=x.dtype)
+        lengths = _lengths(noise)
+        size = tf.cast(tf.size(x) // tf.shape(x)[0], x.dtype)
+        radii = tf.random.stateless_uniform(tf.shape(lengths), seeds[1], dtype=x.dtype)
+        moved = x + epsilon * radii ** (1.0 / size) * noise / lengths
+    return project(moved, x, norm, epsilon)

@@ -1,0 +1,114 @@
+"""Projected gradient descent with restarts (Madry et al., ICLR 2018)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hydra_tf._lazy import tf
+from hydra_tf.attacks.base import ATTACKS, Attack, Predict, ascend_best, cross_entropy, margin
+from hydra_tf.attacks.norms import random_start
+
+LOSSES = {"ce": cross_entropy, "margin": margin}
+
+
+@ATTACKS.register()
+@dataclass(frozen=True)
+class PGD(Attack):
+    """PGD that keeps the best iterate of all restarts.
+
+    A sample that is misclassified after one restart is left out of the next ones: nothing
+    can make it more broken, and the work is spent on those that still hold.
+
+    Args:
+        norm: ``"linf"`` or ``"l2"``.
+        epsilon: radius in units of pixel values in [0, 1].
+        steps: ascent steps per restart.
+        step_size: length of a step in the same norm; ``2.5 * epsilon / steps`` when left out.
+        restarts: independent starts.
+        start: ``"uniform"`` in the ball, ``"normal"`` beside the image, or ``"zero"``.
+        loss: what is climbed: ``"ce"`` (cross-entropy) or ``"margin"``.
+
+    Example:
+        >>> PGD(epsilon=0.1, steps=10).rate
+        0.025
+    """
+
+    steps: int = 50
+    step_size: float | None = None
+    restarts: int = 1
+    start: Literal["uniform", "normal", "zero"] = "uniform"
+    loss: Literal["ce", "margin"] = "ce"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_steps(self.steps, self.step_size)
+        if self.restarts < 1:
+            raise ValueError(f"restarts must be at least 1, not {self.restarts}.")
+
+    @property
+    def rate(self) -> float:
+        """The step size in force."""
+        return default_step_size(self.step_size, self.epsilon, self.steps)
+
+    def perturb(self, predict: Predict, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Return the best images of all restarts; see :meth:`Attack.perturb`."""
+        best, broken = self._restart(predict, x, y, seed)
+
+        def body(i: Any, best: Any, broken: Any) -> tuple[Any, Any, Any]:
+            where = tf.where(~broken)
+            x_left, y_left = tf.gather(x, where[:, 0]), tf.gather(y, where[:, 0])
+            fresh = tf.random.fold_in(seed, i)
+            found, broke = self._restart(predict, x_left, y_left, fresh)
+            # Of two unbroken candidates the first stays: only breaking counts across restarts.
+            found = tf.where(
+                tf.reshape(broke, [-1] + [1] * (len(x.shape) - 1)), found, tf.gather(best, where[:, 0])
+            )
+            best = tf.tensor_scatter_nd_update(best, where, found)
+            return i + 1, best, tf.tensor_scatter_nd_update(broken, where, broke)
+
+        def unfinished(i: Any, _: Any, broken: Any) -> Any:
+            return (i < self.restarts) & ~tf.reduce_all(broken)
+
+        if self.restarts > 1:
+            loop = (tf.constant(1), best, broken)
+            _, best, _ = tf.while_loop(unfinished, body, loop)
+        return tf.stop_gradient(best)
+
+    def _restart(
+        self, predict: Predict, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        begin = random_start(x, self.norm, self.epsilon, seed, self.start)
+        return ascend_best(
+            predict,
+            x,
+            begin,
+            lambda logits: LOSSES[self.loss](y, logits),
+            y,
+            norm=self.norm,
+            epsilon=self.epsilon,
+            step_size=self.rate,
+            steps=self.steps,
+        )
+
+
+def check_steps(steps: int, step_size: float | None) -> None:
+    """Refuse a negative number of steps or a step size that is not positive.
+
+    Raises:
+        ValueError: with what was given.
+    """
+    if steps < 0:
+        raise ValueError(f"steps must be at least 0, not {steps}.")
+    if step_size is not None and not 0 < step_size < float("inf"):
+        raise ValueError(f"step_size must be a positive number, not {step_size}.")
+
+
+def default_step_size(step_size: float | None, epsilon: float, steps: int) -> float:
+    """Return the given step size, or Madry's rule ``2.5 * epsilon / steps``.
+
+    Example:
+        >>> default_step_size(None, 0.2, 10), default_step_size(0.01, 0.2, 10)
+        (0.05, 0.01)
+    """
+    return 2.5 * epsilon / max(1, steps) if step_size is None else step_size

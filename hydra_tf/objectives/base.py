@@ -1,0 +1,97 @@
+"""What a robust objective is, and what the adversarial ones share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hydra_tf._lazy import tf
+from hydra_tf.attacks.base import Loss, Predict, ascend
+from hydra_tf.attacks.norms import random_start
+from hydra_tf.attacks.pgd import check_steps, default_step_size
+from hydra_tf.registry import Registry
+from hydra_tf.types import LossTerms, Moment, Norm
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss of a model on one batch, a pure function for use inside a graph."""
+
+    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, moment: Moment) -> LossTerms:
+        """Return the loss to minimise.
+
+        Args:
+            model: Keras model ``(x, training) -> logits``.
+            x: [batch, ...] float32 images in [0, 1].
+            y: [batch] int32 labels.
+            moment: the step's seed and its place in the phase.
+        """
+        raise NotImplementedError
+
+    def validation_attack(self) -> dict[str, Any] | None:
+        """The attack to watch while training, as a spec, or None without an adversary."""
+        return None
+
+
+@dataclass(frozen=True)
+class Adversarial(Objective):
+    """An objective with an inner PGD in a norm ball.
+
+    Args:
+        norm: ``"linf"`` or ``"l2"``.
+        epsilon: radius in units of pixel values in [0, 1].
+        steps: steps of the inner attack.
+        step_size: their length; ``2.5 * epsilon / steps`` when left out.
+        start: where the inner attack begins: ``"uniform"`` in the ball, ``"normal"`` at
+            x + 0.001 * N(0, I), or ``"zero"`` at x.
+        ramp: share of the phase, in [0, 1], over which epsilon grows linearly from 0.
+    """
+
+    norm: Norm = "linf"
+    epsilon: float = 8 / 255
+    steps: int = 10
+    step_size: float | None = None
+    start: Literal["uniform", "normal", "zero"] = "uniform"
+    ramp: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epsilon < float("inf"):
+            raise ValueError(f"epsilon must be a finite number of at least 0, not {self.epsilon}.")
+        if not 0 <= self.ramp <= 1:
+            raise ValueError(f"ramp is a share of the phase in [0, 1], not {self.ramp}.")
+        check_steps(self.steps, self.step_size)
+
+    def validation_attack(self) -> dict[str, Any] | None:
+        """PGD of twice the training steps in the same ball, from a uniform start."""
+        return {"name": "pgd", "norm": self.norm, "epsilon": self.epsilon, "steps": 2 * self.steps}
+
+    def inner(self, predict: Predict, x: tf.Tensor, loss: Loss, moment: Moment) -> tf.Tensor:
+        """Return images in the ball, in [0, 1], that raise `loss`; no gradient flows back."""
+        grown = 1.0 if self.ramp == 0 else tf.minimum(1.0, moment.progress / self.ramp)
+        epsilon = grown * self.epsilon
+        return ascend(
+            predict,
+            x,
+            random_start(x, self.norm, epsilon, moment.seed, self.start),
+            loss,
+            norm=self.norm,
+            epsilon=epsilon,
+            step_size=grown * default_step_size(self.step_size, self.epsilon, self.steps),
+            steps=self.steps,
+        )
+
+
+def kl_divergence(target: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """KL(softmax(target) || softmax(logits)) of each sample in nats, [batch].
+
+    Example:
+        >>> kl_divergence([[0.0, 0.0]], [[0.0, 0.0]]).numpy().tolist()
+        [0.0]
+    """
+    log_p = tf.nn.log_softmax(tf.cast(target, tf.float32))
+    log_q = tf.nn.log_softmax(tf.cast(logits, tf.float32))
+    return tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+OBJECTIVES: Registry[Objective] = Registry("objective", "hydra_tf.objectives")
+build = OBJECTIVES.build

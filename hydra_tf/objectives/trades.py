@@ -1,0 +1,51 @@
+"""TRADES (Zhang et al., ICML 2019; arXiv 2002.10509, section 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hydra_tf._lazy import tf
+from hydra_tf.attacks.base import cross_entropy
+from hydra_tf.objectives.base import OBJECTIVES, Adversarial, kl_divergence
+from hydra_tf.types import LossTerms, Moment
+
+
+@OBJECTIVES.register()
+@dataclass(frozen=True)
+class TRADES(Adversarial):
+    """CE(f(x), y) + beta * KL(f(x) || f(x')) where x' maximises the KL in the ball by PGD.
+
+    The attack sees the network in inference mode and the clean prediction is computed once,
+    not per step. Benign and adversarial images then pass as one batch, so BatchNorm updates
+    its statistics once a step. Parameters: those of :class:`Adversarial`, and
+
+    Args:
+        start: ``"normal"`` by default, as the authors of TRADES do.
+        beta: weight of the KL term.
+
+    Example:
+        >>> from hydra_tf import objectives
+        >>> objectives.build("trades:epsilon=8/255,steps=10,step_size=2/255,beta=6").beta
+        6
+    """
+
+    start: Literal["uniform", "normal", "zero"] = "normal"
+    beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.beta < 0:
+            raise ValueError(f"beta must be at least 0, not {self.beta}.")
+
+    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, moment: Moment) -> LossTerms:
+        """Return cross-entropy plus weighted KL; see :meth:`Objective.__call__`."""
+        clean = tf.stop_gradient(model(x, training=False))
+        x_adv = self.inner(
+            lambda z: model(z, training=False), x, lambda q: kl_divergence(clean, q), moment
+        )
+        logits, adversarial = tf.split(model(tf.concat([x, x_adv], 0), training=True), 2)
+        natural = tf.reduce_mean(cross_entropy(y, logits))
+        robust = tf.reduce_mean(kl_divergence(logits, adversarial))
+        parts = {"natural_loss": natural, "robust_loss": robust}
+        return LossTerms(natural + self.beta * robust, logits, adversarial, parts)
