@@ -1,0 +1,119 @@
+"""Benign and empirical robust accuracy over a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from hydra_tf import attacks
+from hydra_tf.attacks.base import sparse_labels
+from hydra_tf.models.checks import check_batch, require_logits
+
+DEFAULT_ATTACK = "pgd:steps=50,restarts=10"
+
+
+def _batches(model: Any, data: Any, batch_size: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    """Yield checked batches of a tf.data.Dataset or of a pair of arrays."""
+    if not isinstance(data, tf.data.Dataset):
+        x, y = data
+        check_batch(x, y, model.input_shape, model.output_shape[-1])
+        data = tf.data.Dataset.from_tensor_slices((np.asarray(x), np.asarray(y))).batch(batch_size)
+    for x, y in data:
+        check_batch(x, y, model.input_shape, model.output_shape[-1])
+        yield tf.cast(x, tf.float32), sparse_labels(y)
+
+
+def correct_under(
+    model: Any,
+    data: Any,
+    attack: Any = None,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    verbose: int = 0,
+) -> np.ndarray:
+    """Return for each sample whether the model is right, under an attack if one is given.
+
+    Args:
+        model: Keras model that outputs logits.
+        data: tf.data.Dataset of (images, labels) batches, or a pair of arrays.
+        attack: attack spec such as ``"pgd:epsilon=8/255,steps=50,restarts=10"``, an attack,
+            or None for the benign images.
+        seed: seed of the attack; batch i uses ``seed + i``.
+        batch_size: batch size for arrays.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        [samples] booleans.
+
+    Raises:
+        ValueError: a model that ends in a softmax, images outside [0, 1], labels out of
+            range, an unknown attack, an empty data set.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+        >>> data = np.zeros((3, 2), "float32"), np.zeros(3, int)
+        >>> correct_under(net, data, "fgsm:epsilon=0.0").shape
+        (3,)
+    """
+    require_logits(model)
+    model = getattr(model, "net", model)
+    attack = attacks.build(attack) if attack is not None else None
+    length = None
+    if isinstance(data, tf.data.Dataset):
+        length = int(data.cardinality()) if int(data.cardinality()) > 0 else None
+    else:
+        length = -(-len(data[0]) // batch_size)
+    bar = keras.utils.Progbar(length, verbose=verbose, stateful_metrics=["accuracy"])
+    results: list[np.ndarray] = []
+    for i, (x, y) in enumerate(_batches(model, data, batch_size)):
+        if attack is not None:
+            x = attack(model, x, y, seed=seed + i)
+        predicted = tf.argmax(model(x, training=False), axis=-1, output_type=tf.int32)
+        results.append((predicted == y).numpy())
+        bar.update(i + 1, [("accuracy", np.mean(np.concatenate(results)))])
+    if not results:
+        raise ValueError("The data set is empty: there is nothing to measure.")
+    return np.concatenate(results)
+
+
+def accuracy(model: Any, data: Any, *, batch_size: int = 256, verbose: int = 0) -> float:
+    """Return the share of benign images that the model classifies rightly.
+
+    Arguments and errors as in :func:`correct_under`.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+        >>> accuracy(net, (np.zeros((3, 2), "float32"), np.zeros(3, int)))
+        1.0
+    """
+    return float(np.mean(correct_under(model, data, batch_size=batch_size, verbose=verbose)))
+
+
+def robust_accuracy(
+    model: Any,
+    data: Any,
+    attack: Any = DEFAULT_ATTACK,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    verbose: int = 0,
+) -> float:
+    """Return the share of images that the model classifies rightly under an attack.
+
+    A sample counts only if the model is right on the image itself too.
+
+    Arguments and errors as in :func:`correct_under`.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+        >>> robust_accuracy(net, (np.zeros((3, 2), "float32"), np.ones(3, int)), "fgsm:epsilon=0.1")
+        0.0
+    """
+    how = {"seed": seed, "batch_size": batch_size}
+    held = correct_under(model, data, attack, verbose=verbose, **how)
+    return float(np.mean(held & correct_under(model, data, batch_size=batch_size)))

@@ -1,0 +1,81 @@
+"""Numbers of one model as a mapping and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hydra_tf import attacks
+from hydra_tf.evaluation.accuracy import DEFAULT_ATTACK, correct_under
+from hydra_tf.sparsity.model import report
+
+
+def evaluate_model(
+    model: Any,
+    data: Any,
+    attack_specs: Sequence[Any] = (DEFAULT_ATTACK,),
+    *,
+    seed: int = 0,
+    verbose: int = 0,
+    **defaults: Any,
+) -> dict[str, Any]:
+    """Measure a model and count its weights.
+
+    Args:
+        model: Keras model that outputs logits.
+        data: tf.data.Dataset of (images, labels) batches that reads alike each time, or a
+            pair of arrays.
+        attack_specs: attacks; `era` counts the samples that hold against all of them.
+        seed: seed of the attacks.
+        verbose: 1 shows a progress bar for each attack.
+        **defaults: attack parameters for specs that leave them out, such as `epsilon`.
+
+    Returns:
+        ``benign_accuracy`` and ``era`` (both in [0, 1]; era only with attacks), ``attacks``
+        (robust accuracy under each), ``samples``, ``density`` and ``layers``.
+
+    Example:
+        >>> import keras
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+        >>> data = np.zeros((3, 2), "float32"), np.zeros(3, int)
+        >>> evaluate_model(net, data, ["fgsm:epsilon=0.1"])["benign_accuracy"]
+        1.0
+    """
+    built = [attacks.build(spec, **defaults) for spec in attack_specs]
+    held = correct_under(model, data)
+    results: dict[str, Any] = {
+        "benign_accuracy": float(np.mean(held)),
+        "samples": int(held.size),
+        "attacks": [],
+    }
+    robust = held
+    for attack in built:
+        survived = held & correct_under(model, data, attack, seed=seed, verbose=verbose)
+        robust = robust & survived
+        entry = attacks.ATTACKS.config(attack)
+        results["attacks"].append({**entry, "robust_accuracy": float(np.mean(survived))})
+    if built:
+        results["era"] = float(np.mean(robust))
+    counts = report(model)
+    return {**results, "density": counts["total"]["density"], "layers": counts["layers"]}
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write JSON to a temporary name, then rename: a reader never sees half a file.
+
+    Raises:
+        TypeError: for content that JSON cannot hold.
+
+    Example:
+        >>> import tempfile
+        >>> write_json(os.path.join(tempfile.mkdtemp(), "a.json"), {"era": 0.5})
+    """
+    text = json.dumps(content, indent=2) + "\n"
+    temporary = f"{os.fspath(path)}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)

@@ -1,0 +1,370 @@
+"""The HYDRA pipeline as a Keras callback, and what every robust `fit` is watched by."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from hydra_tf.registry import unknown
+from hydra_tf.schedules import SCHEDULES
+from hydra_tf.sparsity.allocation import ALLOCATIONS
+from hydra_tf.sparsity.granularity import GRANULARITIES
+from hydra_tf.sparsity.methods import METHODS
+from hydra_tf.sparsity.model import masked_layers, report, set_density
+from hydra_tf.sparsity.score_init import initial_scores
+from hydra_tf.sparsity.topk import kept_count
+from hydra_tf.training.phases import PHASES, Phase
+from hydra_tf.training.robust_model import NO_PHASE, RobustModel
+from hydra_tf.training.step import moment_of, robust_gradients
+
+
+class HydraCallback(keras.callbacks.Callback):
+    """Pretrain, prune and fine-tune within one `fit` (arXiv 2002.10509, section 3).
+
+    Every phase is a training of its own: a fresh optimizer, its own learning-rate schedule,
+    and its own best epoch. `EarlyStopping` and `ModelCheckpoint` start anew with each
+    phase, so that the dense network is never taken for the best pruned one.
+
+    Args:
+        density: share of the weights to keep, in (0, 1].
+        pretrain_epochs: epochs in which all weights are trained.
+        prune_epochs: epochs in which the scores are trained; methods that do not learn the
+            scores have no such phase and leave it out.
+        finetune_epochs: epochs in which the surviving weights are trained.
+        method: ``"hydra"``, ``"lwm"`` (least weight magnitude), ``"random"`` or ``"snip"``.
+        allocation: density per layer; see :func:`hydra_tf.set_density`.
+        granularity: what is kept as one; see :func:`hydra_tf.set_density`.
+        learning_rate: peak rate of the phases, a number or a mapping from phase name to
+            number; by default the compiled optimizer's, a tenth of it in fine-tuning.
+        schedule: ``"cosine"`` or ``"constant"``; None, or an optimizer compiled with a
+            schedule of its own, leaves the learning rate alone.
+        warmup: share of each phase, in [0, 1), over which the rate rises linearly from 0.
+        monitor: metric by which the best epoch of a phase is chosen; by default
+            ``val_robust_accuracy``, else ``val_accuracy``, where there are validation data.
+        restore_best: whether a phase ends with the weights of its best epoch.
+
+    Raises:
+        ValueError: density outside (0, 1], negative epochs, unknown names.
+
+    Example:
+        >>> HydraCallback(0.1, pretrain_epochs=3, prune_epochs=2, finetune_epochs=2).epochs
+        7
+    """
+
+    def __init__(
+        self,
+        density: float,
+        pretrain_epochs: int = 0,
+        prune_epochs: int = 0,
+        finetune_epochs: int = 0,
+        method: str = "hydra",
+        *,
+        allocation: Any = "uniform",
+        granularity: str = "element",
+        learning_rate: float | Mapping[str, float] | None = None,
+        schedule: str | None = "cosine",
+        warmup: float = 0.05,
+        monitor: str | None = None,
+        restore_best: bool = True,
+    ) -> None:
+        super().__init__()
+        kept_count(density, 1)
+        if method not in METHODS:
+            raise ValueError(unknown("method", method, METHODS))
+        if not isinstance(allocation, Mapping):
+            ALLOCATIONS.build(allocation)
+        GRANULARITIES.build(granularity)
+        lengths = (pretrain_epochs, prune_epochs, finetune_epochs)
+        if min(lengths) < 0 or sum(lengths) == 0:
+            raise ValueError(
+                "pretrain_epochs, prune_epochs and finetune_epochs must be at least 0 and not "
+                f"all 0, not {lengths}."
+            )
+        if schedule is not None and schedule not in SCHEDULES:
+            raise ValueError(unknown("schedule", schedule, SCHEDULES))
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup is a share of the phase in [0, 1), not {warmup}.")
+        self.density, self.method = density, method
+        self.allocation, self.granularity = allocation, granularity
+        self.learning_rate, self.schedule, self.warmup = learning_rate, schedule, warmup
+        self.monitor, self.restore_best = monitor, restore_best
+        self.peers: Sequence[Any] = ()
+        self.starts_over = True
+        learned = METHODS[method].learns
+        self.plan = {
+            name: length
+            for name, length in zip(PHASES, lengths, strict=True)
+            if length and (learned or not PHASES[name].trains_scores)
+        }
+        self._best: tuple[float, Any] | None = None
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases: what to give to `fit`."""
+        return sum(self.plan.values())
+
+    def phase_at(self, epoch: int) -> tuple[str, int]:
+        """Return the name of the phase of an epoch and the phase's first epoch."""
+        first = 0
+        for name, length in self.plan.items():
+            if epoch < first + length:
+                return name, first
+            first += length
+        raise ValueError(f"Epoch {epoch} lies beyond the {self.epochs} epochs of the phases.")
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Check the run and build the optimizer that a restored state must fit into."""
+        if not isinstance(self.model, RobustModel):
+            raise TypeError("HydraCallback needs a hydra_tf.RobustModel; wrap the network in one.")
+        if self.params["epochs"] != self.epochs:
+            phases = " + ".join(f"{length} {name}" for name, length in self.plan.items())
+            raise ValueError(
+                f"fit(epochs={self.params['epochs']}) does not match the {self.epochs} epochs of "
+                f"method {self.method!r} ({phases}); pass epochs={self.epochs}."
+            )
+        if not self.params["steps"]:
+            raise ValueError(
+                "The length of the dataset is unknown, and the schedules need it; pass "
+                "steps_per_epoch, or use dataset.apply(tf.data.experimental.assert_cardinality(n))."
+            )
+        optimizer = self.model.optimizer
+        if not optimizer.built:
+            # For all variables, whatever the phase: its saved state keeps one form.
+            with self.model.distribute_strategy.scope():
+                optimizer.build(self.model.trainable_variables)
+        self._fixed_rate = self.schedule is None or isinstance(
+            _settings(optimizer)["learning_rate"], dict
+        )
+        self._compiled_rate = None if self._fixed_rate else float(optimizer.learning_rate)
+        self._best = None
+        if self.starts_over:
+            self.model.phase_entered.assign(NO_PHASE)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Enter the phase of this epoch, or take it up again after a restart."""
+        name, first = self.phase_at(epoch)
+        steps = self.plan[name] * self.params["steps"]
+        if int(self.model.phase_entered) != PHASES[name].index:
+            self._enter(name)
+            self.model.set_phase(name, steps)
+        elif self.model.phase.name != name or self.model.phase_steps != steps:
+            for layer in masked_layers(self.model):
+                layer.density = float(np.mean(np.asarray(layer.mask)))
+                layer.granularity = self.granularity
+            self.model.set_phase(name, steps)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Set the learning rate of the next step."""
+        if self._fixed_rate:
+            return
+        optimizer, phase = self.model.optimizer, self.model.phase
+        rate = SCHEDULES[self.schedule](
+            int(optimizer.iterations), self.model.phase_steps, self._peak(phase), self.warmup
+        )
+        optimizer.learning_rate = rate
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Note the best epoch of the phase; at its end, go back to it."""
+        logs = logs if logs is not None else {}
+        logs["density"] = report(self.model)["total"]["density"]
+        monitor = self.monitor or next(
+            (key for key in ("val_robust_accuracy", "val_accuracy") if key in logs), None
+        )
+        if not self.restore_best or monitor is None:
+            return
+        if monitor not in logs:
+            raise ValueError(unknown("metric to monitor:", monitor, logs))
+        value = -logs[monitor] if monitor.endswith("loss") else logs[monitor]
+        if self._best is None or value > self._best[0]:
+            self._best = (value, self.model.get_weights())
+        name, first = self.phase_at(epoch)
+        if epoch + 1 == first + self.plan[name]:
+            self.model.set_weights(self._best[1])
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Warn when training ended before the last phase."""
+        if not self._fixed_rate:
+            self.model.optimizer.learning_rate = self._compiled_rate
+        last = list(self.plan)[-1]
+        if self.model.phase.name != last:
+            logging.warning(
+                "hydra_tf: training stopped in phase %s; the model has not reached phase %s.",
+                self.model.phase.name,
+                last,
+            )
+
+    def _enter(self, name: str) -> None:
+        """Begin a phase: scores and masks if pruning starts here, optimizer, best epoch."""
+        pruned = name != "pretrain"
+        if pruned and int(self.model.phase_entered) in (NO_PHASE, PHASES["pretrain"].index):
+            self._start_scores()
+            set_density(self.model, self.density, self.allocation, self.granularity)
+        elif not pruned:
+            set_density(self.model, 1.0)
+        self._reset_optimizer()
+        self.model.phase_entered.assign(PHASES[name].index)
+        self._best = None
+        for peer in self.peers:
+            if isinstance(peer, keras.callbacks.EarlyStopping):
+                peer.on_train_begin()
+            elif isinstance(peer, keras.callbacks.ModelCheckpoint):
+                peer.best = None
+        logging.info("hydra_tf: phase %s, density %g", name, self.density if pruned else 1.0)
+
+    def _start_scores(self) -> None:
+        """Set every layer's scores as the method says."""
+        init = METHODS[self.method].score_init
+        layers = masked_layers(self.model)
+        gradients = self._kernel_gradients() if init == "snip" else [None] * len(layers)
+        for i, (layer, gradient) in enumerate(zip(layers, gradients, strict=True)):
+            seed = self.model.seed + i
+            layer.scores.assign(initial_scores(layer.kernel, init, gradient=gradient, seed=seed))
+
+    def _kernel_gradients(self) -> list[Any]:
+        """Gradients of the robust loss for the masked kernels on the first batch."""
+        if self.model.first_batch is None:
+            raise ValueError(
+                'Method "snip" needs a batch to start from, but the data are a generator; pass '
+                "arrays or a tf.data.Dataset."
+            )
+        x, y = self.model._unpack(self.model.first_batch)
+        kernels = [layer.kernel for layer in masked_layers(self.model)]
+        moment = moment_of(self.model.seed, PHASES["prune"].index, 0, None)
+        return robust_gradients(self.model.net, self.model.objective, kernels, x, y, moment)[1]
+
+    def _peak(self, phase: Phase) -> float:
+        """The largest learning rate of a phase."""
+        given = self.learning_rate
+        if isinstance(given, Mapping):
+            given = given.get(phase.name)
+        return phase.rate * self._compiled_rate if given is None else given
+
+    def _reset_optimizer(self) -> None:
+        """Give the optimizer the state of a new one: no momentum crosses a phase."""
+        optimizer = self.model.optimizer
+        with self.model.distribute_strategy.scope():
+            fresh = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+            fresh.build(self.model.trainable_variables)
+        for variable, value in zip(optimizer.variables, fresh.variables, strict=True):
+            variable.assign(value)
+
+
+def _settings(optimizer: Any) -> dict[str, Any]:
+    """The optimizer's config, that within a loss-scaling wrapper if there is one."""
+    config: dict[str, Any] = optimizer.get_config()
+    inner = config.get("inner_optimizer")
+    return inner["config"] if inner else config
+
+
+class NaNGuard(keras.callbacks.Callback):
+    """Ends a `fit` whose loss is not finite, with the weights of the last good epoch."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Keep the weights training starts from."""
+        self._keep("the start")
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Note the epoch, for the message."""
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Stop at a loss that is NaN or infinite.
+
+        Raises:
+            FloatingPointError: after the last good weights have been restored.
+        """
+        loss = (logs or {}).get("loss")
+        if loss is None or math.isfinite(float(loss)):
+            return
+        self.model.set_weights(self._weights)
+        raise FloatingPointError(
+            f"The loss became {float(loss)} in phase {self.model.phase.name}, epoch "
+            f"{self._epoch + 1}, step {batch + 1}; the model holds the weights of {self._where}. "
+            "Lower the learning rate or clip the gradients."
+        )
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Keep the weights of an epoch whose loss was finite."""
+        self._keep(f"the end of epoch {epoch + 1}")
+
+    def _keep(self, where: str) -> None:
+        self._where, self._weights = where, self.model.get_weights()
+
+
+class _EpochCount(int):
+    """The number of epochs, written with the phase behind it."""
+
+    label = ""
+
+    def __str__(self) -> str:
+        return f"{int(self)}{self.label}"
+
+
+class PhaseProgbar(keras.callbacks.ProgbarLogger):
+    """Keras's progress bar, its epoch line naming the phase."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Write the epoch, the phase and the density."""
+        self.epochs = _EpochCount(self.epochs)
+        density = report(self.model)["total"]["density"]
+        self.epochs.label = f" - {self.model.phase.name}, density {density:.3g}"
+        super().on_epoch_begin(epoch, logs)
+
+
+class MetricsLog(keras.callbacks.Callback):
+    """Appends each epoch's metrics to a file, one JSON object a line.
+
+    Args:
+        path: the file; lines of epochs that are trained again after a restart are replaced.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__()
+        self.path = os.fspath(path)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Write the epoch's line."""
+        lines = []
+        if os.path.exists(self.path):
+            with open(self.path, encoding="utf-8") as file:
+                lines = [line for line in file if json.loads(line)["epoch"] < epoch + 1]
+        row = {key: float(value) for key, value in (logs or {}).items()}
+        lines.append(json.dumps({"epoch": epoch + 1, "phase": self.model.phase.name, **row}) + "\n")
+        with open(f"{self.path}.tmp", "w", encoding="utf-8") as file:
+            file.writelines(lines)
+        os.replace(f"{self.path}.tmp", self.path)
+
+
+def arrange(callbacks: Any, verbose: Any, initial_epoch: int) -> list[Any]:
+    """Return the callbacks of a robust `fit` in their order.
+
+    The HYDRA callback goes first: others restore or save the state that it prepares. The
+    guard against NaN and the progress bar are added.
+
+    Args:
+        callbacks: a callback, a list of them, or None.
+        verbose: as in Keras's `fit`.
+        initial_epoch: as in Keras's `fit`; above 0 a pipeline goes on.
+
+    Raises:
+        ValueError: for more than one HydraCallback.
+    """
+    given = list(tf.nest.flatten(callbacks)) if callbacks is not None else []
+    pipelines = [c for c in given if isinstance(c, HydraCallback)]
+    if len(pipelines) > 1:
+        raise ValueError("fit takes one HydraCallback; put all phases into one.")
+    others = [c for c in given if c not in pipelines]
+    for pipeline in pipelines:
+        pipeline.peers, pipeline.starts_over = others, initial_epoch == 0
+    bars = [PhaseProgbar()] if verbose not in (0, False) else []
+    if any(isinstance(c, keras.callbacks.ProgbarLogger) for c in others):
+        bars = []
+    return [*pipelines, NaNGuard(), *others, *bars]

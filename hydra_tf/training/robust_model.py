@@ -1,0 +1,232 @@
+"""A Keras model trained with a robust objective."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from hydra_tf import attacks, objectives
+from hydra_tf.attacks.base import cross_entropy, sparse_labels
+from hydra_tf.models.checks import check_batch, first_batch, require_logits
+from hydra_tf.models.masking import mask_model
+from hydra_tf.sparsity.model import masked_layers
+from hydra_tf.training.phases import PHASES, Phase, trained_variables
+from hydra_tf.training.step import moment_of, robust_step
+
+NO_PHASE = -1  # the saved phase of a model that no pipeline has entered yet
+
+
+@keras.saving.register_keras_serializable(package="hydra_tf")
+class RobustModel(keras.Model):
+    """Wraps a network so that `compile`, `fit` and `evaluate` are robust ones.
+
+    Calling it gives the network's logits. `fit` minimises the objective; the metrics given
+    to `compile` see the benign logits, and `robust_accuracy` is added: under the
+    objective's own attack while training, under `validation_attack` in `evaluate`.
+
+    Args:
+        net: functional or Sequential model that outputs logits; masked on the way in if it
+            has no masks yet.
+        objective: ``"natural"``, ``"pgd:..."``, ``"trades:..."``, a mapping, an instance or
+            a callable ``(model, x, y, moment) -> LossTerms``.
+        seed: every random number of training follows from it, the phase and the step.
+        validation_attack: attack spec for `evaluate`; ``"auto"`` takes the objective's own
+            ball with twice its steps; None for none.
+        train_batchnorm: whether BatchNorm's gamma and beta are trained in the prune phase.
+
+    Raises:
+        ValueError: a net that ends in a softmax, an unknown objective or attack.
+        TypeError: a subclassed net without masks.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])
+        >>> model = RobustModel(net, objective="pgd:epsilon=0.1,steps=3")
+        >>> model.compile(optimizer="sgd", metrics=["accuracy"])
+        >>> tuple(model(tf.zeros([2, 4])).shape)
+        (2, 3)
+    """
+
+    def __init__(
+        self,
+        net: keras.Model,
+        objective: Any = "trades",
+        *,
+        seed: int = 0,
+        validation_attack: Any = "auto",
+        train_batchnorm: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        require_logits(net)
+        self.net = net if masked_layers(net) else mask_model(net)
+        self.objective = objectives.build(objective)
+        self.seed = seed
+        self.train_batchnorm = train_batchnorm
+        self.phase: Phase = PHASES["pretrain"]
+        self.phase_steps: int | None = None
+        self._attack_spec = validation_attack
+        if validation_attack == "auto":
+            own = getattr(self.objective, "validation_attack", lambda: None)()
+            self.validation_attack = attacks.build(own) if own else None
+        else:
+            self.validation_attack = attacks.build(validation_attack) if validation_attack else None
+        # Saved with the weights, so that an interrupted pipeline knows where it was.
+        self.phase_entered = self.add_weight(
+            name="phase",
+            shape=(),
+            dtype="int32",
+            initializer=keras.initializers.Constant(NO_PHASE),
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+        )
+        self.robust_accuracy = keras.metrics.SparseCategoricalAccuracy(name="robust_accuracy")
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return the network's logits, [batch, classes]."""
+        return self.net(inputs, training=training)
+
+    def set_phase(self, name: str, steps: int | None = None) -> None:
+        """Choose what `fit` trains from its next step on.
+
+        Args:
+            name: ``"pretrain"``, ``"prune"`` or ``"finetune"``.
+            steps: optimizer steps of the phase, for objectives whose epsilon grows over it.
+
+        Raises:
+            ValueError: for an unknown phase.
+        """
+        if name not in PHASES:
+            raise ValueError(f'Unknown phase "{name}". Known: {", ".join(PHASES)}.')
+        self.phase, self.phase_steps = PHASES[name], steps
+        self.train_function = None
+        if self.compiled:
+            self.make_train_function(force=True)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """One robust step on a batch; Keras calls this."""
+        x, y = self._unpack(data)
+        variables = trained_variables(self.net, self.phase, self.train_batchnorm)
+        step = self.optimizer.iterations
+        moment = moment_of(self.seed, self.phase.index, step, self.phase_steps)
+        terms = robust_step(
+            self.net,
+            self.objective,
+            self.optimizer,
+            variables,
+            x,
+            y,
+            moment,
+            refresh=self.phase.trains_scores,
+        )
+        self._loss_tracker.update_state(terms.loss, sample_weight=tf.shape(x)[0])
+        if terms.adversarial_logits is not None:
+            self.robust_accuracy.update_state(y, terms.adversarial_logits)
+        results = self.compute_metrics(x, y, terms.logits)
+        if terms.adversarial_logits is None:
+            results.pop("robust_accuracy")
+        return results
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Benign loss and metrics, and accuracy under `validation_attack`; Keras calls this."""
+        x, y = self._unpack(data)
+        logits = self(x, training=False)
+        self._loss_tracker.update_state(
+            tf.reduce_mean(cross_entropy(y, logits)), sample_weight=tf.shape(x)[0]
+        )
+        if self.validation_attack is not None:
+            # One seed for all batches: what is compared between epochs is the network.
+            x_adv = self.validation_attack(self, x, y, seed=self.seed)
+            self.robust_accuracy.update_state(y, self(x_adv, training=False))
+        results = self.compute_metrics(x, y, logits)
+        if self.validation_attack is None:
+            results.pop("robust_accuracy")
+        return results
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Update the compiled metrics with integer labels, whatever form the data have."""
+        return super().compute_metrics(x, sparse_labels(y), y_pred, sample_weight)
+
+    def fit(  # type: ignore[no-untyped-def]
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        **kwargs,
+    ) -> Any:
+        """Train like `keras.Model.fit`, after a look at the data.
+
+        Args:
+            x: arrays, tf.data.Dataset, PyDataset or generator, as Keras takes them.
+            y: labels when `x` is an array; integers or one-hot.
+            batch_size: as in Keras.
+            epochs: as in Keras; with a HydraCallback the sum of its phases.
+            verbose: as in Keras.
+            callbacks: as in Keras.
+            **kwargs: whatever else Keras's `fit` takes, but class and sample weights.
+
+        Raises:
+            ValueError: images outside [0, 1] or of the wrong shape, labels out of range.
+            FloatingPointError: when the loss becomes NaN; the weights of the last finished
+                epoch are restored first.
+        """
+        from hydra_tf.training.callbacks import arrange  # callbacks type-check against us
+
+        for name in ("class_weight", "sample_weight"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"RobustModel.fit does not support {name}.")
+        self._check_data(x, y)
+        for_validation = kwargs.get("validation_data")
+        if isinstance(for_validation, tuple):
+            self._check_data(*for_validation[:2])
+        elif for_validation is not None:
+            self._check_data(for_validation)
+        self.first_batch = first_batch(x, y, limit=batch_size or 32)
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = arrange(callbacks, verbose, kwargs.get("initial_epoch", 0))
+        return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate like `keras.Model.evaluate`, with accuracy under `validation_attack`."""
+        if not kwargs.get("_use_cached_eval_dataset"):
+            self._check_data(x, y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def _check_data(self, x: Any, y: Any = None) -> None:
+        batch = first_batch(x, y)
+        if batch is not None:
+            check_batch(*batch, self.net.input_shape, self.net.output_shape[-1])
+
+    def _unpack(self, data: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        if weight is not None:
+            raise ValueError("RobustModel does not support sample weights.")
+        if y is None:
+            raise ValueError("RobustModel needs labels; the data hold none.")
+        return tf.cast(x, tf.float32), sparse_labels(y)
+
+    def get_config(self) -> dict[str, Any]:
+        """The net and the objective's parameters; a bare callable cannot be saved."""
+        attack = self._attack_spec
+        if attack is not None and not isinstance(attack, str | dict):
+            attack = attacks.ATTACKS.config(attack)
+        return {
+            "name": self.name,
+            "net": keras.saving.serialize_keras_object(self.net),
+            "objective": objectives.OBJECTIVES.config(self.objective),
+            "seed": self.seed,
+            "validation_attack": attack,
+            "train_batchnorm": self.train_batchnorm,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RobustModel:
+        """Build the model from :meth:`get_config`."""
+        net = keras.saving.deserialize_keras_object(config["net"], custom_objects=custom_objects)
+        return cls(**{**config, "net": net})

@@ -1,0 +1,110 @@
+"""One robust training step, a pure function of model, batch and seed.
+
+`RobustModel.fit` and any other training loop call these functions and nothing else, so
+that a run depends on (seed, phase, step, replica) and on the data alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from hydra_tf.layers.masked import kernels_computed_once
+from hydra_tf.sparsity.model import masked_layers, refresh_masks
+from hydra_tf.types import LossTerms, Moment
+
+
+def moment_of(seed: int, phase: int, step: Any, total_steps: int | None) -> Moment:
+    """Return the seed and progress of a step.
+
+    Args:
+        seed: seed of the run.
+        phase: index of the phase.
+        step: number of optimizer steps done in the phase, a whole number or scalar tensor.
+        total_steps: steps of the phase; progress is 1 when unknown.
+
+    Example:
+        >>> float(moment_of(0, 1, 5, 10).progress)
+        0.5
+    """
+    folded = tf.constant([seed % (1 << 31), phase], tf.int32)
+    folded = tf.random.fold_in(folded, tf.cast(step, tf.int32))
+    replica = tf.distribute.get_replica_context()
+    if replica is not None:
+        folded = tf.random.fold_in(folded, replica.replica_id_in_sync_group)
+    if not total_steps:
+        return Moment(folded, tf.constant(1.0))
+    return Moment(folded, tf.minimum(1.0, tf.cast(step, tf.float32) / total_steps))
+
+
+def robust_gradients(
+    model: Any,
+    objective: Callable[..., LossTerms],
+    variables: list[Any],
+    x: tf.Tensor,
+    y: tf.Tensor,
+    moment: Moment,
+    scale: Callable[[tf.Tensor], tf.Tensor] = lambda loss: loss,
+) -> tuple[LossTerms, list[Any]]:
+    """Return the objective's terms on a batch and the gradients for `variables`.
+
+    Args:
+        model: Keras model ``(x, training) -> logits`` with masked layers or without.
+        objective: a registered objective or a callable of its form.
+        variables: Keras variables to differentiate for.
+        x: [batch, ...] float32 images in [0, 1].
+        y: [batch] int32 labels.
+        moment: seed and progress of the step.
+        scale: applied to the loss before differentiating (loss scaling, replicas).
+    """
+    with tf.GradientTape() as tape, kernels_computed_once(masked_layers(model)):
+        terms = objective(model, x, y, moment)
+        loss = scale(tf.add_n([terms.loss, *(tf.cast(r, tf.float32) for r in model.losses)]))
+    return terms, tape.gradient(loss, [variable.value for variable in variables])
+
+
+def robust_step(
+    model: Any,
+    objective: Callable[..., LossTerms],
+    optimizer: Any,
+    variables: list[Any],
+    x: tf.Tensor,
+    y: tf.Tensor,
+    moment: Moment,
+    refresh: bool,
+) -> LossTerms:
+    """Train `variables` on one batch, then refresh the masks if scores were trained.
+
+    Variables that are not in the list are kept out of the optimizer altogether: momentum
+    and weight decay would move them even with a gradient of zero.
+
+    Args:
+        model: Keras model with masked layers or without.
+        objective: a registered objective or a callable of its form.
+        optimizer: a built Keras optimizer.
+        variables: what to train; see :func:`hydra_tf.training.phases.trained_variables`.
+        x: [batch, ...] float32 images in [0, 1].
+        y: [batch] int32 labels.
+        moment: seed and progress of the step.
+        refresh: whether to choose the masks anew from the scores.
+
+    Returns:
+        The objective's terms before the step.
+    """
+    # Keras sums gradients over replicas, so each replica contributes its share of the mean.
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    terms, gradients = robust_gradients(
+        model,
+        objective,
+        variables,
+        x,
+        y,
+        moment,
+        scale=lambda loss: optimizer.scale_loss(loss / replicas),
+    )
+    optimizer.apply(gradients, variables)
+    if refresh:
+        refresh_masks(model)
+    return terms
