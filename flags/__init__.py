@@ -1,0 +1,1 @@
+"""Command-line binaries: they parse and call, nothing else."""

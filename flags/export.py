@@ -1,0 +1,64 @@
+"""Write the network of a run directory as a TFLite file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from absl import flags
+
+from . import common, pipeline
+from .common import FLAGS, UsageError
+
+TEACH = """
+Export the network of a run directory to TFLite: sparse float32, float16 or int8. The file is
+run and its outputs are compared with Keras before it is kept.
+
+  python -m flags.export --run=runs/a
+  python -m flags.export --run=runs/a --quantization=int8 --out=a.tflite
+"""
+
+flags.DEFINE_string("run", None, "Run directory to export.")
+flags.DEFINE_string("out", None, "File to write; model.tflite in the run directory by default.")
+flags.DEFINE_enum("quantization", "none", ["none", "float16", "int8"], "Number format.")
+flags.DEFINE_bool("sparse", True, "Encode zeros sparsely where it makes the file smaller.")
+
+
+def validate() -> dict[str, Any]:
+    """Return the run's config."""
+    if FLAGS.run is None:
+        raise UsageError("--run is missing: name the run directory to export.")
+    return pipeline.read_config(FLAGS.run)
+
+
+def run(config: dict[str, Any]) -> None:
+    """Convert, compare and report."""
+    import dataclasses
+
+    import numpy as np
+
+    from hydra_tf import evaluation, export
+
+    net = pipeline.load_network(FLAGS.run)
+    data = pipeline.load_data(config, config["seed"])
+    images = np.concatenate([x for x, _ in data.validation.take(2)])
+    report = export.to_tflite(
+        net,
+        FLAGS.out or os.path.join(FLAGS.run, "model.tflite"),
+        quantization=None if FLAGS.quantization == "none" else FLAGS.quantization,
+        sparse=FLAGS.sparse,
+        representative=images,
+    )
+    content = dataclasses.asdict(report)
+    evaluation.write_json(os.path.join(FLAGS.run, "export.json"), content)
+    sys.stdout.writelines(f"{key:18} {value}\n" for key, value in content.items())
+
+
+def main() -> None:
+    """Entry point."""
+    common.launch("export", TEACH, validate, run)
+
+
+if __name__ == "__main__":
+    main()

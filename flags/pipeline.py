@@ -1,0 +1,223 @@
+"""From settings to a trained network: what train and study do alike.
+
+A run directory holds config.json (what was asked), metrics.jsonl (a line per epoch),
+model.keras (masked), dense.keras (plain layers), report.json, plots/ and tensorboard/.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import hydra_tf
+
+from .common import UsageError, attack_specs, ball_of
+
+_OWN_FILES = (
+    "config.json", "metrics.jsonl", "model.keras", "dense.keras", "report.json", "plots",
+    "tensorboard", "backup", "model.tflite", "export.json",
+)  # fmt: skip
+
+
+def claim(out: str, config: Mapping[str, Any], overwrite: bool) -> bool:
+    """Make a directory this run's, or find that it is already; needs no TensorFlow.
+
+    Args:
+        out: the run directory.
+        config: what was asked for; written to config.json.
+        overwrite: whether another run's files there may go.
+
+    Returns:
+        Whether the run there is the same one and finished.
+
+    Raises:
+        UsageError: when the directory holds something else.
+        OSError: when it cannot be written.
+    """
+    content = {**config, "hydra_tf": hydra_tf.__version__}
+    content["hash"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    path = os.path.join(out, "config.json")
+    if overwrite and os.path.isdir(out):
+        for name in _OWN_FILES:
+            target = os.path.join(out, name)
+            shutil.rmtree(target) if os.path.isdir(target) else _remove(target)
+    if os.path.exists(path):
+        if read_config(out) != content:
+            raise UsageError(
+                f"{out} holds another run; choose another --out, or pass --overwrite to replace it."
+            )
+        return os.path.exists(os.path.join(out, "report.json"))
+    if os.path.isdir(out) and os.listdir(out):
+        raise UsageError(f"{out} is not empty and holds no run; choose another --out.")
+    os.makedirs(out, exist_ok=True)
+    temporary = f"{path}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2)
+    os.replace(temporary, path)
+    return False
+
+
+def _remove(path: str) -> None:
+    if os.path.exists(path):
+        os.remove(path)
+
+
+def read_config(run: str) -> dict[str, Any]:
+    """Return the config of a run directory.
+
+    Raises:
+        UsageError: when there is none, or it is damaged.
+    """
+    path = os.path.join(run, "config.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            content: dict[str, Any] = json.load(file)
+    except FileNotFoundError:
+        raise UsageError(f"{run} is not a run directory: it has no config.json.") from None
+    except json.JSONDecodeError:
+        raise UsageError(f"{path} is damaged: it is not JSON.") from None
+    return content
+
+
+def load_network(run: str, name: str = "model.keras") -> Any:
+    """Return a network of a run directory.
+
+    Raises:
+        UsageError: when the file is missing, cut short or not ours.
+    """
+    import keras
+
+    path = os.path.join(run, name)
+    if not os.path.exists(path):
+        raise UsageError(f"{path} does not exist; has the run finished?")
+    try:
+        return keras.saving.load_model(path)
+    except Exception as error:  # Keras and zipfile raise many kinds for a damaged file
+        raise UsageError(f"{path} is cut short or not a network of hydra_tf: {error}") from error
+
+
+def load_data(settings: Mapping[str, Any], seed: int) -> Any:
+    """Return the data splits that the settings name."""
+    from hydra_tf import data
+
+    return data.load(settings["dataset"], batch_size=settings["batch_size"], seed=seed)
+
+
+def build_network(settings: Mapping[str, Any], data: Any, seed: int) -> Any:
+    """Return the plain network that the settings name, for this data."""
+    from hydra_tf import models
+
+    return models.build(
+        settings["model"], input_shape=data.image_shape, num_classes=data.num_classes, seed=seed
+    )
+
+
+def optimizer_of(settings: Mapping[str, Any]) -> Any:
+    """Return the Keras optimizer that the settings name."""
+    import keras
+
+    how = {
+        "learning_rate": settings["learning_rate"],
+        "weight_decay": settings["weight_decay"] or None,
+    }
+    kinds = {
+        "sgd": lambda: keras.optimizers.SGD(momentum=0.9, **how),
+        "adam": lambda: keras.optimizers.Adam(**how),
+        "adamw": lambda: keras.optimizers.AdamW(**{**how, "weight_decay": settings["weight_decay"]}),
+    }
+    return kinds[settings["optimizer"]]()
+
+
+def train_network(
+    net: Any,
+    data: Any,
+    settings: Mapping[str, Any],
+    out: str,
+    *,
+    density: float,
+    method: str,
+    seed: int,
+    verbose: int,
+) -> Any:
+    """Run the phases that the settings give epochs to, resuming what `out` holds.
+
+    Args:
+        net: the network to start from, plain or masked.
+        data: data splits.
+        settings: see :func:`common.training_settings`.
+        out: run directory; gets metrics.jsonl, TensorBoard logs and the networks.
+        density: share of the weights to keep.
+        method: pruning method.
+        seed: seed of training.
+        verbose: as in Keras.
+
+    Returns:
+        The trained masked network.
+    """
+    import keras
+
+    rates = {p: settings[f"{p}_learning_rate"] for p in ("pretrain", "prune", "finetune")}
+    pipeline = hydra_tf.HydraCallback(
+        density,
+        settings["pretrain_epochs"],
+        settings["prune_epochs"],
+        settings["finetune_epochs"],
+        method,
+        allocation=settings["allocation"],
+        learning_rate=rates,
+        schedule=settings["schedule"],
+        warmup=settings["warmup"],
+    )
+    model = hydra_tf.RobustModel(net, settings["objective"], seed=seed)
+    model.compile(optimizer_of(settings), metrics=["accuracy"])
+    model.fit(
+        data.train,
+        epochs=pipeline.epochs,
+        validation_data=data.validation,
+        verbose=verbose,
+        callbacks=[
+            pipeline,
+            keras.callbacks.BackupAndRestore(os.path.join(out, "backup")),
+            keras.callbacks.TensorBoard(os.path.join(out, "tensorboard"), write_graph=False),
+            hydra_tf.training.MetricsLog(os.path.join(out, "metrics.jsonl")),
+        ],
+    )
+    save(model.net, os.path.join(out, "model.keras"))
+    save(hydra_tf.strip_masks(model.net), os.path.join(out, "dense.keras"))
+    return model.net
+
+
+def save(net: Any, path: str) -> None:
+    """Save a network under a temporary name, then rename."""
+    stem, suffix = os.path.splitext(path)
+    net.save(f"{stem}.tmp{suffix}")
+    os.replace(f"{stem}.tmp{suffix}", path)
+
+
+def judge(
+    net: Any, data: Any, settings: Mapping[str, Any], out: str, *, seed: int, verbose: int
+) -> dict[str, Any]:
+    """Measure a network on the test split; write report.json and the plots.
+
+    Returns:
+        The report.
+    """
+    from hydra_tf import evaluation, objectives
+    from hydra_tf.evaluation import plots
+
+    ball = ball_of(objectives.build(settings["objective"]))
+    specs = attack_specs(settings["attacks"])
+    report = evaluation.evaluate_model(net, data.test, specs, seed=seed, verbose=verbose, **ball)
+    os.makedirs(os.path.join(out, "plots"), exist_ok=True)
+    metrics = os.path.join(out, "metrics.jsonl")
+    if os.path.exists(metrics):
+        with open(metrics, encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        plots.training_curves(rows, os.path.join(out, "plots", "training.png"))
+    plots.layer_densities(report["layers"], os.path.join(out, "plots", "layers.png"))
+    evaluation.write_json(os.path.join(out, "report.json"), report)
+    return report

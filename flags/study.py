@@ -1,0 +1,161 @@
+"""Compare pruning methods over densities and seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from . import common, pipeline
+from .common import FLAGS, UsageError
+
+TEACH = """
+Train one dense network per seed, prune and fine-tune a copy of it by each method to each
+density, judge all of them on the test split, and write a table and a plot. What is finished
+is not done again: the same command goes on where it stopped.
+
+  python -m flags.study --methods=hydra,lwm --densities=0.1,0.05,0.01 --seeds=3 \\
+      --objective=trades:epsilon=0.2,start=uniform --learning_rate=0.05 \\
+      --pretrain_epochs=20 --prune_epochs=10 --finetune_epochs=10 --out=runs/study
+"""
+
+common.define_training()
+flags.DEFINE_list("methods", ["hydra", "lwm"], "Pruning methods: hydra, lwm, random, snip.")
+flags.DEFINE_list("densities", ["0.1", "0.05", "0.01"], "Shares of the weights to keep.")
+flags.DEFINE_integer("seeds", 1, "Number of seeds, counted from 0.")
+flags.DEFINE_string("out", None, "Directory to write.")
+flags.DEFINE_bool("tflite", False, "Write a TFLite file of every network too.")
+
+
+def validate() -> dict[str, Any]:
+    """Return the settings; nothing is written and TensorFlow stays unloaded."""
+    from hydra_tf.registry import unknown
+    from hydra_tf.sparsity.methods import METHODS
+    from hydra_tf.sparsity.topk import kept_count
+
+    settings = common.training_settings()
+    for method in FLAGS.methods:
+        if method not in METHODS:
+            raise ValueError(unknown("method", method, METHODS))
+    densities = common.positive_list("densities", FLAGS.densities, float)
+    for density in densities:
+        kept_count(density, 1)
+    common.at_least("seeds", 1)
+    if FLAGS.out is None:
+        raise UsageError("--out is missing: name the directory to write.")
+    os.makedirs(FLAGS.out, exist_ok=True)
+    return {**settings, "densities": densities}
+
+
+def run(plan: dict[str, Any]) -> None:
+    """Train and judge every network that is not finished yet, then tabulate."""
+    from hydra_tf import evaluation
+    from hydra_tf.evaluation import plots
+
+    densities = plan.pop("densities")
+    rows = []
+    for seed in range(FLAGS.seeds):
+        rows.append(_cell(plan, "dense", 1.0, seed))
+        for density in densities:
+            rows += [_cell(plan, method, density, seed) for method in FLAGS.methods]
+    summary = summarise(rows)
+    evaluation.write_json(os.path.join(FLAGS.out, "report.json"), {"rows": rows, "table": summary})
+    plots.accuracy_against_density(rows, os.path.join(FLAGS.out, "era.png"))
+    table = markdown(summary)
+    with open(os.path.join(FLAGS.out, "table.md"), "w", encoding="utf-8") as file:
+        file.write(table)
+    sys.stdout.write(table)
+
+
+def _cell(settings: Mapping[str, Any], method: str, density: float, seed: int) -> dict[str, Any]:
+    """Train and judge one network, unless its directory says that this was done."""
+    dense = method == "dense"
+    out = os.path.join(FLAGS.out, f"seed{seed}", "dense" if dense else f"{method}-{density:g}")
+    skipped = ("prune_epochs", "finetune_epochs") if dense else ("pretrain_epochs",)
+    own = {**settings, **dict.fromkeys(skipped, 0)}
+    config = {**own, "density": density, "method": method, "seed": seed}
+    if not pipeline.claim(out, config, overwrite=False):
+        sys.stdout.write(f"\n{out}\n")
+        data = pipeline.load_data(own, seed)
+        net = (
+            pipeline.build_network(own, data, seed)
+            if dense
+            else pipeline.load_network(os.path.join(FLAGS.out, f"seed{seed}", "dense"))
+        )
+        net = pipeline.train_network(
+            net,
+            data,
+            own,
+            out,
+            density=density,
+            method="hydra" if dense else method,
+            seed=seed,
+            verbose=FLAGS.verbose,
+        )
+        if FLAGS.tflite:
+            _export(net, data, out)
+        pipeline.judge(net, data, own, out, seed=seed, verbose=FLAGS.verbose)
+    with open(os.path.join(out, "report.json"), encoding="utf-8") as file:
+        report = json.load(file)
+    row = {"method": method, "density": density, "seed": seed}
+    return {**row, **{key: report[key] for key in ("benign_accuracy", "era") if key in report}}
+
+
+def _export(net: Any, data: Any, out: str) -> None:
+    """Write the TFLite file of a network beside it."""
+    import numpy as np
+
+    from hydra_tf import evaluation, export
+
+    images = np.concatenate([x for x, _ in data.validation.take(1)])
+    report = export.to_tflite(net, os.path.join(out, "model.tflite"), representative=images)
+    evaluation.write_json(os.path.join(out, "export.json"), dataclasses.asdict(report))
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return mean and population standard deviation over seeds of each method and density."""
+    import numpy as np
+
+    groups: dict[tuple[float, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((-row["density"], row["method"]), []).append(row)
+    table = []
+    for (density, method), group in sorted(groups.items()):
+        entry: dict[str, Any] = {"method": method, "density": -density, "seeds": len(group)}
+        for key in ("benign_accuracy", "era"):
+            if key in group[0]:
+                values = [row[key] for row in group]
+                entry[key] = {"mean": float(np.mean(values)), "std": float(np.std(values))}
+        table.append(entry)
+    return table
+
+
+def markdown(table: Sequence[Mapping[str, Any]]) -> str:
+    """Return the summary as a Markdown table, in percent."""
+
+    def cell(entry: Mapping[str, Any], key: str) -> str:
+        if key not in entry:
+            return "-"
+        return f"{100 * entry[key]['mean']:.1f} ± {100 * entry[key]['std']:.1f}"
+
+    lines = ["| density | method | benign | robust (era) | seeds |", "|---|---|---|---|---|"]
+    for entry in table:
+        lines.append(
+            f"| {entry['density']:.0%} | {entry['method']} | {cell(entry, 'benign_accuracy')} "
+            f"| {cell(entry, 'era')} | {entry['seeds']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Entry point."""
+    common.launch("study", TEACH, validate, run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Train, prune and fine-tune one robust network."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Any
+
+from absl import flags
+
+from . import common, pipeline
+from .common import FLAGS, UsageError
+
+TEACH = """
+Pretrain a network robustly, prune it under the robust objective, fine-tune it, and judge it
+on the test split. Everything lands in the run directory --out; the same command on an
+unfinished run goes on where it stopped.
+
+  python -m flags.train --dataset=mnist_5k --model=mnist_cnn --density=0.01 \\
+      --objective=trades:epsilon=0.2,start=uniform --learning_rate=0.05 \\
+      --pretrain_epochs=20 --prune_epochs=10 --finetune_epochs=10 --out=runs/a
+  python -m flags.evaluate --run=runs/a --attacks="pgd:steps=100,restarts=10"
+  python -m flags.export --run=runs/a
+"""
+
+common.define_training()
+flags.DEFINE_float("density", 0.1, "Share of the weights to keep, in (0, 1].")
+flags.DEFINE_enum("method", "hydra", ["hydra", "lwm", "random", "snip"], "Pruning method.")
+flags.DEFINE_string("out", None, "Run directory to write.")
+flags.DEFINE_integer("seed", 0, "Seed of weights, data order, attacks and pruning.")
+flags.DEFINE_enum(
+    "strategy", "default", ["default", "mirrored"], "Devices: one, or all of this machine."
+)
+flags.DEFINE_bool("overwrite", False, "Replace another run in --out.")
+flags.DEFINE_bool("dry_run", False, "Check everything, say what would be done, and stop.")
+
+
+def validate() -> dict[str, Any]:
+    """Return the config of the run; nothing is written and TensorFlow stays unloaded."""
+    from hydra_tf.sparsity.topk import kept_count
+
+    settings = common.training_settings()
+    kept_count(FLAGS.density, 1)
+    if FLAGS.out is None:
+        raise UsageError("--out is missing: name the run directory to write.")
+    common.at_least("seed", 0)
+    config = {**settings, "density": FLAGS.density, "method": FLAGS.method, "seed": FLAGS.seed}
+    if not FLAGS.dry_run and pipeline.claim(FLAGS.out, config, FLAGS.overwrite):
+        sys.stdout.write(f"{FLAGS.out} holds this run, finished; see its report.json.\n")
+        sys.exit(0)
+    return config
+
+
+def run(config: dict[str, Any]) -> None:
+    """Do the run."""
+    import tensorflow as tf
+
+    scope: Any = contextlib.nullcontext()
+    if FLAGS.strategy == "mirrored":
+        scope = tf.distribute.MirroredStrategy().scope()
+    data = pipeline.load_data(config, config["seed"])
+    with scope:
+        net = pipeline.build_network(config, data, config["seed"])
+        if FLAGS.dry_run:
+            sys.stdout.write(_plan(config, data, net))
+            return
+        net = pipeline.train_network(
+            net,
+            data,
+            config,
+            FLAGS.out,
+            density=config["density"],
+            method=config["method"],
+            seed=config["seed"],
+            verbose=FLAGS.verbose,
+        )
+    report = pipeline.judge(
+        net, data, config, FLAGS.out, seed=config["seed"], verbose=FLAGS.verbose
+    )
+    sys.stdout.write(
+        f"benign {report['benign_accuracy']:.2%}, robust {report.get('era', float('nan')):.2%}, "
+        f"density {report['density']:.2%}: {os.path.join(FLAGS.out, 'report.json')}\n"
+    )
+
+
+def _plan(config: dict[str, Any], data: Any, net: Any) -> str:
+    """What a run would do, in a few lines."""
+    steps = int(data.train.cardinality())
+    phases = ", ".join(f"{config[f'{p}_epochs']} {p}" for p in ("pretrain", "prune", "finetune"))
+    return (
+        f"{config['dataset']}: images {data.image_shape}, {data.num_classes} classes, {steps} steps "
+        f"an epoch\n{config['model']}: {net.count_params():,} parameters\n"
+        f"{config['objective']}, {config['method']} at density {config['density']}: {phases} epochs\n"
+    )
+
+
+def main() -> None:
+    """Entry point."""
+    common.launch("train", TEACH, validate, run)
+
+
+if __name__ == "__main__":
+    main()
