@@ -136,14 +136,10 @@ class HydraCallback(keras.callbacks.Callback):
                 "steps_per_epoch, or use dataset.apply(tf.data.experimental.assert_cardinality(n))."
             )
         optimizer = self.model.optimizer
-        if not optimizer.built:
-            # For all variables, whatever the phase: its saved state keeps one form.
-            with self.model.distribute_strategy.scope():
-                optimizer.build(self.model.trainable_variables)
         self._fixed_rate = self.schedule is None or isinstance(
             _settings(optimizer)["learning_rate"], dict
         )
-        self._compiled_rate = None if self._fixed_rate else float(optimizer.learning_rate)
+        self._compiled_rate = None if self._fixed_rate else _number(optimizer.learning_rate)
         self._best = None
         if self.starts_over:
             self.model.phase_entered.assign(NO_PHASE)
@@ -152,7 +148,7 @@ class HydraCallback(keras.callbacks.Callback):
         """Enter the phase of this epoch, or take it up again after a restart."""
         name, first = self.phase_at(epoch)
         steps = self.plan[name] * self.params["steps"]
-        if int(self.model.phase_entered) != PHASES[name].index:
+        if int(_number(self.model.phase_entered)) != PHASES[name].index:
             self._enter(name)
             self.model.set_phase(name, steps)
         elif self.model.phase.name != name or self.model.phase_steps != steps:
@@ -167,7 +163,7 @@ class HydraCallback(keras.callbacks.Callback):
             return
         optimizer, phase = self.model.optimizer, self.model.phase
         rate = SCHEDULES[self.schedule](
-            int(optimizer.iterations), self.model.phase_steps, self._peak(phase), self.warmup
+            int(_number(optimizer.iterations)), self.model.phase_steps, self._peak(phase), self.warmup
         )
         optimizer.learning_rate = rate
 
@@ -204,7 +200,7 @@ class HydraCallback(keras.callbacks.Callback):
     def _enter(self, name: str) -> None:
         """Begin a phase: scores and masks if pruning starts here, optimizer, best epoch."""
         pruned = name != "pretrain"
-        if pruned and int(self.model.phase_entered) in (NO_PHASE, PHASES["pretrain"].index):
+        if pruned and int(_number(self.model.phase_entered)) in (NO_PHASE, PHASES["pretrain"].index):
             self._start_scores()
             set_density(self.model, self.density, self.allocation, self.granularity)
         elif not pruned:
@@ -255,6 +251,11 @@ class HydraCallback(keras.callbacks.Callback):
             fresh.build(self.model.trainable_variables)
         for variable, value in zip(optimizer.variables, fresh.variables, strict=True):
             variable.assign(value)
+
+
+def _number(variable: Any) -> float:
+    """The value of a scalar variable, mirrored or not."""
+    return float(keras.ops.convert_to_numpy(variable))
 
 
 def _settings(optimizer: Any) -> dict[str, Any]:

@@ -190,6 +190,10 @@ class RobustModel(keras.Model):
         self.first_batch = first_batch(x, y, limit=batch_size or 32)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = arrange(callbacks, verbose, kwargs.get("initial_epoch", 0))
+        if self.compiled and not self.optimizer.built:
+            # For all variables, whatever the phase: its saved state keeps one form.
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:

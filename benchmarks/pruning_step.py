@@ -1,0 +1,119 @@
+"""A pruning step against the same robust step on the plain, unmasked network.
+
+    python -m benchmarks.pruning_step [--networks=mnist_cnn,cnn_large] [--rounds=15]
+
+Both steps are TRADES with ten attack steps and SGD with momentum; they are run in turn in
+one process, so that the ratio holds on a noisy machine. The target is 1.05. Peak memory is
+that of two further processes which run one kind of step each; the target is 1.15.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+CASES = {
+    "mnist_cnn": ("mnist_cnn", (28, 28, 1), 128),
+    "cnn_large": ("cnn_large", (32, 32, 3), 128),
+    "vgg16_bn": ("vgg16_bn", (32, 32, 3), 32),
+    "wide_resnet": ("wide_resnet:depth=28,width=4", (32, 32, 3), 8),
+}
+
+
+def make_step(name: str, masked: bool):  # noqa: ANN201
+    """Return a function that makes one training step on fixed random images."""
+    import keras
+    import tensorflow as tf
+
+    import hydra_tf
+    from hydra_tf import objectives
+    from hydra_tf.training.phases import PHASES, trained_variables
+    from hydra_tf.training.step import moment_of, robust_step
+
+    spec, shape, batch = CASES[name]
+    net = hydra_tf.models.build(spec, input_shape=shape, num_classes=10, seed=0)
+    phase = PHASES["prune" if masked else "pretrain"]
+    if masked:
+        net = hydra_tf.mask_model(net)
+        hydra_tf.set_density(net, 0.1)
+    variables = trained_variables(net, phase)
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    optimizer.build(variables)
+    objective = objectives.build("trades:steps=10")
+    x = tf.random.stateless_uniform([batch, *shape], [0, 0])
+    y = tf.random.stateless_uniform([batch], [0, 1], 0, 10, tf.int32)
+
+    @tf.function
+    def step() -> tf.Tensor:
+        moment = moment_of(0, phase.index, optimizer.iterations, None)
+        return robust_step(
+            net, objective, optimizer, variables, x, y, moment, refresh=phase.trains_scores
+        ).loss
+
+    return lambda: float(step())
+
+
+def seconds(step) -> float:  # noqa: ANN001
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def compare(name: str, rounds: int) -> None:
+    """Print one row: median seconds of both steps, and the median of the paired ratios."""
+    plain, masked = make_step(name, masked=False), make_step(name, masked=True)
+    for step in (plain, masked, plain, masked):
+        step()
+    pairs = []
+    for i in range(rounds):
+        # The order alternates: whatever a step leaves in the caches helps each as often.
+        if i % 2:
+            late = seconds(masked)
+            pairs.append((seconds(plain), late))
+        else:
+            pairs.append((seconds(plain), seconds(masked)))
+    times = np.array(pairs)
+    ratios = times[:, 1] / times[:, 0]
+    low, middle, high = np.percentile(ratios, [25, 50, 75])
+    memory = peak_memory(name, True) / peak_memory(name, False)
+    median = np.median(times, axis=0)
+    print(
+        f"| {name} | {median[0]:.3f} | {median[1]:.3f} | {middle:.3f} ({low:.3f}-{high:.3f}) "
+        f"| {memory:.3f} |",
+        flush=True,
+    )
+
+
+def peak_memory(name: str, masked: bool) -> int:
+    """Peak resident memory in kB of a fresh process that makes three steps of one kind."""
+    command = [sys.executable, "-m", "benchmarks.pruning_step", "--probe", name, str(int(masked))]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def main() -> None:
+    """Parse the arguments and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", default=",".join(CASES))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--probe", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.probe:
+        step = make_step(arguments.probe[0], arguments.probe[1] == "1")
+        for _ in range(3):
+            step()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        return
+    print("| network | plain step (s) | pruning step (s) | ratio (quartiles) | peak memory ratio |")
+    print("|---|---|---|---|---|")
+    for name in arguments.networks.split(","):
+        compare(name, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Bad input ends with one clear sentence before any work is done."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import hydra_tf
+
+
+def net(last=None, classes=3):
+    return keras.Sequential([keras.Input([4]), keras.layers.Dense(classes, activation=last)])
+
+
+def model(objective="natural"):
+    robust = hydra_tf.RobustModel(net(), objective)
+    robust.compile("sgd")
+    return robust
+
+
+GOOD_X, GOOD_Y = np.full((6, 4), 0.5, "float32"), np.array([0, 1, 2, 0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "sentence"),
+    [
+        (GOOD_X * 255, GOOD_Y, r"\[0, 1\], but they span \[127.5, 127.5\]; divide"),
+        (GOOD_X - 1, GOOD_Y, r"\[0, 1\], but they span \[-0.5, -0.5\]"),
+        (GOOD_X * np.nan, GOOD_Y, r"\[0, 1\]"),
+        (np.zeros((6, 5)), GOOD_Y, r"takes images of shape \(4,\), but the data hold \(5,\)"),
+        (GOOD_X, GOOD_Y + 1, "from 0 to 2"),
+        (GOOD_X, GOOD_Y - 1, "from 0 to 2"),
+        (GOOD_X, GOOD_Y + 0.5, "whole numbers"),
+        (GOOD_X, np.full((6, 3), 1 / 3), "one-hot"),
+        (GOOD_X, np.zeros((6, 5)), r"one-hot of shape \[batch, 3\]"),
+    ],
+)
+def test_data_are_checked_before_training(x, y, sentence):
+    robust = model()
+    before = np.array(robust.net.layers[0].kernel)
+    for data in ((x, y), (tf.data.Dataset.from_tensor_slices((x, y)).batch(6), None)):
+        with pytest.raises(ValueError, match=sentence):
+            robust.fit(*data, verbose=0)
+        with pytest.raises(ValueError, match=sentence):
+            robust.evaluate(*data, verbose=0)
+        with pytest.raises(ValueError, match=sentence):
+            robust.fit(GOOD_X, GOOD_Y, validation_data=data if data[1] is not None else data[0])
+    assert np.array_equal(before, robust.net.layers[0].kernel)
+
+
+def test_empty_and_unlabelled_data():
+    with pytest.raises(ValueError, match="empty"):
+        model().fit(tf.data.Dataset.from_tensor_slices((GOOD_X, GOOD_Y)).batch(2).take(0))
+    with pytest.raises(ValueError, match="pairs of"):
+        model().fit(tf.data.Dataset.from_tensor_slices(GOOD_X).batch(2))
+
+
+@pytest.mark.parametrize("last", ["softmax", "sigmoid"])
+def test_probabilities_are_refused(last):
+    with pytest.raises(ValueError, match="need logits"):
+        hydra_tf.RobustModel(net(last))
+    with_layer = keras.Sequential([keras.Input([4]), keras.layers.Dense(3), keras.layers.Softmax()])
+    with pytest.raises(ValueError, match="need logits"):
+        hydra_tf.RobustModel(with_layer)
+
+
+def test_unknown_objective_and_parameter():
+    with pytest.raises(ValueError, match='Unknown objective "trade"; did you mean "trades"'):
+        hydra_tf.RobustModel(net(), "trade")
+    with pytest.raises(ValueError, match='"betta"; did you mean "beta"'):
+        hydra_tf.RobustModel(net(), "trades:betta=6")
+    with pytest.raises(TypeError, match='"steps" of objective "trades" must be a whole number'):
+        hydra_tf.RobustModel(net(), "trades:steps=many")
+    with pytest.raises(ValueError, match="epsilon"):
+        hydra_tf.RobustModel(net(), "trades:epsilon=-1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"density": 0.0}, r"\(0, 1\]"),
+        ({"density": 1.5}, r"\(0, 1\]"),
+        ({"density": float("nan")}, r"\(0, 1\]"),
+        ({"method": "hydro"}, 'did you mean "hydra"'),
+        ({"allocation": "unifrom"}, 'did you mean "uniform"'),
+        ({"granularity": "elemnt"}, 'did you mean "element"'),
+        ({"schedule": "cosin"}, 'did you mean "cosine"'),
+        ({"pretrain_epochs": -1}, "at least 0"),
+        ({"pretrain_epochs": 0}, "not all 0"),
+        ({"warmup": 1.0}, "warmup"),
+    ],
+)
+def test_callback_arguments(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        hydra_tf.HydraCallback(**{"density": 0.5, "pretrain_epochs": 1, **arguments})
+
+
+def test_epochs_must_match_the_phases():
+    with pytest.raises(ValueError, match="pass epochs=3"):
+        model().fit(GOOD_X, GOOD_Y, epochs=5, callbacks=[hydra_tf.HydraCallback(0.5, 1, 1, 1)])
+    with pytest.raises(ValueError, match="one HydraCallback"):
+        pair = [hydra_tf.HydraCallback(0.5, 1), hydra_tf.HydraCallback(0.5, 1)]
+        model().fit(GOOD_X, GOOD_Y, callbacks=pair)
+
+
+def test_a_dataset_of_unknown_length_is_explained():
+    data = tf.data.Dataset.from_tensor_slices((GOOD_X, GOOD_Y)).batch(2).filter(lambda *_: True)
+    with pytest.raises(ValueError, match="steps_per_epoch"):
+        model().fit(data, epochs=1, callbacks=[hydra_tf.HydraCallback(0.5, 1)])
+
+
+def test_the_callback_needs_a_robust_model():
+    plain = net()
+    plain.compile("sgd", "mse")
+    with pytest.raises(TypeError, match="RobustModel"):
+        plain.fit(GOOD_X, GOOD_X[:, :3], callbacks=[hydra_tf.HydraCallback(0.5, 1)], verbose=0)
+
+
+def test_weights_of_samples_and_classes_are_refused():
+    with pytest.raises(ValueError, match="class_weight"):
+        model().fit(GOOD_X, GOOD_Y, class_weight={0: 1.0})
+    with pytest.raises(ValueError, match="sample_weight"):
+        model().fit(GOOD_X, GOOD_Y, sample_weight=np.ones(6))
+
+
+def test_a_callable_objective_trains_but_cannot_be_saved(tmp_path):
+    robust = hydra_tf.RobustModel(net(), lambda m, x, y, at: hydra_tf.objectives.build("natural")(m, x, y, at))
+    robust.compile("sgd")
+    robust.fit(GOOD_X, GOOD_Y, verbose=0)
+    with pytest.raises(TypeError, match="cannot be written to a config"):
+        robust.save(tmp_path / "a.keras")

@@ -1,0 +1,429 @@
+"""The pipeline as a Keras user meets it."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import hydra_tf
+from hydra_tf.sparsity.model import masked_layers
+from hydra_tf.training.phases import PHASES, trained_variables
+
+EPSILON = 0.05
+
+
+def small_net(batchnorm=False, seed=0):
+    he = keras.initializers.HeNormal(seed)
+    layers = [keras.Input([8, 8, 1]), keras.layers.Conv2D(4, 3, kernel_initializer=he)]
+    if batchnorm:
+        layers.append(keras.layers.BatchNormalization())
+    layers += [
+        keras.layers.ReLU(),
+        keras.layers.Flatten(),
+        keras.layers.Dense(10, kernel_initializer=he),
+    ]
+    return keras.Sequential(layers)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x = (x / 16).reshape(-1, 8, 8, 1).astype("float32")
+    order = np.random.default_rng(0).permutation(len(x))
+    return x[order], y[order]
+
+
+def robust(net, objective=f"trades:epsilon={EPSILON},steps=2", optimizer=None, **how):
+    model = hydra_tf.RobustModel(net, objective, **how)
+    model.compile(optimizer or keras.optimizers.SGD(0.05, momentum=0.9), metrics=["accuracy"])
+    return model
+
+
+def values(variables):
+    return [keras.ops.convert_to_numpy(variable).copy() for variable in variables]
+
+
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.05, momentum=0.9, weight_decay=0.1),
+    "adam": lambda: keras.optimizers.Adam(0.05, weight_decay=0.1),
+    "adamw": lambda: keras.optimizers.AdamW(0.05),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_frozen_variables_do_not_move_by_one_bit_in_any_phase(digits, optimizer):
+    x, y = digits[0][:64], digits[1][:64]
+    model = robust(small_net(batchnorm=True), optimizer=OPTIMIZERS[optimizer]())
+    hydra_tf.set_density(model, 0.3)
+    for name in ("pretrain", "prune", "finetune", "pretrain"):
+        model.set_phase(name)
+        trained = {id(v) for v in trained_variables(model.net, PHASES[name])}
+        masks = {id(layer.mask) for layer in masked_layers(model)}
+        statistics = {id(v) for v in model.net.layers[1].non_trainable_variables}
+        free = trained | statistics | (masks if name == "prune" else set())
+        frozen = [v for v in model.net.variables if id(v) not in free]
+        moving = [v for v in model.net.variables if id(v) in trained]
+        before, moved = values(frozen), values(moving)
+        model.fit(x, y, batch_size=16, epochs=1, verbose=0)
+        for variable, old, new in zip(frozen, before, values(frozen), strict=True):
+            assert old.tobytes() == new.tobytes(), (name, variable.path)
+        for variable, old, new in zip(moving, moved, values(moving), strict=True):
+            assert not np.array_equal(old, new), (name, variable.path)
+
+
+def test_prune_phase_keeps_biases_and_can_leave_batchnorm_alone(digits):
+    net = hydra_tf.mask_model(small_net(batchnorm=True))
+    names = [v.name for v in trained_variables(net, PHASES["prune"])]
+    assert names == ["scores", "gamma", "beta", "scores"]
+    names = [v.name for v in trained_variables(net, PHASES["prune"], train_batchnorm=False)]
+    assert names == ["scores", "scores"]
+
+
+def test_layers_frozen_by_the_user_stay_frozen(digits):
+    net = small_net()
+    net.layers[0].trainable = False
+    model = robust(net)
+    before = values(model.net.layers[0].variables)
+    pipeline = hydra_tf.HydraCallback(0.5, 1, 1, 1)
+    model.fit(digits[0][:64], digits[1][:64], epochs=3, verbose=0, callbacks=[pipeline])
+    kernel, bias, scores, _ = model.net.layers[0].variables
+    assert np.array_equal(kernel, before[0]) and np.array_equal(bias, before[1])
+    # The scores start from the kernel when pruning begins and are not trained either.
+    expected = hydra_tf.sparsity.initial_scores(kernel)
+    assert np.array_equal(scores, expected)
+
+
+def test_masks_are_the_top_scores_after_every_step(digits):
+    model = robust(small_net())
+    hydra_tf.set_density(model, 0.1)
+    model.set_phase("prune")
+    start = [np.array(layer.mask) for layer in masked_layers(model)]
+    for i in range(3):
+        model.fit(digits[0][i * 32 :][:32], digits[1][i * 32 :][:32], verbose=0)
+        for layer in masked_layers(model):
+            scores = np.abs(np.array(layer.scores)).ravel()
+            kept = max(1, round(0.1 * scores.size))
+            expected = np.zeros(scores.size)
+            expected[np.argsort(-scores, kind="stable")[:kept]] = 1
+            assert np.array_equal(np.array(layer.mask).ravel(), expected)
+    assert any(
+        not np.array_equal(old, layer.mask)
+        for old, layer in zip(start, masked_layers(model), strict=True)
+    )
+
+
+def test_the_pipeline_prunes_to_the_density_and_learns(digits):
+    x, y = digits
+    model = robust(small_net())
+    pipeline = hydra_tf.HydraCallback(0.2, 4, 2, 3)
+    assert pipeline.epochs == 9
+    history = model.fit(
+        x[:1000], y[:1000], epochs=9, validation_data=(x[1000:], y[1000:]), verbose=0,
+        callbacks=[pipeline],
+    ).history  # fmt: skip
+    report = hydra_tf.sparsity.report(model)
+    kept = [max(1, round(0.2 * w)) for w in (36, 1440)]
+    assert [row["kept"] for row in report["layers"]] == kept
+    assert history["density"][:4] == [1.0] * 4
+    assert history["density"][4:] == [sum(kept) / 1476] * 5
+    # By chance 10% would be right.
+    assert history["val_accuracy"][-1] > 0.6
+    assert history["val_robust_accuracy"][-1] > 0.4
+    # The weights of the last phase's best epoch are in the model.
+    again = model.evaluate(x[1000:], y[1000:], verbose=0, return_dict=True)
+    assert again["robust_accuracy"] == pytest.approx(max(history["val_robust_accuracy"][6:]))
+
+
+def test_a_run_repeats_bit_for_bit_and_depends_on_its_seed(digits):
+    def run(seed):
+        model = robust(small_net(), seed=seed)
+        data = tf.data.Dataset.from_tensor_slices((digits[0][:128], digits[1][:128])).batch(32)
+        pipeline = hydra_tf.HydraCallback(0.3, 1, 1, 1)
+        model.fit(data, epochs=3, verbose=0, callbacks=[pipeline])
+        return b"".join(v.tobytes() for v in values(model.net.variables))
+
+    first = run(0)
+    assert run(0) == first
+    assert run(1) != first
+
+
+@pytest.mark.parametrize("method", ["lwm", "random", "snip"])
+def test_methods_without_a_prune_phase_never_train_scores(digits, method):
+    x, y = digits[0][:96], digits[1][:96]
+    model = robust(small_net())
+    pipeline = hydra_tf.HydraCallback(0.2, 1, 5, 1, method)
+    assert pipeline.plan == {"pretrain": 1, "finetune": 1}
+
+    pretrained = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: pretrained or pretrained.append(
+            [np.array(layer.kernel) for layer in masked_layers(model)]
+        )
+    )
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[pipeline, watch])
+    for layer, kernel in zip(masked_layers(model), pretrained[0], strict=True):
+        kept = int(np.array(layer.mask).sum())
+        assert kept == max(1, round(0.2 * kernel.size))
+        by_magnitude = np.sort(np.argsort(-np.abs(kernel).ravel(), kind="stable")[:kept])
+        same = np.array_equal(np.flatnonzero(np.array(layer.mask)), by_magnitude)
+        assert same == (method == "lwm")
+
+
+def test_snip_scores_are_gradient_times_weight(digits):
+    x, y = digits[0][:32], digits[1][:32]
+    model = robust(small_net(), "natural")
+    pipeline = hydra_tf.HydraCallback(0.2, finetune_epochs=1, method="snip")
+    kernels = [tf.convert_to_tensor(layer.kernel) for layer in masked_layers(model)]
+    with tf.GradientTape() as tape:
+        tape.watch(kernels)
+        # The same network by hand.
+        hidden = tf.nn.relu(tf.nn.conv2d(x, kernels[0], 1, "VALID"))
+        logits = tf.reshape(hidden, [32, -1]) @ kernels[1]
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits))
+    expected = [abs(g * k) for g, k in zip(tape.gradient(loss, kernels), kernels, strict=True)]
+    model.fit(x, y, epochs=1, verbose=0, callbacks=[pipeline])
+    for layer, scores in zip(masked_layers(model), expected, strict=True):
+        np.testing.assert_allclose(layer.scores, scores, rtol=1e-4, atol=1e-7)
+
+
+def test_each_phase_has_a_fresh_optimizer_and_its_own_rate(digits):
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            optimizer = self.model.optimizer
+            momentum = max(float(np.abs(np.array(m)).max()) for m in optimizer.momentums)
+            seen.append((int(optimizer.iterations), float(optimizer.learning_rate), momentum))
+
+    model = robust(small_net())
+    pipeline = hydra_tf.HydraCallback(0.5, 1, 1, 1, warmup=0.0, learning_rate={"prune": 0.2})
+    x, y = digits[0][:40], digits[1][:40]
+    model.fit(x, y, batch_size=10, epochs=3, verbose=0, callbacks=[pipeline, Watch()])
+    half_cosine = 0.5 * (1 + np.cos(np.pi * np.arange(4) / 4))
+    assert [row[0] for row in seen] == [0, 1, 2, 3] * 3
+    rates = np.concatenate([0.05 * half_cosine, 0.2 * half_cosine, 0.005 * half_cosine])
+    np.testing.assert_allclose([row[1] for row in seen], rates, rtol=1e-5)
+    assert [row[2] == 0 for row in seen] == [True, False, False, False] * 3
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.05)
+
+
+def test_an_optimizer_with_its_own_schedule_keeps_it(digits):
+    own = keras.optimizers.schedules.ExponentialDecay(0.05, 10, 0.5)
+    model = robust(small_net(), optimizer=keras.optimizers.SGD(own))
+    x, y = digits[0][:32], digits[1][:32]
+    callbacks = [hydra_tf.HydraCallback(0.5, 1, 1, 0)]
+    model.fit(x, y, epochs=2, verbose=0, callbacks=callbacks)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.05 * 0.5**0.1)
+
+
+def test_progress_bar_names_the_phase(digits, capsys):
+    model = robust(small_net())
+    x, y = digits[0][:32], digits[1][:32]
+    model.fit(x, y, epochs=2, verbose=2, callbacks=[hydra_tf.HydraCallback(0.5, 1, 1, 0)])
+    printed = capsys.readouterr().out
+    assert "Epoch 1/2 - pretrain, density 1" in printed
+    assert "Epoch 2/2 - prune, density 0.5" in printed
+
+
+def test_early_stopping_ends_training_and_never_brings_the_dense_network_back(digits):
+    x, y = digits
+    model = robust(small_net())
+    stop = keras.callbacks.EarlyStopping(
+        "val_loss", patience=1, min_delta=10.0, restore_best_weights=True
+    )
+    history = model.fit(
+        x[:64], y[:64], epochs=9, validation_data=(x[64:96], y[64:96]), verbose=0,
+        callbacks=[stop, hydra_tf.HydraCallback(0.5, 1, 1, 7)],
+    )  # fmt: skip
+    # One epoch a phase is no time to lose patience; in fine-tuning the second one is.
+    assert len(history.epoch) == 4
+    assert hydra_tf.sparsity.report(model)["total"]["density"] == 0.5
+
+
+def test_model_checkpoint_keeps_the_best_of_the_last_phase(digits, tmp_path):
+    x, y = digits
+    path = str(tmp_path / "best.keras")
+    model = robust(small_net())
+    save = keras.callbacks.ModelCheckpoint(path, "val_accuracy", mode="max", save_best_only=True)
+    model.fit(
+        x[:256], y[:256], epochs=4, validation_data=(x[256:320], y[256:320]), verbose=0,
+        callbacks=[save, hydra_tf.HydraCallback(0.1, 2, 0, 2)],
+    )  # fmt: skip
+    loaded = keras.saving.load_model(path)
+    assert isinstance(loaded, hydra_tf.RobustModel)
+    assert loaded.objective == model.objective
+    density = hydra_tf.sparsity.report(loaded)["total"]["density"]
+    assert density == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 5])
+def test_backup_and_restore_goes_on_as_if_nothing_happened(digits, tmp_path, stop_after):
+    data = tf.data.Dataset.from_tensor_slices((digits[0][:96], digits[1][:96])).batch(32)
+
+    class PowerCut(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == stop_after:
+                raise KeyboardInterrupt
+
+    def run(*more):
+        model = robust(small_net())
+        pipeline = hydra_tf.HydraCallback(0.3, 2, 2, 2, warmup=0.2, restore_best=False)
+        # The backup may stand before the pipeline in the list.
+        backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
+        model.fit(data, epochs=6, verbose=0, callbacks=[*more, backup, pipeline])
+        return values(model.net.variables)
+
+    whole = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(PowerCut())
+    for one, other in zip(whole, run(), strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_saved_robust_model_trains_on_bit_for_bit(digits, tmp_path):
+    x, y = digits[0][:64], digits[1][:64]
+    model = robust(small_net())
+    hydra_tf.set_density(model, 0.3)
+    model.set_phase("prune")
+    model.fit(x, y, verbose=0, shuffle=False)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    loaded.set_phase("prune")
+    for one in (model, loaded):
+        one.fit(x, y, verbose=0, shuffle=False)
+    for one, other in zip(model.net.variables, loaded.net.variables, strict=True):
+        assert np.array_equal(one, other), one.path
+
+
+def test_mirrored_strategy_gives_every_replica_the_same_masks(digits):
+    x, y = digits[0][:128], digits[1][:128]
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = robust(small_net(), "natural")
+    single = robust(small_net(), "natural")
+    for one in (model, single):
+        pipeline = hydra_tf.HydraCallback(0.3, 1, 1, 1)
+        one.fit(x, y, batch_size=32, epochs=3, shuffle=False, verbose=0, callbacks=[pipeline])
+    for layer, alone in zip(masked_layers(model), masked_layers(single), strict=True):
+        replicas = [np.array(value) for value in layer.mask.value.values]
+        assert len(replicas) == 2
+        assert np.array_equal(replicas[0], replicas[1])
+        # The natural objective has no randomness: two replicas must do what one device does.
+        assert np.array_equal(replicas[0], alone.mask)
+        np.testing.assert_allclose(layer.kernel, alone.kernel, rtol=1e-3, atol=1e-5)
+
+
+def test_mirrored_strategy_draws_other_noise_on_each_replica():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    seeds = strategy.run(lambda: hydra_tf.training.step.moment_of(0, 1, 5, 10).seed)
+    first, second = (np.array(seed) for seed in seeds.values)
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_keeps_float32_scores_and_learns(digits, policy):
+    x, y = digits
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = robust(small_net(), "pgd:epsilon=0.05,steps=2")
+        pipeline = hydra_tf.HydraCallback(0.3, 2, 1, 1)
+        model.fit(x[:640], y[:640], epochs=4, verbose=0, callbacks=[pipeline])
+    finally:
+        keras.config.set_dtype_policy(before)
+    for layer in masked_layers(model):
+        assert layer.scores.dtype == layer.mask.dtype == "float32"
+    assert model(x[:2]).dtype in ("bfloat16", "float16")
+    assert hydra_tf.evaluation.accuracy(model, (x[640:], y[640:])) > 0.3
+
+
+def data_forms(x, y):
+    pairs = tf.data.Dataset.from_tensor_slices((x, y))
+
+    def generate():
+        while True:
+            yield x[:32], y[:32]
+
+    return {
+        "numpy": ((x, y), {"batch_size": 32}),
+        "one_hot": ((x, np.eye(10)[y]), {"batch_size": 32}),
+        "column": ((x, y[:, None]), {"batch_size": 32}),
+        "dataset": ((pairs.batch(32),), {}),
+        "repeated": ((pairs.batch(32).repeat(),), {"steps_per_epoch": 2}),
+        "generator": ((generate(),), {"steps_per_epoch": 2}),
+        "split": ((x, y), {"batch_size": 32, "validation_split": 0.25}),
+    }
+
+
+@pytest.mark.parametrize(
+    "form", ["numpy", "one_hot", "column", "dataset", "repeated", "generator", "split"]
+)
+def test_every_form_of_data_trains(digits, form):
+    x, y = digits[0][:64], digits[1][:64]
+    given, how = data_forms(x, y)[form]
+    model = robust(small_net())
+    pipeline = hydra_tf.HydraCallback(0.3, 1, 1, 1)
+    history = model.fit(*given, epochs=3, verbose=0, callbacks=[pipeline], **how).history
+    assert hydra_tf.sparsity.report(model)["total"]["density"] == pytest.approx(0.3, abs=0.01)
+    if form == "split":
+        assert len(history["val_robust_accuracy"]) == 3
+
+
+def test_steps_per_execution_changes_nothing(digits):
+    x, y = digits[0][:64], digits[1][:64]
+
+    def run(steps):
+        model = hydra_tf.RobustModel(small_net(), "natural")
+        model.compile(keras.optimizers.SGD(0.05), steps_per_execution=steps)
+        pipeline = hydra_tf.HydraCallback(0.3, 1, 1, 1, schedule=None)
+        model.fit(x, y, batch_size=16, epochs=3, shuffle=False, verbose=0, callbacks=[pipeline])
+        return values(model.net.variables)
+
+    for one, other in zip(run(1), run(2), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+
+
+def test_nan_loss_stops_with_the_last_good_weights(digits):
+    x, y = digits[0][:64], digits[1][:64]
+    model = robust(small_net(), "natural")
+    kept = []
+
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                kept.extend(values(self.model.net.variables))
+                self.model.net.layers[-1].bias.assign(np.full(10, np.nan, "float32"))
+
+    with pytest.raises(FloatingPointError, match=r"nan in phase pretrain, epoch 2, step 1;.*end of epoch 1"):
+        model.fit(x, y, epochs=3, verbose=0, callbacks=[Poison()])
+    for old, new in zip(kept, values(model.net.variables), strict=True):
+        assert np.array_equal(old, new)
+
+
+def test_metrics_log_replaces_the_lines_of_repeated_epochs(digits, tmp_path):
+    x, y = digits[0][:32], digits[1][:32]
+    path = tmp_path / "metrics.jsonl"
+    model = robust(small_net(), "natural")
+    log = hydra_tf.training.MetricsLog(path)
+    model.fit(x, y, epochs=3, verbose=0, callbacks=[log])
+    model.fit(x, y, epochs=2, initial_epoch=1, verbose=0, callbacks=[log])
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert {"loss", "accuracy", "phase"} <= set(rows[0])
+
+
+def test_tensorboard_gets_the_scalars(digits, tmp_path):
+    x, y = digits[0][:32], digits[1][:32]
+    model = robust(small_net())
+    board = keras.callbacks.TensorBoard(str(tmp_path), write_graph=False)
+    pipeline = hydra_tf.HydraCallback(0.5, 1, 1, 0)
+    model.fit(x, y, epochs=2, validation_data=(x, y), verbose=0, callbacks=[pipeline, board])
+    tags = set()
+    for path in tmp_path.rglob("events.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            tags |= {value.tag for value in event.summary.value}
+    assert {"epoch_loss", "epoch_robust_accuracy", "epoch_density"} <= tags
