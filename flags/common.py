@@ -69,21 +69,33 @@ def _help(name: str, teach: str, full: bool) -> str:
             continue
         for flag in entries:
             default = "" if flag.default is None else f" (default: {flag.default_as_str})"
-            text = textwrap.fill(f"{flag.help}{default}", 88, initial_indent=" " * 6,
-                                 subsequent_indent=" " * 6)
+            text = textwrap.fill(
+                f"{flag.help}{default}", 88, initial_indent=" " * 6, subsequent_indent=" " * 6
+            )
             lines += [f"  --{flag.name}", text]
     return "\n".join(lines) + "\n\n--helpfull lists the flags of absl too.\n"
 
 
 def define_training() -> None:
     """Define the flags that say what is trained and how."""
-    flags.DEFINE_string("dataset", "mnist_5k", "Data set: mnist_5k and digits need no network; "
-                        "mnist, cifar10, cifar100, svhn come by TensorFlow Datasets "
-                        "(\"cifar10:data_dir=/path\").")
-    flags.DEFINE_string("model", "mnist_cnn", "Network, such as mnist_cnn, cnn_large, vgg16_bn or "
-                        "wide_resnet:depth=28,width=4.")
-    flags.DEFINE_string("objective", "trades", "Robust objective with its parameters, such as "
-                        "trades:epsilon=8/255,steps=10,beta=6, pgd:epsilon=0.2,ramp=0.5 or natural.")
+    flags.DEFINE_string(
+        "dataset",
+        "mnist_5k",
+        "Data set: mnist_5k and digits need no network; "
+        "mnist, cifar10, cifar100, svhn come by TensorFlow Datasets "
+        '("cifar10:data_dir=/path").',
+    )
+    flags.DEFINE_string(
+        "model",
+        "mnist_cnn",
+        "Network, such as mnist_cnn, cnn_large, vgg16_bn or wide_resnet:depth=28,width=4.",
+    )
+    flags.DEFINE_string(
+        "objective",
+        "trades",
+        "Robust objective with its parameters, such as "
+        "trades:epsilon=8/255,steps=10,beta=6, pgd:epsilon=0.2,ramp=0.5 or natural.",
+    )
     flags.DEFINE_integer("pretrain_epochs", 100, "Epochs that train all weights.")
     flags.DEFINE_integer("prune_epochs", 20, "Epochs that train the importance scores.")
     flags.DEFINE_integer("finetune_epochs", 100, "Epochs that train the surviving weights.")
@@ -91,15 +103,20 @@ def define_training() -> None:
     flags.DEFINE_float("learning_rate", 0.1, "Peak learning rate; fine-tuning takes a tenth of it.")
     for phase in ("pretrain", "prune", "finetune"):
         flags.DEFINE_float(f"{phase}_learning_rate", None, f"Peak learning rate of {phase}.")
-    flags.DEFINE_enum("optimizer", "sgd", ["sgd", "adam", "adamw"], "Optimizer; sgd has momentum "
-                      "0.9.")
+    flags.DEFINE_enum(
+        "optimizer", "sgd", ["sgd", "adam", "adamw"], "Optimizer; sgd has momentum 0.9."
+    )
     flags.DEFINE_float("weight_decay", 1e-4, "Decoupled weight decay.")
     flags.DEFINE_enum("schedule", "cosine", ["cosine", "constant"], "Learning rate in each phase.")
     flags.DEFINE_float("warmup", 0.05, "Share of each phase over which the learning rate rises.")
     flags.DEFINE_string("allocation", "uniform", "Density per layer: uniform, erk or largest.")
-    flags.DEFINE_string("attacks", "pgd:steps=50,restarts=10", "Attacks of the final report, "
-                        "separated by semicolons; epsilon and norm are the objective's unless "
-                        "given.")
+    flags.DEFINE_string(
+        "attacks",
+        "pgd:steps=50,restarts=10",
+        "Attacks of the final report, "
+        "separated by semicolons; epsilon and norm are the objective's unless "
+        "given.",
+    )
     flags.DEFINE_integer("verbose", 1, "0 is silent, 1 shows progress bars, 2 a line per epoch.")
 
 
@@ -121,7 +138,10 @@ def training_settings() -> dict[str, Any]:
     for name in ("pretrain_epochs", "prune_epochs", "finetune_epochs"):
         at_least(name, 0)
     at_least("batch_size", 1)
-    for name in ("learning_rate", *(f"{p}_learning_rate" for p in ("pretrain", "prune", "finetune"))):
+    for name in (
+        "learning_rate",
+        *(f"{p}_learning_rate" for p in ("pretrain", "prune", "finetune")),
+    ):
         value = FLAGS[name].value
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"--{name} must be a positive number, not {value}.")

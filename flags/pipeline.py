@@ -127,7 +127,9 @@ def optimizer_of(settings: Mapping[str, Any]) -> Any:
     kinds = {
         "sgd": lambda: keras.optimizers.SGD(momentum=0.9, **how),
         "adam": lambda: keras.optimizers.Adam(**how),
-        "adamw": lambda: keras.optimizers.AdamW(**{**how, "weight_decay": settings["weight_decay"]}),
+        "adamw": lambda: keras.optimizers.AdamW(
+            **{**how, "weight_decay": settings["weight_decay"]}
+        ),
     }
     return kinds[settings["optimizer"]]()
 

@@ -88,10 +88,12 @@ def _plan(config: dict[str, Any], data: Any, net: Any) -> str:
     """What a run would do, in a few lines."""
     steps = int(data.train.cardinality())
     phases = ", ".join(f"{config[f'{p}_epochs']} {p}" for p in ("pretrain", "prune", "finetune"))
+    pruned = f"{config['method']} at density {config['density']}"
     return (
-        f"{config['dataset']}: images {data.image_shape}, {data.num_classes} classes, {steps} steps "
-        f"an epoch\n{config['model']}: {net.count_params():,} parameters\n"
-        f"{config['objective']}, {config['method']} at density {config['density']}: {phases} epochs\n"
+        f"{config['dataset']}: images {data.image_shape}, {data.num_classes} classes, "
+        f"{steps} steps an epoch\n"
+        f"{config['model']}: {net.count_params():,} parameters\n"
+        f"{config['objective']}, {pruned}: {phases} epochs\n"
     )
 
 

@@ -136,17 +136,17 @@ class HydraCallback(keras.callbacks.Callback):
                 "steps_per_epoch, or use dataset.apply(tf.data.experimental.assert_cardinality(n))."
             )
         optimizer = self.model.optimizer
-        self._fixed_rate = self.schedule is None or isinstance(
-            _settings(optimizer)["learning_rate"], dict
-        )
-        self._compiled_rate = None if self._fixed_rate else _number(optimizer.learning_rate)
+        self._rate_at = SCHEDULES[self.schedule] if self.schedule else None
+        if isinstance(_settings(optimizer)["learning_rate"], dict):
+            self._rate_at = None  # the optimizer was compiled with a schedule of its own
+        self._compiled_rate = _number(optimizer.learning_rate)
         self._best = None
         if self.starts_over:
             self.model.phase_entered.assign(NO_PHASE)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Enter the phase of this epoch, or take it up again after a restart."""
-        name, first = self.phase_at(epoch)
+        name, _ = self.phase_at(epoch)
         steps = self.plan[name] * self.params["steps"]
         if int(_number(self.model.phase_entered)) != PHASES[name].index:
             self._enter(name)
@@ -159,13 +159,12 @@ class HydraCallback(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Set the learning rate of the next step."""
-        if self._fixed_rate:
+        if self._rate_at is None:
             return
-        optimizer, phase = self.model.optimizer, self.model.phase
-        rate = SCHEDULES[self.schedule](
-            int(_number(optimizer.iterations)), self.model.phase_steps, self._peak(phase), self.warmup
-        )
-        optimizer.learning_rate = rate
+        optimizer, steps = self.model.optimizer, self.model.phase_steps
+        done = int(_number(optimizer.iterations))
+        peak = self._peak(self.model.phase)
+        optimizer.learning_rate = self._rate_at(done, steps, peak, self.warmup)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Note the best epoch of the phase; at its end, go back to it."""
@@ -187,7 +186,7 @@ class HydraCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Warn when training ended before the last phase."""
-        if not self._fixed_rate:
+        if self._rate_at is not None:
             self.model.optimizer.learning_rate = self._compiled_rate
         last = list(self.plan)[-1]
         if self.model.phase.name != last:
@@ -200,7 +199,7 @@ class HydraCallback(keras.callbacks.Callback):
     def _enter(self, name: str) -> None:
         """Begin a phase: scores and masks if pruning starts here, optimizer, best epoch."""
         pruned = name != "pretrain"
-        if pruned and int(_number(self.model.phase_entered)) in (NO_PHASE, PHASES["pretrain"].index):
+        if pruned and _number(self.model.phase_entered) <= PHASES["pretrain"].index:
             self._start_scores()
             set_density(self.model, self.density, self.allocation, self.granularity)
         elif not pruned:
@@ -312,11 +311,14 @@ class _EpochCount(int):
 class PhaseProgbar(keras.callbacks.ProgbarLogger):
     """Keras's progress bar, its epoch line naming the phase."""
 
+    epochs: int
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Write the epoch, the phase and the density."""
-        self.epochs = _EpochCount(self.epochs)
         density = report(self.model)["total"]["density"]
-        self.epochs.label = f" - {self.model.phase.name}, density {density:.3g}"
+        count = _EpochCount(self.epochs)
+        count.label = f" - {self.model.phase.name}, density {density:.3g}"
+        self.epochs = count
         super().on_epoch_begin(epoch, logs)
 
 

@@ -125,7 +125,7 @@ class RobustModel(keras.Model):
         self._loss_tracker.update_state(terms.loss, sample_weight=tf.shape(x)[0])
         if terms.adversarial_logits is not None:
             self.robust_accuracy.update_state(y, terms.adversarial_logits)
-        results = self.compute_metrics(x, y, terms.logits)
+        results: dict[str, Any] = self.compute_metrics(x, y, terms.logits)
         if terms.adversarial_logits is None:
             results.pop("robust_accuracy")
         return results
@@ -141,7 +141,7 @@ class RobustModel(keras.Model):
             # One seed for all batches: what is compared between epochs is the network.
             x_adv = self.validation_attack(self, x, y, seed=self.seed)
             self.robust_accuracy.update_state(y, self(x_adv, training=False))
-        results = self.compute_metrics(x, y, logits)
+        results: dict[str, Any] = self.compute_metrics(x, y, logits)
         if self.validation_attack is None:
             results.pop("robust_accuracy")
         return results

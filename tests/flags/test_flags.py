@@ -1,0 +1,203 @@
+"""The binaries: quick help, one sentence for bad input, run directories that resume."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import hydra_tf
+
+ROOT = Path(__file__).resolve().parents[2]
+BINARIES = ["train", "evaluate", "export", "study"]
+SMALL = [
+    "--dataset=digits", "--model=mnist_cnn", "--objective=trades:epsilon=0.1,steps=2,start=uniform",
+    "--pretrain_epochs=2", "--prune_epochs=1", "--finetune_epochs=1", "--batch_size=256",
+    "--learning_rate=0.05", "--attacks=pgd:steps=5,restarts=2", "--verbose=0",
+]  # fmt: skip
+
+
+def call(binary, *flags, module="flags"):
+    return subprocess.run(
+        [sys.executable, "-m", f"{module}.{binary}", *map(str, flags)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=600,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.parametrize("binary", BINARIES)
+def test_help_teaches_without_loading_tensorflow(binary):
+    start = time.monotonic()
+    result = call(binary, "--help")
+    elapsed = time.monotonic() - start
+    assert result.returncode == 0
+    assert f"python -m flags.{binary}" in result.stdout
+    assert "--out" in result.stdout or "--attacks" in result.stdout
+    # The contract is two seconds; loading TensorFlow alone takes longer than the allowance.
+    assert elapsed < 4
+
+
+@pytest.mark.parametrize("binary", BINARIES)
+def test_importing_a_binary_does_not_load_tensorflow(binary):
+    code = (
+        f"import sys, flags.{binary}; sys.exit(len({{'tensorflow', 'keras'}} & {{*sys.modules}}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--density=0"], "density"),
+        (["--density=2"], "(0, 1]"),
+        (["--density=much"], "density"),
+        (["--objective=trade"], 'did you mean "trades"'),
+        (["--objective=trades:betta=6"], 'did you mean "beta"'),
+        (["--objective=trades:epsilon=-1"], "epsilon"),
+        (["--objective=trades:steps=many"], "whole number"),
+        (["--model=mnist_cn"], 'did you mean "mnist_cnn"'),
+        (["--dataset=cifar11"], "did you mean"),
+        (["--attacks=pgdd"], 'did you mean "pgd"'),
+        (["--method=hydro"], "hydra"),
+        (["--pretrain_epochs=-1"], "at least 0"),
+        (["--learning_rate=nan"], "positive"),
+        (["--batch_size=0"], "at least 1"),
+        (["--no_such_flag=1"], "no_such_flag"),
+        (["stray"], "stray"),
+        (["--out="], "--out"),
+    ],
+)
+def test_bad_flags_end_with_one_line_and_status_2(flags, sentence, tmp_path):
+    result = call("train", *SMALL, f"--out={tmp_path / 'run'}", *flags)
+    assert result.returncode == 2
+    assert sentence in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("binary", ["evaluate", "export"])
+def test_not_a_run_directory(binary, tmp_path):
+    for flags in ([], [f"--run={tmp_path}"], [f"--run={tmp_path / 'missing'}"]):
+        result = call(binary, *flags)
+        assert result.returncode == 2
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run, and what it printed."""
+    out = tmp_path_factory.mktemp("runs") / "a"
+    result = call("train", *SMALL, "--density=0.05", f"--out={out}")
+    assert result.returncode == 0, result.stderr
+    return out, result.stdout
+
+
+def test_train_writes_the_run_directory(finished):
+    out, printed = finished
+    report = json.loads((out / "report.json").read_text())
+    assert set(report) >= {"benign_accuracy", "era", "density", "layers", "attacks"}
+    assert f"benign {report['benign_accuracy']:.2%}" in printed
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["phase"] for row in rows] == ["pretrain", "pretrain", "prune", "finetune"]
+    assert list(out.glob("tensorboard/*"))
+    for plot in ("training.png", "layers.png"):
+        assert (out / "plots" / plot).read_bytes().startswith(b"\x89PNG")
+    masked = keras.saving.load_model(out / "model.keras")
+    dense = keras.saving.load_model(out / "dense.keras")
+    data = hydra_tf.data.load("digits")
+    x, y = (np.concatenate(part) for part in zip(*data.test, strict=True))
+    np.testing.assert_allclose(masked(x), dense(x), rtol=1e-5, atol=1e-5)
+    right = np.argmax(dense(x), axis=1) == y
+    assert report["benign_accuracy"] == pytest.approx(right.mean())
+    assert report["density"] == pytest.approx(0.05, abs=1e-3)
+
+
+def test_a_finished_run_is_not_done_again_and_another_is_refused(finished):
+    out, _ = finished
+    before = (out / "report.json").stat().st_mtime_ns
+    again = call("train", *SMALL, "--density=0.05", f"--out={out}")
+    assert again.returncode == 0
+    assert "finished" in again.stdout
+    assert (out / "report.json").stat().st_mtime_ns == before
+    other = call("train", *SMALL, "--density=0.1", f"--out={out}")
+    assert other.returncode == 2
+    assert "--overwrite" in other.stderr
+
+
+def test_evaluate_with_other_attacks(finished):
+    out, _ = finished
+    attacks = "fgsm;cleverhans_pgd:steps=5;pgd:steps=5"
+    result = call("evaluate", f"--run={out}", f"--attacks={attacks}", "--verbose=0")
+    assert result.returncode == 0, result.stderr
+    report = json.loads((out / "report.json").read_text())
+    assert [attack["name"] for attack in report["attacks"]] == ["fgsm", "cleverhans_pgd", "pgd"]
+    assert all(attack["epsilon"] == 0.1 for attack in report["attacks"])
+    assert report["era"] <= min(attack["robust_accuracy"] for attack in report["attacks"])
+
+
+def test_export_writes_a_file_that_agrees(finished):
+    out, _ = finished
+    result = call("export", f"--run={out}")
+    assert result.returncode == 0, result.stderr
+    content = json.loads((out / "export.json").read_text())
+    assert content["bytes"] == os.path.getsize(out / "model.tflite")
+    assert content["max_abs_error"] < 1e-3
+
+
+def test_a_truncated_network_is_explained(finished, tmp_path):
+    out, _ = finished
+    whole = (out / "model.keras").read_bytes()
+    (tmp_path / "config.json").write_text((out / "config.json").read_text())
+    for content in (whole[: len(whole) // 2], b"not a network", b""):
+        (tmp_path / "model.keras").write_bytes(content)
+        result = call("evaluate", f"--run={tmp_path}")
+        assert result.returncode == 2
+        assert "model.keras is cut short or not a network" in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(finished, tmp_path):
+    whole, _ = finished
+    out = tmp_path / "b"
+    command = [sys.executable, "-m", "flags.train", *SMALL, "--density=0.05", f"--out={out}"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    metrics = out / "metrics.jsonl"
+    while process.poll() is None and not (
+        metrics.exists() and len(metrics.read_text().splitlines()) >= 2
+    ):
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not (out / "report.json").exists()
+    assert subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 0
+    for name in ("model.keras", "dense.keras"):
+        one, other = (keras.saving.load_model(run / name) for run in (whole, out))
+        for a, b in zip(one.variables, other.variables, strict=True):
+            assert np.array_equal(a, b), a.path
+
+
+def test_study_tabulates_and_goes_on_where_it_stopped(tmp_path):
+    flags = [*SMALL, "--densities=0.1", "--seeds=2", "--tflite", f"--out={tmp_path}"]
+    result = call("study", *flags)
+    assert result.returncode == 0, result.stderr
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert len(content["rows"]) == 2 * 3
+    for entry in content["table"]:
+        rows = [row for row in content["rows"] if row["method"] == entry["method"]]
+        assert entry["era"]["mean"] == pytest.approx(np.mean([row["era"] for row in rows]))
+        assert entry["era"]["std"] == pytest.approx(np.std([row["era"] for row in rows]))
+    assert (tmp_path / "era.png").exists()
+    assert len(list(tmp_path.glob("seed*/*/model.tflite"))) == 6
+    stamp = {p: p.stat().st_mtime_ns for p in tmp_path.glob("seed*/*/model.keras")}
+    again = call("study", *flags)
+    assert again.stdout == result.stdout[-len(again.stdout) :]
+    assert stamp == {p: p.stat().st_mtime_ns for p in tmp_path.glob("seed*/*/model.keras")}
