@@ -25,7 +25,7 @@ CASES = {
 }
 
 
-def make_step(name: str, masked: bool):  # noqa: ANN201
+def make_step(name: str, masked: bool):
     """Return a function that makes one training step on fixed random images."""
     import keras
     import tensorflow as tf
@@ -58,7 +58,7 @@ def make_step(name: str, masked: bool):  # noqa: ANN201
     return lambda: float(step())
 
 
-def seconds(step) -> float:  # noqa: ANN001
+def seconds(step) -> float:
     """Wall-clock seconds of one call."""
     start = time.perf_counter()
     step()
@@ -93,7 +93,9 @@ def compare(name: str, rounds: int) -> None:
 def peak_memory(name: str, masked: bool) -> int:
     """Peak resident memory in kB of a fresh process that makes three steps of one kind."""
     command = [sys.executable, "-m", "benchmarks.pruning_step", "--probe", name, str(int(masked))]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return int(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+    )
 
 
 def main() -> None:

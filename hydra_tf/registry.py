@@ -205,5 +205,6 @@ class Registry(Generic[T]):
         self.names()
         for name, (cls, preset) in self._parts.items():
             if type(part) is cls and all(getattr(part, k) == v for k, v in preset.items()):
-                return {"name": name, **dataclasses.asdict(part)}
+                fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(cls)}
+                return {"name": name, **fields}
         raise TypeError(f"{part!r} is no registered {self.kind} and cannot be written to a config.")

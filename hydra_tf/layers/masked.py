@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
@@ -25,13 +25,16 @@ if keras.backend.backend() != "tensorflow":
         "set KERAS_BACKEND=tensorflow."
     )
 
+# To a type checker the mixin is a Keras layer, which it becomes when it is mixed in.
+_Base: Any = keras.layers.Layer if TYPE_CHECKING else object
+
 _computed: ContextVar[Mapping[int, tf.Tensor]] = ContextVar(
     "hydra_tf_kernels", default=MappingProxyType({})
 )
 
 
 @contextlib.contextmanager
-def kernels_computed_once(layers: Iterable[MaskedKernel]) -> Iterator[None]:
+def kernels_computed_once(layers: Iterable[Any]) -> Iterator[None]:
     """Within this context the masked kernels are products made once, not at every call.
 
     An attack of ten steps calls the network eleven times with the same weights; masking
@@ -48,7 +51,7 @@ def kernels_computed_once(layers: Iterable[MaskedKernel]) -> Iterator[None]:
         _computed.reset(token)
 
 
-class MaskedKernel:
+class MaskedKernel(_Base):
     """Mixin that prunes the kernel of the Keras layer it stands before.
 
     Args:
@@ -206,7 +209,7 @@ class MaskedDense(MaskedKernel, keras.layers.Dense):
         return outputs if self.activation is None else self.activation(outputs)
 
 
-MASKED: dict[type, type] = {
+MASKED: dict[Any, Any] = {
     keras.layers.Conv1D: MaskedConv1D,
     keras.layers.Conv2D: MaskedConv2D,
     keras.layers.Conv3D: MaskedConv3D,

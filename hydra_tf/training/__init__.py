@@ -1,14 +1,16 @@
 """Robust training in three phases: pretrain, prune, fine-tune."""
 
-from hydra_tf.training.callbacks import HydraCallback, MetricsLog
+from hydra_tf.training.callbacks import HydraCallback
 from hydra_tf.training.phases import PHASES, trained_variables
 from hydra_tf.training.robust_model import RobustModel
 from hydra_tf.training.step import robust_step
+from hydra_tf.training.watch import MetricsLog, NaNGuard
 
 __all__ = [
     "PHASES",
     "HydraCallback",
     "MetricsLog",
+    "NaNGuard",
     "RobustModel",
     "robust_step",
     "trained_variables",

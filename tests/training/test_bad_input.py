@@ -124,7 +124,8 @@ def test_weights_of_samples_and_classes_are_refused():
 
 
 def test_a_callable_objective_trains_but_cannot_be_saved(tmp_path):
-    robust = hydra_tf.RobustModel(net(), lambda m, x, y, at: hydra_tf.objectives.build("natural")(m, x, y, at))
+    natural = hydra_tf.objectives.build("natural")
+    robust = hydra_tf.RobustModel(net(), lambda *given: natural(*given))
     robust.compile("sgd")
     robust.fit(GOOD_X, GOOD_Y, verbose=0)
     with pytest.raises(TypeError, match="cannot be written to a config"):

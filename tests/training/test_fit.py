@@ -160,8 +160,9 @@ def test_methods_without_a_prune_phase_never_train_scores(digits, method):
 
     pretrained = []
     watch = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: pretrained or pretrained.append(
-            [np.array(layer.kernel) for layer in masked_layers(model)]
+        on_epoch_end=lambda epoch, logs: (
+            pretrained
+            or pretrained.append([np.array(layer.kernel) for layer in masked_layers(model)])
         )
     )
     model.fit(x, y, epochs=2, verbose=0, callbacks=[pipeline, watch])
@@ -398,7 +399,8 @@ def test_nan_loss_stops_with_the_last_good_weights(digits):
                 kept.extend(values(self.model.net.variables))
                 self.model.net.layers[-1].bias.assign(np.full(10, np.nan, "float32"))
 
-    with pytest.raises(FloatingPointError, match=r"nan in phase pretrain, epoch 2, step 1;.*end of epoch 1"):
+    sentence = r"nan in phase pretrain, epoch 2, step 1;.*end of epoch 1"
+    with pytest.raises(FloatingPointError, match=sentence):
         model.fit(x, y, epochs=3, verbose=0, callbacks=[Poison()])
     for old, new in zip(kept, values(model.net.variables), strict=True):
         assert np.array_equal(old, new)
