@@ -1,0 +1,54 @@
+"""A TFLite file's outputs, computed by LiteRT where a crash does no harm."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+_WORKER = pathlib.Path(__file__).with_name("litert_worker.py")
+# run_path, unlike a script on the command line, does not put our folder before the
+# installed packages.
+_START = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+
+
+def run_file(path: str | os.PathLike[str], images: np.ndarray) -> tuple[np.ndarray, int]:
+    """Run a TFLite file on images in a process of its own.
+
+    LiteRT ends the whole process on some files (float16 weights stored sparsely, for
+    one), which must not take the user's session along.
+
+    Args:
+        path: TFLite file with one input [1, ...] and one output.
+        images: [n, ...] float32.
+
+    Returns:
+        The outputs, [n, ...], and the number of tensors that the file stores sparsely.
+
+    Raises:
+        RuntimeError: when LiteRT cannot load or run the file, or crashes on it.
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with tempfile.TemporaryDirectory(prefix="hydra_tf-") as folder:
+        given, answers = os.path.join(folder, "in.npy"), os.path.join(folder, "out.npz")
+        np.save(given, images)
+        done = subprocess.run(
+            [sys.executable, "-c", _START, str(_WORKER), os.fspath(path), given, answers],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode < 0:
+            raise RuntimeError(f"LiteRT crashed on the TFLite file (signal {-done.returncode}).")
+        if done.returncode > 0:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise RuntimeError(f"LiteRT cannot run the TFLite file: {reason}")
+        with np.load(answers) as answer:
+            return answer["outputs"], int(answer["sparse"])

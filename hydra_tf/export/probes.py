@@ -1,0 +1,150 @@
+"""Images on which an exported file is compared with Keras."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+PROBES = 64
+CALIBRATION = 256
+_BATCH = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How the outputs of a file differ from Keras's; the fields are those of the report."""
+
+    max_abs_error: float
+    relative_error: float
+    agreement: float
+    probes: int
+
+
+def compare(outputs: np.ndarray, expected: np.ndarray) -> Comparison:
+    """Compare the outputs of a file with Keras's.
+
+    Args:
+        outputs: [images, classes] of the file.
+        expected: [images, classes] of Keras, finite.
+
+    Raises:
+        RuntimeError: when shapes differ or outputs are not finite.
+
+    Example:
+        >>> compare(np.array([[1.0, 2.5]]), np.array([[1.0, 2.0]]))
+        Comparison(max_abs_error=0.5, relative_error=0.25, agreement=1.0, probes=1)
+    """
+    if outputs.shape != expected.shape:
+        raise RuntimeError(
+            f"The TFLite file gives outputs of shape {outputs.shape}, but Keras {expected.shape}."
+        )
+    if not np.isfinite(outputs).all():
+        raise RuntimeError("The TFLite file gives NaN or infinite outputs where Keras gives none.")
+    error = float(np.max(np.abs(outputs.astype(np.float64) - expected)))
+    scale = max(float(np.max(np.abs(expected))), float(np.finfo(np.float32).tiny))
+    same = np.argmax(outputs, axis=-1) == np.argmax(expected, axis=-1)
+    return Comparison(error, error / scale, float(np.mean(same)), len(expected))
+
+
+def random_probes(shape: tuple[int, ...], count: int = PROBES) -> np.ndarray:
+    """Return [count, *shape] uniform random images in [0, 1], the same at every call.
+
+    Example:
+        >>> random_probes((2, 2, 1), 3).shape
+        (3, 2, 2, 1)
+    """
+    return np.random.default_rng(0).random((count, *shape), dtype=np.float32)
+
+
+def spread(images: np.ndarray, count: int) -> np.ndarray:
+    """Return at most `count` images, evenly spaced: data sorted by label stay mixed.
+
+    Example:
+        >>> spread(np.arange(10), 3).tolist()
+        [0, 4, 9]
+    """
+    places = np.linspace(0, len(images) - 1, min(count, len(images)))
+    chosen: np.ndarray = images[places.round().astype(int)]
+    return chosen
+
+
+def _gather(images: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the first images of a data set, or all of an array."""
+    if not isinstance(images, tf.data.Dataset):
+        return np.asarray(images)
+    parts: list[np.ndarray] = []
+    for element in images:
+        part = np.asarray(element[0] if isinstance(element, tuple | list) else element)
+        parts.append(part[None] if part.ndim == len(shape) else part)
+        if sum(map(len, parts)) >= CALIBRATION:
+            break
+    return np.concatenate(parts) if parts else np.empty((0, *shape), np.float32)
+
+
+def representative_images(images: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return what the user gave as representative images, checked.
+
+    Args:
+        images: [n, *shape] array, or tf.data.Dataset of images or (images, labels), in
+            batches or one by one, of which the first 256 images are taken.
+        shape: the model's input shape without the batch axis.
+
+    Raises:
+        TypeError: for what holds no numbers.
+        ValueError: no images, another shape, or pixel values outside [0, 1].
+
+    Example:
+        >>> representative_images([[0.0, 1.0], [0.5, 0.5]], (2,)).dtype.name
+        'float32'
+    """
+    array = _gather(images, shape)
+    if not np.issubdtype(array.dtype, np.number):
+        raise TypeError(
+            "representative must be an array or a tf.data.Dataset of images, "
+            f"not {type(images).__name__}."
+        )
+    if array.ndim != len(shape) + 1 or array.shape[1:] != shape or not len(array):
+        wanted = ", ".join(map(str, ("n", *shape)))
+        raise ValueError(
+            f"representative must hold images of shape [{wanted}] with n at least 1, but its "
+            f"shape is {list(array.shape)}."
+        )
+    if not (array.min() >= 0 and array.max() <= 1):
+        raise ValueError(
+            "representative must hold pixel values in [0, 1], but they span "
+            f"[{array.min():g}, {array.max():g}]; divide 8-bit images by 255."
+        )
+    return array.astype(np.float32)
+
+
+def keras_outputs(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Return the model's outputs on images, in inference mode.
+
+    Args:
+        model: a model of one input and one output.
+        images: [n, ...] float32.
+
+    Raises:
+        ValueError: when the outputs hold NaN or infinities.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(2)])
+        >>> keras_outputs(net, np.zeros((3, 4), "float32")).tolist()
+        [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+    """
+    outputs = np.concatenate(
+        [
+            np.asarray(model(images[start : start + _BATCH], training=False))
+            for start in range(0, len(images), _BATCH)
+        ]
+    )
+    if not np.isfinite(outputs).all():
+        raise ValueError(
+            "The Keras model gives NaN or infinite outputs on the probe images, so there is "
+            "nothing sound to export."
+        )
+    return outputs

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import os
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hydra_tf.export import litert, to_keras, to_tflite
+from hydra_tf.export import tflite as tflite_module
+from hydra_tf.export.litert import run_file
+from hydra_tf.export.probes import compare
+
+
+@pytest.fixture
+def no_conversion(monkeypatch):
+    def fail(*_):
+        raise AssertionError("conversion began")
+
+    monkeypatch.setattr(tflite_module, "_convert", fail)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "sentence"),
+    [
+        ("net.lite", ValueError, r'must end in "\.tflite", but the path is "\S*net\.lite"\.$'),
+        ("missing/net.tflite", FileNotFoundError, r'folder "\S*missing" does not exist'),
+        ("folder.tflite", IsADirectoryError, r'folder\.tflite" is a folder; name a file'),
+        ("/proc/net.tflite", PermissionError, r'Cannot write in the folder "/proc": .*\.$'),
+    ],
+)
+def test_bad_paths(name, error, sentence, tmp_path, no_conversion, nets):
+    (tmp_path / "folder.tflite").mkdir()
+    with pytest.raises(error, match=sentence):
+        to_tflite(nets.dense_net(), tmp_path / name)
+    assert os.listdir(tmp_path) == ["folder.tflite"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        (
+            {"quantization": "int4"},
+            ValueError,
+            r'^Unknown quantization "int4"; did you mean "int8"\? Known: float16, int8\. Leave',
+        ),
+        ({"quantization": "int8"}, ValueError, '^quantization="int8" needs representative'),
+        ({"tolerance": -1.0}, ValueError, r"^tolerance must be a number of at least 0, not -1\.0"),
+        ({"tolerance": float("nan")}, ValueError, "^tolerance must be .*, not nan"),
+        ({"min_agreement": 2.0}, ValueError, r"^min_agreement must be in \[0, 1\], not 2\.0"),
+        ({"representative": np.zeros([3, 11])}, ValueError, r"shape \[n, 12\] .* is \[3, 11\]"),
+        ({"representative": np.zeros([12])}, ValueError, r"shape \[n, 12\] .* is \[12\]"),
+        ({"representative": np.zeros([0, 12])}, ValueError, r"n at least 1.* is \[0, 12\]"),
+        (
+            {"representative": np.full([2, 12], 255)},
+            ValueError,
+            r"pixel values in \[0, 1\], but they span \[255, 255\]; divide 8-bit",
+        ),
+        ({"representative": np.full([2, 12], np.nan)}, ValueError, r"span \[nan, nan\]"),
+        ({"representative": object()}, TypeError, "must be an array .* not object"),
+    ],
+)
+def test_bad_options(options, error, sentence, tmp_path, no_conversion, nets):
+    with pytest.raises(error, match=sentence):
+        to_tflite(nets.dense_net(), tmp_path / "net.tflite", **options)
+    assert os.listdir(tmp_path) == []
+
+
+def test_models_that_cannot_be_exported(tmp_path, no_conversion, nets):
+    first, second = keras.Input([4]), keras.Input([4])
+    two = keras.Model([first, second], keras.layers.Dense(2)(keras.layers.Add()([first, second])))
+    with pytest.raises(ValueError, match=r"one input and one output .* this one has 2 and 1\."):
+        to_tflite(two, tmp_path / "net.tflite")
+    pooled = keras.layers.GlobalAveragePooling2D()
+    free = keras.Sequential([keras.Input([None, None, 3]), pooled])
+    with pytest.raises(ValueError, match=r"shape \(None, None, 3\), which is not fixed"):
+        to_tflite(free, tmp_path / "net.tflite")
+    broken = nets.dense_net()
+    broken.layers[0].kernel.assign(np.full([12, 20], np.nan))
+    for export, name in ((to_tflite, "net.tflite"), (to_keras, "net.keras")):
+        with pytest.raises(ValueError, match="NaN or infinite outputs on the probe images"):
+            export(broken, tmp_path / name)
+    assert os.listdir(tmp_path) == []
+
+
+def refused(model, path, sentence, **options):
+    path.write_bytes(b"the older file")
+    with pytest.raises(RuntimeError, match=sentence):
+        to_tflite(model, path, **options)
+    assert path.read_bytes() == b"the older file"
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_weights_too_large_for_float16_leave_the_older_file(tmp_path, nets):
+    net = nets.dense_net()
+    net.layers[0].kernel.assign(np.full([12, 20], 1e6))
+    sentence = (
+        r"differ from Keras's by up to \S+, 0\.9\d* of the largest, but the tolerance is 0.01"
+    )
+    refused(net, tmp_path / "net.tflite", sentence, quantization="float16")
+
+
+def test_an_error_above_the_tolerance_leaves_the_older_file(tmp_path, nets):
+    net = nets.dense_net()
+    sentence = r"differ from Keras's by up to \S+, \S+ of the largest, but the tolerance is 1e-09"
+    options = {"quantization": "float16", "tolerance": 1e-9}
+    refused(net, tmp_path / "net.tflite", sentence, **options)
+
+
+def test_too_little_agreement_leaves_the_older_file(tmp_path, monkeypatch, nets):
+    net = nets.dense_net()
+    images = nets.images_for(net, 10)
+    expected = net(images).numpy()
+    two_swapped = expected.copy()
+    two_swapped[:2] = expected[:2, ::-1]
+    flips = np.mean(two_swapped.argmax(1) == expected.argmax(1))
+    monkeypatch.setattr(tflite_module, "run_file", lambda *_: (two_swapped, 0))
+    sentence = rf"Keras's class on only {flips:.1%} of 10 images, but at least 99\.0%"
+    options = {"representative": images, "tolerance": 10.0, "min_agreement": 0.99}
+    refused(net, tmp_path / "net.tflite", sentence, **options)
+
+
+def test_an_operation_that_tflite_lacks(tmp_path):
+    class SingularValues(keras.layers.Layer):
+        def call(self, inputs):
+            return tf.linalg.svd(inputs, compute_uv=False)
+
+    net = keras.Sequential([keras.Input([4, 4]), SingularValues()])
+    sentence = r"^TensorFlow cannot convert the model to TFLite: TFLite has no operation for Svd\.$"
+    refused(net, tmp_path / "net.tflite", sentence)
+
+
+def test_a_crash_of_litert_is_an_error_here(tmp_path, monkeypatch):
+    worker = tmp_path / "worker.py"
+    worker.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.setattr(litert, "_WORKER", worker)
+    with pytest.raises(RuntimeError, match=r"^LiteRT crashed on the TFLite file \(signal 11\)\.$"):
+        run_file(tmp_path / "any.tflite", np.zeros([1, 4], np.float32))
+
+
+def test_a_file_that_is_no_tflite_file(tmp_path):
+    (tmp_path / "bad.tflite").write_bytes(b"not a flatbuffer" * 10)
+    with pytest.raises(RuntimeError, match=r"^LiteRT cannot run the TFLite file: .+"):
+        run_file(tmp_path / "bad.tflite", np.zeros([1, 4], np.float32))
+
+
+def test_outputs_of_another_shape():
+    with pytest.raises(RuntimeError, match=r"outputs of shape \(2, 3\), but Keras \(2, 4\)"):
+        compare(np.zeros([2, 3]), np.zeros([2, 4]))
+
+
+def test_a_sparse_file_that_is_wrong_falls_back_to_the_dense_one(tmp_path, monkeypatch, nets):
+    net = nets.mnist_cnn_like()
+    nets.plant_zeros(net, 0.99)
+    sizes = []
+
+    def first_time_wrong(path, images):
+        sizes.append(pathlib.Path(path).stat().st_size)
+        outputs, sparse = run_file(path, images)
+        return outputs * (np.nan if len(sizes) == 1 else 1), sparse
+
+    monkeypatch.setattr(tflite_module, "run_file", first_time_wrong)
+    report = to_tflite(net, tmp_path / "net.tflite")
+    assert sizes[0] < sizes[1] == report.bytes == os.path.getsize(tmp_path / "net.tflite")
+    assert not report.sparse_encoding
+    assert report.note == (
+        "Stored densely: The TFLite file gives NaN or infinite outputs where Keras gives none."
+    )
