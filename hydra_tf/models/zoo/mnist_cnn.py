@@ -1,0 +1,24 @@
+"""The network for MNIST: CNN-small under the name that says where it is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hydra_tf.models.zoo.base import MODELS
+from hydra_tf.models.zoo.cnn_small import CNNSmall
+
+
+@MODELS.register()
+@dataclass(frozen=True)
+class MNISTCNN(CNNSmall):
+    """Convolutions of 16 and 32 channels and a layer of 100: the MNIST network of the paper.
+
+    Example:
+        >>> MNISTCNN()((28, 28, 1), 10).count_params()
+        166406
+    """
+
+    @property
+    def title(self) -> str:
+        """Name of the Keras model."""
+        return "mnist_cnn"

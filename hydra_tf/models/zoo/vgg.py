@@ -1,0 +1,81 @@
+"""VGG (Simonyan and Zisserman, ICLR 2015) with BatchNorm, as HYDRA cuts it for 32x32 images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from hydra_tf._lazy import keras
+from hydra_tf.models.zoo.base import MODELS, Network
+from hydra_tf.models.zoo.wiring import Wiring
+
+# Number of 3x3 convolutions in each of the five stages, of 64, 128, 256, 512, 512 channels.
+_STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+_FILTERS = (64, 128, 256, 512, 512)
+
+
+@MODELS.register("vgg11_bn", depth=11)
+@MODELS.register("vgg13_bn", depth=13)
+@MODELS.register("vgg16_bn", depth=16)
+@MODELS.register("vgg19_bn", depth=19)
+@dataclass(frozen=True)
+class VGG(Network):
+    """Stages of 3x3 convolutions with pooling between them, and layers of 256 and 256.
+
+    The fifth stage is not followed by pooling; its output is averaged down to 2x2, which
+    leaves that of a 32x32 image as it is.
+
+    Args:
+        depth: number of convolutions and of fully connected layers: 11, 13, 16 or 19.
+
+    Example:
+        >>> VGG(depth=11)((32, 32, 3), 10).output_shape
+        (None, 10)
+    """
+
+    depth: Literal[11, 13, 16, 19] = 16
+
+    least_size: ClassVar[int] = 16
+
+    def __post_init__(self) -> None:
+        if self.depth not in _STAGES:
+            raise ValueError(f"A VGG is 11, 13, 16 or 19 layers deep, not {self.depth}.")
+
+    @property
+    def title(self) -> str:
+        """Name of the Keras model."""
+        return f"vgg{self.depth}_bn"
+
+    def connect(self, wire: Wiring, x: Any, num_classes: int) -> Any:
+        """Return the logits; see :class:`Network`."""
+        i = 0
+        for stage, (convs, filters) in enumerate(zip(_STAGES[self.depth], _FILTERS, strict=True)):
+            if stage:
+                x = keras.layers.MaxPooling2D(2, name=f"pool{stage}")(x)
+            for _ in range(convs):
+                i += 1
+                x = wire.norm(wire.conv(x, f"conv{i}", filters, bias=False), f"bn{i}")
+                x = wire.relu(x, f"relu{i}")
+        x = keras.layers.Flatten(name="flatten")(_average_to_2x2(x))
+        x = wire.relu(wire.dense(x, "fc1", 256, stddev=0.01), f"relu{i + 1}")
+        x = wire.relu(wire.dense(x, "fc2", 256, stddev=0.01), f"relu{i + 2}")
+        return wire.dense(x, "logits", num_classes, stddev=0.01)
+
+
+def _average_to_2x2(x: Any) -> Any:
+    """Average over the four quarters of the image, overlapping by a row where it is odd.
+
+    An image of one pixel across is left at that.
+
+    Example:
+        >>> _average_to_2x2(keras.Input([5, 8, 1])).shape
+        (None, 2, 2, 1)
+    """
+    height, width = x.shape[1:3]
+    if max(height, width) <= 2:
+        return x
+    return keras.layers.AveragePooling2D(
+        pool_size=(-(-height // 2), -(-width // 2)),
+        strides=(max(1, height // 2), max(1, width // 2)),
+        name="average",
+    )(x)

@@ -1,0 +1,102 @@
+"""Layers as the reference networks have them: padding, initialisation, names.
+
+The published networks were written in PyTorch. What differs from Keras's defaults is put
+right here, so that weights trained there give the same outputs.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hydra_tf._lazy import keras
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Makes the layers of one network and connects them.
+
+    Args:
+        seed: every initial weight is a function of it and of the layer's name; None draws
+            new weights.
+
+    Example:
+        >>> images = keras.Input([8, 8, 1])
+        >>> Wiring(seed=0).conv(images, "conv1", 4, kernel=4, stride=2).shape
+        (None, 4, 4, 4)
+    """
+
+    seed: int | None
+
+    def conv(
+        self, x: Any, name: str, filters: int, kernel: int = 3, stride: int = 1, bias: bool = True
+    ) -> Any:
+        """Convolve, padded by (kernel - 1) // 2 zeros on every side.
+
+        Initialised with Kaiming normal weights on the outgoing connections (He et al., 2015)
+        and biases of 0.
+        """
+        padding = (kernel - 1) // 2
+        same = all(_same_is_symmetric(n, kernel, stride, padding) for n in x.shape[1:3])
+        if padding and not same:
+            # Keras pads an even image on the far side only, which shifts every window.
+            x = keras.layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
+        return keras.layers.Conv2D(
+            filters,
+            kernel,
+            strides=stride,
+            padding="same" if padding and same else "valid",
+            use_bias=bias,
+            kernel_initializer=self._scaled(name, 2.0, "fan_out", "untruncated_normal"),
+            name=name,
+        )(x)
+
+    def norm(self, x: Any, name: str) -> Any:
+        """Normalise over the batch, with a tenth of each batch going into the averages."""
+        return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+
+    def relu(self, x: Any, name: str) -> Any:
+        """Rectify."""
+        return keras.layers.ReLU(name=name)(x)
+
+    def dense(self, x: Any, name: str, units: int, stddev: float | None = None) -> Any:
+        """Connect fully, with biases of 0.
+
+        Args:
+            x: Keras tensor [batch, inputs].
+            name: name of the layer.
+            units: number of outputs.
+            stddev: standard deviation of normal weights; uniform within 1/sqrt(inputs) when
+                left out.
+        """
+        if stddev is None:
+            initializer = self._scaled(name, 1 / 3, "fan_in", "uniform")
+        else:
+            initializer = keras.initializers.RandomNormal(stddev=stddev, seed=self._seed(name))
+        return keras.layers.Dense(units, kernel_initializer=initializer, name=name)(x)
+
+    def _seed(self, name: str) -> int | None:
+        """Seed of a layer: not its place, so that a deeper network starts from the same layers."""
+        return None if self.seed is None else zlib.crc32(f"{self.seed}/{name}".encode())
+
+    def _scaled(
+        self,
+        name: str,
+        scale: float,
+        mode: Literal["fan_in", "fan_out"],
+        distribution: Literal["untruncated_normal", "uniform"],
+    ) -> Any:
+        return keras.initializers.VarianceScaling(scale, mode, distribution, seed=self._seed(name))
+
+
+def _same_is_symmetric(size: int, kernel: int, stride: int, padding: int) -> bool:
+    """Whether Keras's "same" places its windows as symmetric padding does.
+
+    Example:
+        >>> _same_is_symmetric(32, kernel=3, stride=2, padding=1)
+        False
+    """
+    outputs = -(-size // stride)
+    missing = max((outputs - 1) * stride + kernel - size, 0)
+    return outputs == (size + 2 * padding - kernel) // stride + 1 and missing // 2 == padding
