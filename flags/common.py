@@ -45,7 +45,15 @@ def launch(name: str, teach: str, validate: Callable[[], Any], run: Callable[[An
     except KeyboardInterrupt:
         sys.stderr.write(f"{name}: interrupted; the same command goes on where it stopped.\n")
         sys.exit(INTERRUPTED)
-    except (UsageError, ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
+    except (
+        UsageError,
+        ValueError,
+        TypeError,
+        OSError,
+        ImportError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
         logging.debug("%s", error, exc_info=True)
         _end(name, error)
 

@@ -19,7 +19,7 @@ from .common import UsageError, attack_specs, ball_of
 
 _OWN_FILES = (
     "config.json", "metrics.jsonl", "model.keras", "dense.keras", "report.json", "plots",
-    "tensorboard", "backup", "model.tflite", "export.json",
+    "tensorboard", "backup", "best", "model.tflite", "export.json",
 )  # fmt: skip
 
 
@@ -100,11 +100,22 @@ def load_network(run: str, name: str = "model.keras") -> Any:
         raise UsageError(f"{path} is cut short or not a network of hydra_tf: {error}") from error
 
 
-def load_data(settings: Mapping[str, Any], seed: int) -> Any:
-    """Return the data splits that the settings name."""
+def load_data(settings: Mapping[str, Any], seed: int, first_epoch: int = 0) -> Any:
+    """Return the data splits that the settings name, from a pass of the training data on."""
     from hydra_tf import data
 
-    return data.load(settings["dataset"], batch_size=settings["batch_size"], seed=seed)
+    return data.load(
+        settings["dataset"], batch_size=settings["batch_size"], seed=seed, first_epoch=first_epoch
+    )
+
+
+def epochs_done(out: str) -> int:
+    """Return the number of epochs that an interrupted run has finished and backed up."""
+    path = os.path.join(out, "backup", "training_metadata.json")
+    if not os.path.exists(path):
+        return 0
+    with open(path, encoding="utf-8") as file:
+        return int(json.load(file)["epoch"])
 
 
 def build_network(settings: Mapping[str, Any], data: Any, seed: int) -> Any:
@@ -173,12 +184,15 @@ def train_network(
         learning_rate=rates,
         schedule=settings["schedule"],
         warmup=settings["warmup"],
+        best_dir=os.path.join(out, "best"),
     )
     model = hydra_tf.RobustModel(net, settings["objective"], seed=seed)
     model.compile(optimizer_of(settings), metrics=["accuracy"])
+    # One endless pass after another, so that each epoch reads its own, resumed or not.
     model.fit(
-        data.train,
+        data.train.repeat(),
         epochs=pipeline.epochs,
+        steps_per_epoch=int(data.train.cardinality()),
         validation_data=data.validation,
         verbose=verbose,
         callbacks=[
@@ -190,6 +204,7 @@ def train_network(
     )
     save(model.net, os.path.join(out, "model.keras"))
     save(hydra_tf.strip_masks(model.net), os.path.join(out, "dense.keras"))
+    shutil.rmtree(os.path.join(out, "best"), ignore_errors=True)
     return model.net
 
 

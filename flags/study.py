@@ -81,7 +81,7 @@ def _cell(settings: Mapping[str, Any], method: str, density: float, seed: int) -
     config = {**own, "density": density, "method": method, "seed": seed}
     if not pipeline.claim(out, config, overwrite=False):
         sys.stdout.write(f"\n{out}\n")
-        data = pipeline.load_data(own, seed)
+        data = pipeline.load_data(own, seed, pipeline.epochs_done(out))
         net = (
             pipeline.build_network(own, data, seed)
             if dense

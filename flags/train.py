@@ -59,7 +59,7 @@ def run(config: dict[str, Any]) -> None:
     scope: Any = contextlib.nullcontext()
     if FLAGS.strategy == "mirrored":
         scope = tf.distribute.MirroredStrategy().scope()
-    data = pipeline.load_data(config, config["seed"])
+    data = pipeline.load_data(config, config["seed"], pipeline.epochs_done(FLAGS.out or ""))
     with scope:
         net = pipeline.build_network(config, data, config["seed"])
         if FLAGS.dry_run:

@@ -66,8 +66,19 @@ def _clone(
 
     clone = keras.models.clone_model(model, clone_function=clone_layer, recursive=True)
     for source, target in pairs.values():
-        _copy_weights(source, target)
-    return clone
+        # A functional model also holds plain operations such as a + b.
+        if isinstance(source, keras.layers.Layer):
+            _copy_weights(source, target)
+    return _uncompiled(clone) if clone.compiled else clone
+
+
+def _uncompiled(model: keras.Model) -> keras.Model:
+    """The same layers in a model without the optimizer that Keras clones along."""
+    if isinstance(model, keras.Sequential):
+        images = model.inputs[0]
+        entry = keras.Input(batch_shape=images.shape, dtype=images.dtype, name=images.name)
+        return keras.Sequential([entry, *model.layers], name=model.name)
+    return keras.Model(model.input, model.output, name=model.name)
 
 
 def _copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
@@ -79,7 +90,8 @@ def _copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> Non
         target.kernel.assign(source.kernel)
         target.scores.assign(initial_scores(source.kernel))
     else:
-        target.kernel.assign(source.kernel * source.mask)
+        # Adding zero turns the -0.0 of pruned negative weights into 0.0, which compresses.
+        target.kernel.assign(source.kernel * source.mask + 0.0)
     if target.bias is not None:
         target.bias.assign(source.bias)
 

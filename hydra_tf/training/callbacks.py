@@ -21,7 +21,7 @@ from hydra_tf.sparsity.topk import kept_count
 from hydra_tf.training.phases import PHASES, Phase
 from hydra_tf.training.robust_model import NO_PHASE, RobustModel
 from hydra_tf.training.step import moment_of, robust_gradients
-from hydra_tf.training.watch import NaNGuard, PhaseProgbar
+from hydra_tf.training.watch import BestEpoch, NaNGuard, PhaseProgbar
 
 
 class HydraCallback(keras.callbacks.Callback):
@@ -48,6 +48,8 @@ class HydraCallback(keras.callbacks.Callback):
         monitor: metric by which the best epoch of a phase is chosen; by default
             ``val_robust_accuracy``, else ``val_accuracy``, where there are validation data.
         restore_best: whether a phase ends with the weights of its best epoch.
+        best_dir: folder to keep the best weights in, so that a run resumed by
+            `keras.callbacks.BackupAndRestore` knows those of before; else in memory alone.
 
     Raises:
         ValueError: density outside (0, 1], negative epochs, unknown names.
@@ -72,6 +74,7 @@ class HydraCallback(keras.callbacks.Callback):
         warmup: float = 0.05,
         monitor: str | None = None,
         restore_best: bool = True,
+        best_dir: str | None = None,
     ) -> None:
         super().__init__()
         kept_count(density, 1)
@@ -102,7 +105,7 @@ class HydraCallback(keras.callbacks.Callback):
             for name, length in zip(PHASES, lengths, strict=True)
             if length and (learned or not PHASES[name].trains_scores)
         }
-        self._best: tuple[float, Any] | None = None
+        self._best = BestEpoch(best_dir)
 
     @property
     def epochs(self) -> int:
@@ -138,7 +141,7 @@ class HydraCallback(keras.callbacks.Callback):
         if isinstance(_settings(optimizer)["learning_rate"], dict):
             self._rate_at = None  # the optimizer was compiled with a schedule of its own
         self._compiled_rate = _number(optimizer.learning_rate)
-        self._best = None
+        self._best.start()
         if self.starts_over:
             self.model.phase_entered.assign(NO_PHASE)
 
@@ -154,6 +157,7 @@ class HydraCallback(keras.callbacks.Callback):
                 layer.density = float(np.mean(layer.mask, dtype=np.float64))
                 layer.granularity = self.granularity
             self.model.set_phase(name, steps)
+            self._best.resume(name)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Set the learning rate of the next step."""
@@ -176,11 +180,10 @@ class HydraCallback(keras.callbacks.Callback):
         if monitor not in logs:
             raise ValueError(unknown("metric to monitor:", monitor, logs))
         value = -logs[monitor] if monitor.endswith("loss") else logs[monitor]
-        if self._best is None or value > self._best[0]:
-            self._best = (value, self.model.get_weights())
         name, first = self.phase_at(epoch)
+        self._best.offer(self.model, name, float(value))
         if epoch + 1 == first + self.plan[name]:
-            self.model.set_weights(self._best[1])
+            self._best.restore(self.model)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Warn when training ended before the last phase."""
@@ -204,7 +207,7 @@ class HydraCallback(keras.callbacks.Callback):
             set_density(self.model, 1.0)
         self._reset_optimizer()
         self.model.phase_entered.assign(PHASES[name].index)
-        self._best = None
+        self._best.start()
         for peer in self.peers:
             if isinstance(peer, keras.callbacks.EarlyStopping):
                 peer.on_train_begin()

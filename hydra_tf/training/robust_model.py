@@ -181,13 +181,14 @@ class RobustModel(keras.Model):
         for name in ("class_weight", "sample_weight"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"RobustModel.fit does not support {name}.")
-        self._check_data(x, y)
+        self.first_batch = self._check_data(x, y)
         for_validation = kwargs.get("validation_data")
         if isinstance(for_validation, tuple):
             self._check_data(*for_validation[:2])
         elif for_validation is not None:
             self._check_data(for_validation)
-        self.first_batch = first_batch(x, y, limit=batch_size or 32)
+        if y is not None:
+            self.first_batch = first_batch(x, y, limit=batch_size or 32)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = arrange(callbacks, verbose, kwargs.get("initial_epoch", 0))
         if self.compiled and not self.optimizer.built:
@@ -202,10 +203,12 @@ class RobustModel(keras.Model):
             self._check_data(x, y)
         return super().evaluate(x, y, *args, **kwargs)
 
-    def _check_data(self, x: Any, y: Any = None) -> None:
+    def _check_data(self, x: Any, y: Any = None) -> tuple[Any, Any] | None:
+        """Check all of two arrays, or the first batch of a data set, and return them."""
         batch = first_batch(x, y)
         if batch is not None:
             check_batch(*batch, self.net.input_shape, self.net.output_shape[-1])
+        return batch
 
     def _unpack(self, data: Any) -> tuple[tf.Tensor, tf.Tensor]:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)

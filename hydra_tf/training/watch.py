@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 import keras
+import numpy as np
 
 from hydra_tf.sparsity.model import report
 
@@ -45,6 +46,50 @@ class NaNGuard(keras.callbacks.Callback):
 
     def _keep(self, where: str) -> None:
         self._where, self._weights = where, self.model.get_weights()
+
+
+class BestEpoch:
+    """The weights of a phase's best epoch so far.
+
+    Args:
+        folder: where to keep them too, so that a resumed run knows them; None for memory
+            alone.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        self._folder = folder
+        self._value = -math.inf
+        self._weights: Any = None
+
+    def start(self) -> None:
+        """Forget what was best: another phase begins."""
+        self._value, self._weights = -math.inf, None
+
+    def offer(self, model: Any, phase: str, value: float) -> None:
+        """Keep the model's weights if `value` is the largest so far."""
+        if value <= self._value:
+            return
+        self._value, self._weights = value, model.get_weights()
+        if self._folder is not None:
+            os.makedirs(self._folder, exist_ok=True)
+            path = os.path.join(self._folder, f"{phase}.npz")
+            with open(f"{path}.tmp", "wb") as file:
+                np.savez(file, *self._weights, value=value)
+            os.replace(f"{path}.tmp", path)
+
+    def resume(self, phase: str) -> None:
+        """Read back what an interrupted run kept of this phase."""
+        path = os.path.join(self._folder or "", f"{phase}.npz")
+        if self._folder is None or not os.path.exists(path):
+            return
+        with np.load(path) as stored:
+            self._value = float(stored["value"])
+            self._weights = [stored[f"arr_{i}"] for i in range(len(stored.files) - 1)]
+
+    def restore(self, model: Any) -> None:
+        """Give the model the best weights, if there are any."""
+        if self._weights is not None:
+            model.set_weights(self._weights)
 
 
 class _EpochCount(int):
