@@ -12,7 +12,7 @@ import numpy as np
 from hydra_tf._lazy import tf
 from hydra_tf.attacks.norms import project, steepest_step
 from hydra_tf.registry import Registry
-from hydra_tf.types import Norm
+from hydra_tf.types import Ball, Norm
 
 Predict = Callable[[Any], Any]
 Loss = Callable[[Any], Any]
@@ -76,7 +76,7 @@ def ascend(
         moved = x_adv + step_size * steepest_step(gradient, norm)
         return i + 1, project(moved, x, norm, epsilon)
 
-    _, x_adv = tf.while_loop(lambda i, _: i < steps, body, (tf.constant(0), start))
+    _, x_adv = tf.while_loop(_until(steps, x), body, (tf.constant(0), start))
     return tf.stop_gradient(x_adv)
 
 
@@ -86,7 +86,8 @@ def ascend_best(
     """Like :func:`ascend`, but return the best iterate met, the start included.
 
     The best iterate of a sample is a misclassified one if there is one, and among those of
-    a kind the one of the largest loss.
+    a kind the one of the largest loss. Of equal logits the first is the prediction, as in
+    every accuracy.
 
     Args:
         predict: maps images to logits in inference mode.
@@ -103,7 +104,7 @@ def ascend_best(
 
     def better(candidate: Any, logits: Any, values: Any, kept: Any) -> tuple[Any, Any, Any]:
         best, best_loss, broken = kept
-        wrong = margin(y, logits) >= 0
+        wrong = tf.argmax(logits, axis=-1, output_type=tf.int32) != tf.cast(y, tf.int32)
         wins = (wrong & ~broken) | ((wrong == broken) & (values > best_loss))
         wide = tf.reshape(wins, [-1] + [1] * (len(x.shape) - 1))
         return tf.where(wide, candidate, best), tf.where(wins, values, best_loss), broken | wrong
@@ -116,10 +117,20 @@ def ascend_best(
 
     count = tf.shape(x)[0]
     first = (start, tf.fill([count], -np.float32(np.inf)), tf.zeros([count], tf.bool))
-    state = tf.while_loop(lambda i, *_: i < how["steps"], body, (tf.constant(0), start, *first))
+    state = tf.while_loop(_until(how["steps"], x), body, (tf.constant(0), start, *first))
     logits = predict(state[1])
     best, _, broken = better(state[1], logits, loss(logits), state[2:])
     return tf.stop_gradient(best), broken
+
+
+def _until(steps: int, x: tf.Tensor) -> Callable[..., Any]:
+    """The condition of the ascent loop.
+
+    Nothing is done for an empty batch, such as tf.distribute hands to a replica at the end of
+    an epoch: TensorFlow's convolutions have no gradient there.
+    """
+    some = tf.shape(x)[0] > 0
+    return lambda i, *_: (i < steps) & some
 
 
 def _gradient(predict: Predict, loss: Loss, x_adv: tf.Tensor) -> tuple[Any, Any, Any]:
@@ -146,8 +157,7 @@ class Attack:
     epsilon: float = 8 / 255
 
     def __post_init__(self) -> None:
-        if not 0 <= self.epsilon < float("inf"):
-            raise ValueError(f"epsilon must be a finite number of at least 0, not {self.epsilon}.")
+        Ball(self.norm, self.epsilon)  # refuses what is no ball
 
     def perturb(self, predict: Predict, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Return adversarial images; pure, for use inside a graph.
@@ -177,9 +187,9 @@ class Attack:
         Raises:
             ValueError: images outside [0, 1], or not as many labels as images.
         """
-        x = tf.convert_to_tensor(x, tf.float32)
+        x = tf.cast(x, tf.float32)
         y = sparse_labels(y)
-        if not isinstance(x, tf.__internal__.EagerTensor):
+        if not tf.executing_eagerly():
             return self.perturb(lambda z: model(z, training=False), x, y, stateless_seed(seed))
         check_images(x)
         if x.shape[0] != y.shape[0]:
@@ -243,7 +253,7 @@ def _compiled(attack: Attack, model: Any) -> Any:
     """The traced graph of this attack on this model; it goes when the model goes."""
     graphs = _graphs.setdefault(model, {})
     if attack not in graphs:
-        reference = weakref.ref(model)  # the table must not keep its own key alive
+        reference: Any = weakref.ref(model)  # the table must not keep its own key alive
 
         @tf.function(reduce_retracing=True)
         def run(x: Any, y: Any, seed: Any) -> Any:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from hydra_tf._lazy import tf
+from hydra_tf.registry import unknown
 from hydra_tf.types import Norm
 
+STARTS = ("uniform", "normal", "zero")
 _TINY = 1e-12  # keeps divisions by a vanishing norm finite
 
 
@@ -40,6 +42,9 @@ def project(x_adv: tf.Tensor, x: tf.Tensor, norm: Norm, epsilon: Any) -> tf.Tens
 def steepest_step(gradient: tf.Tensor, norm: Norm) -> tf.Tensor:
     """Return the direction of unit norm along which a linear function grows fastest.
 
+    The direction does not depend on the gradient's size: where a network is confident its
+    gradients all but vanish, and a floor under their length would stall the attack there.
+
     Args:
         gradient: [batch, ...].
         norm: ``"linf"`` gives the sign, ``"l2"`` the gradient over its length.
@@ -48,7 +53,11 @@ def steepest_step(gradient: tf.Tensor, norm: Norm) -> tf.Tensor:
         >>> steepest_step(tf.constant([[3.0, -4.0]]), "linf").numpy().tolist()
         [[1.0, -1.0]]
     """
-    return tf.sign(gradient) if norm == "linf" else gradient / _lengths(gradient)
+    if norm == "linf":
+        return tf.sign(gradient)
+    largest = tf.reduce_max(tf.abs(gradient), list(range(1, len(gradient.shape))), keepdims=True)
+    scaled = tf.math.divide_no_nan(gradient, largest)
+    return scaled / _lengths(scaled)
 
 
 def random_start(
@@ -64,10 +73,15 @@ def random_start(
         start: ``"uniform"`` draws from the whole ball, ``"normal"`` adds 0.001 * N(0, I) as
             TRADES does, ``"zero"`` begins at `x`.
 
+    Raises:
+        ValueError: for another `start`.
+
     Example:
         >>> random_start(tf.constant([[0.5]]), "linf", 0.1, [0, 0], "zero").numpy().tolist()
         [[0.5]]
     """
+    if start not in STARTS:
+        raise ValueError(unknown("start", start, STARTS))
     if start == "zero":
         return x
     if start == "normal":
@@ -80,7 +94,7 @@ def random_start(
         seeds = tf.random.split(seed, 2)
         noise = tf.random.stateless_normal(tf.shape(x), seeds[0], dtype=x.dtype)
         lengths = _lengths(noise)
-        size = tf.cast(tf.size(x) // tf.shape(x)[0], x.dtype)
+        size = tf.cast(tf.reduce_prod(tf.shape(x)[1:]), x.dtype)
         radii = tf.random.stateless_uniform(tf.shape(lengths), seeds[1], dtype=x.dtype)
         moved = x + epsilon * radii ** (1.0 / size) * noise / lengths
     return project(moved, x, norm, epsilon)

@@ -15,10 +15,10 @@ LOSSES = {"ce": cross_entropy, "margin": margin}
 @ATTACKS.register()
 @dataclass(frozen=True)
 class PGD(Attack):
-    """PGD that keeps the best iterate of all restarts.
+    """PGD that keeps the best iterate, restarted for the samples that still hold.
 
-    A sample that is misclassified after one restart is left out of the next ones: nothing
-    can make it more broken, and the work is spent on those that still hold.
+    A sample that a restart breaks keeps that restart's best iterate and is left out of the
+    next ones; one that none breaks keeps the best iterate of the first.
 
     Args:
         norm: ``"linf"`` or ``"l2"``.
@@ -62,7 +62,9 @@ class PGD(Attack):
             found, broke = self._restart(predict, x_left, y_left, fresh)
             # Of two unbroken candidates the first stays: only breaking counts across restarts.
             found = tf.where(
-                tf.reshape(broke, [-1] + [1] * (len(x.shape) - 1)), found, tf.gather(best, where[:, 0])
+                tf.reshape(broke, [-1] + [1] * (len(x.shape) - 1)),
+                found,
+                tf.gather(best, where[:, 0]),
             )
             best = tf.tensor_scatter_nd_update(best, where, found)
             return i + 1, best, tf.tensor_scatter_nd_update(broken, where, broke)

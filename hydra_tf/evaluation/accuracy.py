@@ -16,14 +16,31 @@ from hydra_tf.models.checks import check_batch, require_logits
 DEFAULT_ATTACK = "pgd:steps=50,restarts=10"
 
 
-def _batches(model: Any, data: Any, batch_size: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-    """Yield checked batches of a tf.data.Dataset or of a pair of arrays."""
+def _dataset(data: Any, batch_size: int) -> tf.data.Dataset:
+    """Batches of a tf.data.Dataset or of a pair of arrays."""
     if not isinstance(data, tf.data.Dataset):
-        x, y = data
-        check_batch(x, y, model.input_shape, model.output_shape[-1])
-        data = tf.data.Dataset.from_tensor_slices((np.asarray(x), np.asarray(y))).batch(batch_size)
+        x, y = (np.asarray(part) for part in data)
+        if len(x) != len(y):
+            raise ValueError(f"There are {len(x)} images but {len(y)} labels.")
+        return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
+    if data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError("The data set repeats without end; leave repeat() out or take() a part.")
+    if not isinstance(data.element_spec, tuple) or len(data.element_spec) != 2:
+        raise ValueError("The data set must yield pairs of (images, labels).")
+    return data
+
+
+def _shapes(model: Any, x: tf.Tensor) -> tuple[tuple[int | None, ...], int]:
+    """Input shape and number of logits of a model, asked of a subclassed one by a call."""
+    if hasattr(model, "output_shape"):
+        return model.input_shape, model.output_shape[-1]
+    return (None, *x.shape[1:]), int(model(tf.cast(x[:1], tf.float32), training=False).shape[-1])
+
+
+def _batches(model: Any, data: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    """Yield checked batches of images and integer labels."""
     for x, y in data:
-        check_batch(x, y, model.input_shape, model.output_shape[-1])
+        check_batch(x, y, *_shapes(model, x))
         yield tf.cast(x, tf.float32), sparse_labels(y)
 
 
@@ -38,12 +55,14 @@ def correct_under(
 ) -> np.ndarray:
     """Return for each sample whether the model is right, under an attack if one is given.
 
+    Logits that are not numbers are never right.
+
     Args:
         model: Keras model that outputs logits.
         data: tf.data.Dataset of (images, labels) batches, or a pair of arrays.
         attack: attack spec such as ``"pgd:epsilon=8/255,steps=50,restarts=10"``, an attack,
             or None for the benign images.
-        seed: seed of the attack; batch i uses ``seed + i``.
+        seed: seed of the attack; batch i uses the pair (seed, i).
         batch_size: batch size for arrays.
         verbose: 1 shows a progress bar.
 
@@ -52,7 +71,7 @@ def correct_under(
 
     Raises:
         ValueError: a model that ends in a softmax, images outside [0, 1], labels out of
-            range, an unknown attack, an empty data set.
+            range, an unknown attack, a data set that is empty or has no end.
 
     Example:
         >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
@@ -61,20 +80,20 @@ def correct_under(
         (3,)
     """
     require_logits(model)
-    model = getattr(model, "net", model)
+    if not hasattr(model, "output_shape"):
+        model = getattr(model, "net", model)
     attack = attacks.build(attack) if attack is not None else None
-    length = None
-    if isinstance(data, tf.data.Dataset):
-        length = int(data.cardinality()) if int(data.cardinality()) > 0 else None
-    else:
-        length = -(-len(data[0]) // batch_size)
+    data = _dataset(data, batch_size)
+    length = int(data.cardinality()) if int(data.cardinality()) > 0 else None
     bar = keras.utils.Progbar(length, verbose=verbose, stateful_metrics=["accuracy"])
     results: list[np.ndarray] = []
-    for i, (x, y) in enumerate(_batches(model, data, batch_size)):
+    for i, (x, y) in enumerate(_batches(model, data)):
         if attack is not None:
-            x = attack(model, x, y, seed=seed + i)
-        predicted = tf.argmax(model(x, training=False), axis=-1, output_type=tf.int32)
-        results.append((predicted == y).numpy())
+            x = attack(model, x, y, seed=tf.constant([seed, i]))
+        logits = model(x, training=False)
+        right = tf.argmax(logits, axis=-1, output_type=tf.int32) == y
+        unknown = tf.reduce_any(tf.math.is_nan(logits), axis=-1)
+        results.append((right & ~unknown).numpy())
         bar.update(i + 1, [("accuracy", np.mean(np.concatenate(results)))])
     if not results:
         raise ValueError("The data set is empty: there is nothing to measure.")

@@ -17,6 +17,14 @@ def _figure(**how: Any) -> Any:
     return figure, figure.subplots()
 
 
+def _legend_above(axes: Any, columns: int) -> None:
+    """A legend over the axes, where it covers no data; none without anything to name."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        how = {"ncols": columns, "fontsize": 8, "frameon": False}
+        axes.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), **how)
+
+
 def _save(figure: Any, path: str | os.PathLike[str]) -> str:
     target = os.fspath(path)
     stem, suffix = os.path.splitext(target)
@@ -44,16 +52,23 @@ def training_curves(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[s
         ("val_accuracy", "benign, validation", "C0-"),
         ("val_robust_accuracy", "robust, validation", "C1-"),
     ):
-        if rows and key in rows[0]:
-            axes.plot(epochs, [row.get(key, np.nan) for row in rows], style, label=label)
+        seen = [row for row in rows if key in row]
+        if seen:
+            # A single epoch has no line to show.
+            marker = {"marker": "."} if len(seen) < 30 else {}
+            places, values = [row["epoch"] for row in seen], [row[key] for row in seen]
+            axes.plot(places, values, style, label=label, **marker)
     phases = [row["phase"] for row in rows]
     for i, name in enumerate(dict.fromkeys(phases)):
         first = epochs[phases.index(name)]
         last = first + phases.count(name)
         axes.axvspan(first - 0.5, last - 0.5, color=f"{0.97 - 0.05 * i}", zorder=0)
-        axes.text(first - 0.3, 0.01, name, va="bottom", fontsize=9)
+        axes.text(first - 0.4, 0.99, name, va="top", fontsize=8, color="0.35")
     axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
-    axes.legend(loc="lower right", fontsize=8)
+    if rows:
+        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _legend_above(axes, 4)
     return _save(figure, path)
 
 
@@ -73,10 +88,13 @@ def layer_densities(layers: Sequence[Mapping[str, Any]], path: str | os.PathLike
     axes.barh(places, [row["weights"] for row in layers], color="0.85", label="weights")
     axes.barh(places, [row["kept"] for row in layers], color="C2", label="kept")
     for place, row in zip(places, layers, strict=True):
-        axes.text(row["kept"], place, f" {row['density']:.2%}", va="center", fontsize=8)
-    axes.set(xscale="log", yticks=places, yticklabels=names)
-    axes.invert_yaxis()
-    axes.legend(fontsize=8)
+        share = f" {row['kept']:,} ({row['density']:.2%})"
+        axes.text(row["kept"], place, share, va="center", fontsize=8)
+    # From 1/2 on, so that a layer of one weight has a bar; room for the text at the right.
+    right = 8 * max((row["weights"] for row in layers), default=1)
+    axes.set(xscale="log", xlim=(0.5, right), xlabel="weights", yticks=places, yticklabels=names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    _legend_above(axes, 2)
     return _save(figure, path)
 
 
@@ -95,6 +113,7 @@ def accuracy_against_density(
         The path.
     """
     figure, axes = _figure(figsize=(6, 4))
+    ticks = sorted({row["density"] for row in rows if row["method"] != "dense"})
     for i, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
         mine = [row for row in rows if row["method"] == method]
         densities = sorted({row["density"] for row in mine})
@@ -103,8 +122,12 @@ def accuracy_against_density(
         spread = np.array([np.std(group) for group in groups])
         if method == "dense":
             axes.axhline(means[0], color="0.5", ls="--", label="dense")
+            axes.axhspan(means[0] - spread[0], means[0] + spread[0], color="0.9", zorder=0)
             continue
         axes.errorbar(densities, means, spread, marker="o", capsize=3, label=method, color=f"C{i}")
-    axes.set(xscale="log", xlabel="density (share of weights kept)", ylabel=metric, ylim=(0, 1))
-    axes.legend()
+    label = {"era": "robust accuracy (era)"}.get(metric, metric.replace("_", " "))
+    axes.set(xscale="log", xlabel="weights kept (%)", ylabel=label, ylim=(0, 1))
+    axes.set_xticks(ticks, [f"{density:.4g}" for density in np.multiply(ticks, 100)])
+    axes.set_xticks([], minor=True)
+    _legend_above(axes, 5)
     return _save(figure, path)

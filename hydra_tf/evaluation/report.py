@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from hydra_tf import attacks
 from hydra_tf.evaluation.accuracy import DEFAULT_ATTACK, correct_under
+from hydra_tf.registry import unknown
 from hydra_tf.sparsity.model import report
 
 
@@ -32,11 +33,16 @@ def evaluate_model(
         attack_specs: attacks; `era` counts the samples that hold against all of them.
         seed: seed of the attacks.
         verbose: 1 shows a progress bar for each attack.
-        **defaults: attack parameters for specs that leave them out, such as `epsilon`.
+        **defaults: attack parameters for specs that leave them out, such as `epsilon`; an
+            attack without such a parameter passes it over.
 
     Returns:
         ``benign_accuracy`` and ``era`` (both in [0, 1]; era only with attacks), ``attacks``
         (robust accuracy under each), ``samples``, ``density`` and ``layers``.
+
+    Raises:
+        ValueError: as :func:`hydra_tf.evaluation.correct_under`, and for a default that is no
+            parameter of any attack.
 
     Example:
         >>> import keras
@@ -45,7 +51,7 @@ def evaluate_model(
         >>> evaluate_model(net, data, ["fgsm:epsilon=0.1"])["benign_accuracy"]
         1.0
     """
-    built = [attacks.build(spec, **defaults) for spec in attack_specs]
+    built, entries = _build_all(attack_specs, defaults)
     held = correct_under(model, data)
     results: dict[str, Any] = {
         "benign_accuracy": float(np.mean(held)),
@@ -53,15 +59,35 @@ def evaluate_model(
         "attacks": [],
     }
     robust = held
-    for attack in built:
+    for attack, entry in zip(built, entries, strict=True):
         survived = held & correct_under(model, data, attack, seed=seed, verbose=verbose)
         robust = robust & survived
-        entry = attacks.ATTACKS.config(attack)
         results["attacks"].append({**entry, "robust_accuracy": float(np.mean(survived))})
     if built:
         results["era"] = float(np.mean(robust))
     counts = report(model)
     return {**results, "density": counts["total"]["density"], "layers": counts["layers"]}
+
+
+def _build_all(
+    specs: Sequence[Any], defaults: Mapping[str, Any]
+) -> tuple[list[Any], list[dict[str, Any]]]:
+    """The attacks, and what the report says of each: its parameters, or a callable's name."""
+    if isinstance(specs, str | Mapping) or callable(specs):
+        specs = [specs]
+    registry = attacks.ATTACKS
+    known = {key for name in registry.names() for key in registry.parameters(name)}
+    for key in defaults:
+        if key not in known:
+            raise ValueError(unknown("attack parameter", key, known))
+    built = [attacks.build(spec, **defaults) for spec in specs]
+    entries = [
+        registry.config(attack)
+        if isinstance(attack, attacks.Attack)
+        else {"name": getattr(attack, "__name__", type(attack).__name__)}
+        for attack in built
+    ]
+    return built, entries
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

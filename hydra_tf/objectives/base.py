@@ -10,7 +10,7 @@ from hydra_tf.attacks.base import Loss, Predict, ascend
 from hydra_tf.attacks.norms import random_start
 from hydra_tf.attacks.pgd import check_steps, default_step_size
 from hydra_tf.registry import Registry
-from hydra_tf.types import LossTerms, Moment, Norm
+from hydra_tf.types import Ball, LossTerms, Moment, Norm
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ class Adversarial(Objective):
     ramp: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.epsilon < float("inf"):
-            raise ValueError(f"epsilon must be a finite number of at least 0, not {self.epsilon}.")
+        Ball(self.norm, self.epsilon)  # refuses what is no ball
         if not 0 <= self.ramp <= 1:
             raise ValueError(f"ramp is a share of the phase in [0, 1], not {self.ramp}.")
         check_steps(self.steps, self.step_size)

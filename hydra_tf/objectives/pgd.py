@@ -31,7 +31,9 @@ class PGDTraining(Adversarial):
         x_adv = self.inner(
             lambda z: model(z, training=False), x, lambda logits: cross_entropy(y, logits), moment
         )
+        # Only metrics read the benign logits; a graph without such metrics drops this pass. It
+        # comes before the trained pass: activity regularisers are read off the last one.
+        logits = tf.stop_gradient(model(x, training=False))
         adversarial = model(x_adv, training=True)
         loss = tf.reduce_mean(cross_entropy(y, adversarial))
-        # Only metrics read the benign logits; a graph without such metrics drops this pass.
-        return LossTerms(loss, model(x, training=False), adversarial)
+        return LossTerms(loss, logits, adversarial)

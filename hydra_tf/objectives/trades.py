@@ -21,7 +21,8 @@ class TRADES(Adversarial):
     its statistics once a step. Parameters: those of :class:`Adversarial`, and
 
     Args:
-        start: ``"normal"`` by default, as the authors of TRADES do.
+        start: ``"normal"`` by default, as the authors of TRADES do; ``"zero"`` is refused,
+            for the KL has no gradient at the image itself.
         beta: weight of the KL term.
 
     Example:
@@ -35,8 +36,13 @@ class TRADES(Adversarial):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.beta < 0:
-            raise ValueError(f"beta must be at least 0, not {self.beta}.")
+        if not 0 <= self.beta < float("inf"):
+            raise ValueError(f"beta must be a finite number of at least 0, not {self.beta}.")
+        if self.start == "zero":
+            raise ValueError(
+                'TRADES cannot start its attack at the image itself (start="zero"), where the KL '
+                'has no gradient and the attack would stay; take "normal" or "uniform".'
+            )
 
     def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, moment: Moment) -> LossTerms:
         """Return cross-entropy plus weighted KL; see :meth:`Objective.__call__`."""

@@ -1,0 +1,119 @@
+"""Plots are real images, and what they show is what they were given."""
+
+import warnings
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from hydra_tf.evaluation import plots
+
+EPOCHS = [
+    {"epoch": e, "phase": phase, "accuracy": 0.1 * e, "val_accuracy": 0.09 * e}
+    for e, phase in enumerate(["pretrain"] * 4 + ["prune"] * 2 + ["finetune"] * 3, 1)
+]
+LAYERS = [
+    {"name": "conv", "weights": 144, "kept": 1, "density": 1 / 144},
+    {"name": "dense", "weights": 512000, "kept": 5120, "density": 0.01},
+]
+STUDY = [
+    {"method": method, "density": density, "seed": seed, "era": era + 0.02 * seed}
+    for method, density, era in (
+        ("dense", 1.0, 0.6), ("hydra", 0.1, 0.55), ("hydra", 0.01, 0.4), ("lwm", 0.01, 0.2),
+    )
+    for seed in (0, 1)
+]  # fmt: skip
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The axes of every figure that is made."""
+    axes, real = [], plots._figure
+    monkeypatch.setattr(
+        plots, "_figure", lambda **how: (made := real(**how), axes.append(made[1]))[0]
+    )
+    return axes
+
+
+def check_image(path, target):
+    assert path == str(target)
+    assert target.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    pixels = matplotlib.image.imread(target)
+    height, width = pixels.shape[:2]
+    assert 600 <= width <= 1000
+    assert 150 <= height <= 700
+    # White paper with ink on it, and in colour.
+    grey = pixels[..., :3].std(axis=-1) < 0.02
+    assert 0.3 < (pixels[..., :3].min(axis=-1) > 0.8).mean() < 0.99
+    assert (~grey).sum() > 100
+    assert [p.name for p in target.parent.iterdir()] == [target.name]
+
+
+@pytest.mark.parametrize(
+    ("draw", "rows"),
+    [
+        (plots.training_curves, EPOCHS),
+        (plots.training_curves, EPOCHS[:1]),
+        (plots.layer_densities, LAYERS),
+        (plots.accuracy_against_density, STUDY),
+    ],
+)
+def test_a_real_image_is_written(tmp_path, draw, rows):
+    target = tmp_path / "plot.png"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        check_image(draw(rows, target), target)
+        check_image(draw(rows, str(target)), target)  # and overwritten
+
+
+@pytest.mark.parametrize(
+    "draw", [plots.training_curves, plots.layer_densities, plots.accuracy_against_density]
+)
+def test_nothing_to_draw_is_no_error(tmp_path, draw):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        draw([], tmp_path / "empty.png")
+    assert matplotlib.image.imread(tmp_path / "empty.png").ndim == 3
+
+
+def test_training_curves_show_the_metrics_and_phases(tmp_path, drawn):
+    # Validation every other epoch: the first row has none.
+    rows = [dict(row) for row in EPOCHS]
+    for row in rows[::2]:
+        del row["val_accuracy"]
+    plots.training_curves(rows, tmp_path / "a.png")
+    lines = {line.get_label(): line for line in drawn[0].get_lines()}
+    assert set(lines) == {"benign, training", "benign, validation"}
+    epochs, values = lines["benign, validation"].get_data()
+    assert list(epochs) == [2, 4, 6, 8]
+    np.testing.assert_allclose(values, [0.18, 0.36, 0.54, 0.72])
+    assert [text.get_text() for text in drawn[0].texts] == ["pretrain", "prune", "finetune"]
+    spans = [(p.get_x(), p.get_x() + p.get_width()) for p in drawn[0].patches]
+    assert spans == [(0.5, 4.5), (4.5, 6.5), (6.5, 9.5)]
+    assert drawn[0].get_xlim() == (0.5, 9.5)
+
+
+def test_layer_densities_show_every_layer_even_one_of_a_single_weight(tmp_path, drawn):
+    plots.layer_densities(LAYERS, tmp_path / "a.png")
+    axes = drawn[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["conv", "dense"]
+    assert [bar.get_width() for bar in axes.patches] == [144, 512000, 1, 5120]
+    assert axes.get_xlim()[0] < 1  # on a logarithmic axis from 1 one weight has no length
+    assert [t.get_text().strip() for t in axes.texts] == ["1 (0.69%)", "5,120 (1.00%)"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first layer is on top
+
+
+def test_accuracy_against_density_shows_mean_and_spread_of_seeds(tmp_path, drawn):
+    plots.accuracy_against_density(STUDY, tmp_path / "a.png")
+    axes = drawn[0]
+    hydra, lwm = axes.containers
+    assert (hydra.get_label(), lwm.get_label()) == ("hydra", "lwm")
+    line, _, (bars,) = hydra
+    np.testing.assert_allclose(line.get_xdata(orig=False), [0.01, 0.1])
+    np.testing.assert_allclose(line.get_ydata(orig=False), [0.41, 0.56])
+    # Two seeds 0.02 apart: a standard deviation of 0.01 either way.
+    segments = np.array(bars.get_segments(), "float64")
+    np.testing.assert_allclose(segments[:, :, 1], [[0.40, 0.42], [0.55, 0.57]])
+    dense = next(line for line in axes.get_lines() if line.get_label() == "dense")
+    np.testing.assert_allclose(dense.get_ydata(), [0.61, 0.61])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "10"]
