@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import fractions
 import importlib
+import numbers
 import pkgutil
 import types
 import typing
@@ -32,7 +33,7 @@ def unknown(kind: str, name: str, known: typing.Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f'; did you mean "{near[0]}"?' if near else "."
-    return f'Unknown {kind} "{name}"{hint} Known: {", ".join(known)}.'
+    return f'Unknown {kind} "{name}"{hint} Known: {", ".join(known) or "none"}.'
 
 
 def parse_value(text: str) -> Any:
@@ -78,6 +79,18 @@ def _type_name(hint: Any) -> str:
     return "none" if hint is type(None) else names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
+def _plain(value: Any) -> Any:
+    """The Python number of a NumPy scalar; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def _fields(part: Any) -> dict[str, Any]:
+    fields = (field.name for field in dataclasses.fields(part) if field.init)
+    return {name: getattr(part, name) for name in fields}
+
+
 class Registry(Generic[T]):
     """The parts of one kind, defined by the modules of one package.
 
@@ -107,7 +120,11 @@ class Registry(Generic[T]):
         """
 
         def enter(cls: C) -> C:
-            self._parts[name or cls.__module__.rpartition(".")[2]] = (cls, preset)
+            key = name or cls.__module__.rpartition(".")[2]
+            other = self._parts.get(key, (cls, preset))[0]
+            if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ValueError(f'The {self.kind} "{key}" is already registered by {other!r}.')
+            self._parts[key] = (cls, preset)
             return cls
 
         return enter
@@ -143,6 +160,13 @@ class Registry(Generic[T]):
         Raises:
             ValueError: when the spec is not of that form.
         """
+        name, given = self._split(spec)
+        if isinstance(spec, str):
+            given = {key: parse_value(text) for key, text in given.items()}
+        return name, given
+
+    def _split(self, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """As :meth:`parse`, but the values of a string stay text."""
         if isinstance(spec, Mapping):
             params = dict(spec)
             if not isinstance(params.get("name"), str):
@@ -158,7 +182,7 @@ class Registry(Generic[T]):
                 )
             if key.strip() in params:
                 raise ValueError(f'"{key.strip()}" is given twice in the {self.kind} "{spec}".')
-            params[key.strip()] = parse_value(value)
+            params[key.strip()] = value.strip()
         return name.strip(), params
 
     def build(self, spec: Any, **defaults: Any) -> T:
@@ -181,13 +205,16 @@ class Registry(Generic[T]):
                     f"A {self.kind} is a name, a mapping, an instance or a callable, not {spec!r}."
                 )
             return typing.cast(T, spec)
-        name, given = self.parse(spec)
+        name, given = self._split(spec)
         hints = self.parameters(name)
         cls, preset = self._parts[name]
-        for key, value in given.items():
+        for key, raw in given.items():
             if key not in hints:
                 sentence = unknown(f'parameter of {self.kind} "{name}":', key, hints)
                 raise ValueError(sentence)
+            value = parse_value(raw) if isinstance(spec, str) else _plain(raw)
+            # "path=2024" is a number to parse_value, but text where text is wanted.
+            given[key] = value = value if _fits(value, hints[key]) else raw
             if not _fits(value, hints[key]):
                 raise TypeError(
                     f'Parameter "{key}" of {self.kind} "{name}" must be '
@@ -205,6 +232,9 @@ class Registry(Generic[T]):
         self.names()
         for name, (cls, preset) in self._parts.items():
             if type(part) is cls and all(getattr(part, k) == v for k, v in preset.items()):
-                fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(cls)}
-                return {"name": name, **fields}
+                return {"name": name, **_fields(part)}
+        # A preset may have been overridden; the fields say all, whatever the name.
+        for name, (cls, _) in self._parts.items():
+            if type(part) is cls:
+                return {"name": name, **_fields(part)}
         raise TypeError(f"{part!r} is no registered {self.kind} and cannot be written to a config.")

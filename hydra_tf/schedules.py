@@ -20,7 +20,7 @@ def warm_cosine(step: int, steps: int, peak: float, warmup: float = 0.0) -> floa
     """
     rising = round(warmup * steps)
     if step < rising:
-        return peak * (step + 1) / rising
+        return peak * ((step + 1) / rising)
     done = min(1.0, (step - rising) / max(1, steps - rising))
     return peak * 0.5 * (1.0 + math.cos(math.pi * done))
 

@@ -52,7 +52,7 @@ def correct_under(
     seed: int = 0,
     batch_size: int = 256,
     verbose: int = 0,
-) -> np.ndarray:
+) -> np.ndarray[Any, Any]:
     """Return for each sample whether the model is right, under an attack if one is given.
 
     Logits that are not numbers are never right.
@@ -86,7 +86,7 @@ def correct_under(
     data = _dataset(data, batch_size)
     length = int(data.cardinality()) if int(data.cardinality()) > 0 else None
     bar = keras.utils.Progbar(length, verbose=verbose, stateful_metrics=["accuracy"])
-    results: list[np.ndarray] = []
+    results: list[np.ndarray[Any, Any]] = []
     for i, (x, y) in enumerate(_batches(model, data)):
         if attack is not None:
             x = attack(model, x, y, seed=tf.constant([seed, i]))

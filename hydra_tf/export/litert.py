@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,9 @@ _WORKER = pathlib.Path(__file__).with_name("litert_worker.py")
 _START = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 
 
-def run_file(path: str | os.PathLike[str], images: np.ndarray) -> tuple[np.ndarray, int]:
+def run_file(
+    path: str | os.PathLike[str], images: np.ndarray[Any, Any]
+) -> tuple[np.ndarray[Any, Any], int]:
     """Run a TFLite file on images in a process of its own.
 
     LiteRT ends the whole process on some files (float16 weights stored sparsely, for

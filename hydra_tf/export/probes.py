@@ -24,7 +24,7 @@ class Comparison:
     probes: int
 
 
-def compare(outputs: np.ndarray, expected: np.ndarray) -> Comparison:
+def compare(outputs: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> Comparison:
     """Compare the outputs of a file with Keras's.
 
     Args:
@@ -50,7 +50,7 @@ def compare(outputs: np.ndarray, expected: np.ndarray) -> Comparison:
     return Comparison(error, error / scale, float(np.mean(same)), len(expected))
 
 
-def random_probes(shape: tuple[int, ...], count: int = PROBES) -> np.ndarray:
+def random_probes(shape: tuple[int, ...], count: int = PROBES) -> np.ndarray[Any, Any]:
     """Return [count, *shape] uniform random images in [0, 1], the same at every call.
 
     Example:
@@ -60,7 +60,7 @@ def random_probes(shape: tuple[int, ...], count: int = PROBES) -> np.ndarray:
     return np.random.default_rng(0).random((count, *shape), dtype=np.float32)
 
 
-def spread(images: np.ndarray, count: int) -> np.ndarray:
+def spread(images: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
     """Return at most `count` images, evenly spaced: data sorted by label stay mixed.
 
     Example:
@@ -68,15 +68,15 @@ def spread(images: np.ndarray, count: int) -> np.ndarray:
         [0, 4, 9]
     """
     places = np.linspace(0, len(images) - 1, min(count, len(images)))
-    chosen: np.ndarray = images[places.round().astype(int)]
+    chosen: np.ndarray[Any, Any] = images[places.round().astype(int)]
     return chosen
 
 
-def _gather(images: Any, shape: tuple[int, ...]) -> np.ndarray:
+def _gather(images: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     """Return the first images of a data set, or all of an array."""
     if not isinstance(images, tf.data.Dataset):
         return np.asarray(images)
-    parts: list[np.ndarray] = []
+    parts: list[np.ndarray[Any, Any]] = []
     for element in images:
         part = np.asarray(element[0] if isinstance(element, tuple | list) else element)
         parts.append(part[None] if part.ndim == len(shape) else part)
@@ -85,7 +85,7 @@ def _gather(images: Any, shape: tuple[int, ...]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty((0, *shape), np.float32)
 
 
-def representative_images(images: Any, shape: tuple[int, ...]) -> np.ndarray:
+def representative_images(images: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     """Return what the user gave as representative images, checked.
 
     Args:
@@ -121,7 +121,7 @@ def representative_images(images: Any, shape: tuple[int, ...]) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def keras_outputs(model: keras.Model, images: np.ndarray) -> np.ndarray:
+def keras_outputs(model: keras.Model, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return the model's outputs on images, in inference mode.
 
     Args:

@@ -107,7 +107,10 @@ def _reason(error: Exception) -> str:
 
 
 def _convert(
-    single: keras.Model, quantization: str | None, sparse: bool, calibration: np.ndarray | None
+    single: keras.Model,
+    quantization: str | None,
+    sparse: bool,
+    calibration: np.ndarray[Any, Any] | None,
 ) -> bytes:
     """Return the TFLite file of a model of batch one."""
     converter = tf.lite.TFLiteConverter.from_keras_model(single)
@@ -164,7 +167,7 @@ def _smallest(
     single: keras.Model,
     quantization: str | None,
     sparse: bool,
-    calibration: np.ndarray | None,
+    calibration: np.ndarray[Any, Any] | None,
     examiner: _Examiner,
 ) -> tuple[Comparison, bool, str]:
     """Write the smallest file that is right; return what `accept` does, and a note."""

@@ -8,6 +8,7 @@ per optimizer step while scores are trained, and only read by the forward pass.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -17,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from hydra_tf.sparsity.granularity import GRANULARITIES
+from hydra_tf.sparsity.score_init import initial_scores
 from hydra_tf.sparsity.topk import kept_count, masked_kernel
 
 if keras.backend.backend() != "tensorflow":
@@ -61,7 +63,6 @@ class MaskedKernel(_Base):
     Example:
         >>> layer = MaskedDense(10, density=0.1)
         >>> layer.build((None, 20))
-        >>> layer.refresh_mask()
         >>> int(layer.mask.numpy().sum())
         20
     """
@@ -72,36 +73,47 @@ class MaskedKernel(_Base):
         kept_count(density, 1)
         GRANULARITIES.build(granularity)
         super().__init__(*args, **kwargs)
-        self.density = density
+        self.density = float(density)
         self.granularity = granularity
 
     def build(self: Any, input_shape: Any) -> None:
-        """Create the layer's own weights, then the scores and the mask."""
+        """Create the layer's own weights, then the scores and the mask that follow from them."""
         super().build(input_shape)
-        shape = tuple(self.kernel.shape)
         # float32 whatever the policy: half precision would make scores collide.
+        how = {"shape": tuple(self.kernel.shape), "dtype": "float32", "autocast": False}
         self.scores = self.add_weight(
-            name="scores", shape=shape, initializer="zeros", dtype="float32", autocast=False
+            name="scores",
+            initializer=lambda shape, dtype: initial_scores(self.kernel, fan_in=self.fan_in),
+            **how,
         )
         self.mask = self.add_weight(
             name="mask",
-            shape=shape,
-            initializer="ones",
-            dtype="float32",
-            autocast=False,
+            initializer=lambda shape, dtype: self._chosen(),
             trainable=False,
             aggregation="only_first_replica",
+            **how,
         )
+
+    @property
+    def fan_in(self: Any) -> int:
+        """Inputs that feed one output of the layer."""
+        return math.prod(self.kernel.shape[:-1])
+
+    def _chosen(self: Any) -> tf.Tensor:
+        """The mask that the scores ask for at the layer's density."""
+        granularity = GRANULARITIES.build(self.granularity)
+        return granularity(tf.convert_to_tensor(self.scores), self.density)
 
     def refresh_mask(self: Any) -> None:
         """Choose the mask from the scores at the layer's density."""
-        granularity = GRANULARITIES.build(self.granularity)
-        self.mask.assign(granularity(tf.convert_to_tensor(self.scores), self.density))
+        self.mask.assign(self._chosen())
 
     def masked_kernel(self: Any) -> tf.Tensor:
         """The kernel times the mask, in the layer's compute dtype."""
-        if id(self) in _computed.get():
-            return _computed.get()[id(self)]
+        product = _computed.get().get(id(self))
+        # A graph would keep an eager product for good, so there it is made anew.
+        if product is not None and tf.is_symbolic_tensor(product) != tf.executing_eagerly():
+            return product
         kernel = tf.cast(tf.convert_to_tensor(self.kernel), self.compute_dtype)
         return masked_kernel(
             kernel, tf.convert_to_tensor(self.scores), tf.convert_to_tensor(self.mask)
@@ -142,6 +154,11 @@ class _OwnCall(MaskedKernel):
 
 
 class _DepthwiseCall(_OwnCall):
+    @property
+    def fan_in(self: Any) -> int:
+        """A depthwise kernel's outputs see one channel each: its spatial size alone."""
+        return math.prod(self.kernel.shape[:-2])
+
     def call(self: Any, inputs: Any) -> Any:
         outputs = keras.ops.depthwise_conv(
             inputs,
@@ -163,8 +180,8 @@ class MaskedConv1D(_OwnCall, keras.layers.Conv1D):
         padding = self.padding
         if padding == "causal":
             past = (self.dilation_rate[0] * (self.kernel_size[0] - 1), 0)
-            last = self.data_format == "channels_last"
-            inputs = keras.ops.pad(inputs, [(0, 0), past, (0, 0)] if last else [(0, 0)] * 2 + [past])
+            axes = [past, (0, 0)] if self.data_format == "channels_last" else [(0, 0), past]
+            inputs = keras.ops.pad(inputs, [(0, 0), *axes])
             padding = "valid"
         outputs = keras.ops.conv(
             inputs,

@@ -23,14 +23,39 @@ def require_logits(model: Any) -> None:
         >>> require_logits(keras.Sequential([keras.Input([2]), keras.layers.Dense(3)]))
     """
     last = model
-    while getattr(last, "layers", None):
-        last = last.layers[-1]
-    squashing = (keras.activations.softmax, keras.activations.sigmoid, keras.activations.log_softmax)
-    kinds = (keras.layers.Softmax,)
-    if isinstance(last, kinds) or getattr(last, "activation", None) in squashing:
+    while parts := getattr(last, "operations", None) or getattr(last, "layers", None):
+        last = parts[-1]
+    # An operation such as keras.ops.softmax is a class of its own, a layer has an activation.
+    ends = {type(last).__name__.lower(), getattr(getattr(last, "activation", None), "__name__", "")}
+    if ends & {"softmax", "sigmoid", "log_softmax", "logsoftmax", "softmax_v2"}:
         raise ValueError(
             f'The model ends in probabilities (layer "{last.name}"), but robust losses and '
             "attacks need logits; remove the softmax, or give the last layer activation=None."
+        )
+
+
+def check_logits(outputs: Any) -> None:
+    """Refuse outputs that are probabilities, wherever in the model they were made.
+
+    Args:
+        outputs: [batch, classes] outputs of a model on a batch of images.
+
+    Raises:
+        ValueError: when every row is non-negative and sums to 1, or the shape is another.
+
+    Example:
+        >>> check_logits(np.array([[2.0, -1.0]]))
+    """
+    rows = np.asarray(outputs, dtype=np.float64)
+    if rows.ndim != 2 or rows.shape[1] < 2:
+        raise ValueError(
+            f"The model must output logits of shape [batch, classes] with at least 2 classes, not "
+            f"{rows.shape}."
+        )
+    if rows.size and rows.min() >= 0 and np.allclose(rows.sum(axis=1), 1.0, atol=1e-3):
+        raise ValueError(
+            "The model outputs probabilities (every row sums to 1), but robust losses and attacks "
+            "need logits; remove the softmax."
         )
 
 
@@ -50,6 +75,9 @@ def check_batch(x: Any, y: Any, input_shape: tuple[int | None, ...], classes: in
         >>> check_batch(np.zeros((2, 4)), np.array([0, 2]), (None, 4), 3)
     """
     x, y = np.asarray(x), np.asarray(y)
+    for values, what in ((x, "Images"), (y, "Labels")):
+        if values.dtype.kind in "OSUcmM":
+            raise ValueError(f"{what} must be numbers, not of type {values.dtype}.")
     fits = len(x.shape) == len(input_shape) and all(
         want in (None, have) for have, want in zip(x.shape[1:], input_shape[1:], strict=False)
     )
@@ -63,6 +91,8 @@ def check_batch(x: Any, y: Any, input_shape: tuple[int | None, ...], classes: in
             f"Images must hold pixel values in [0, 1], but they span [{x.min():g}, {x.max():g}]; "
             "divide 8-bit images by 255 and make any normalisation a layer of the model."
         )
+    if y.ndim and len(x) != len(y):
+        raise ValueError(f"There are {len(x)} images but {len(y)} labels.")
     if y.ndim == 2 and y.shape[1] == classes and classes > 1:
         if not (np.isin(y, (0, 1)).all() and (y.sum(1) == 1).all()):
             raise ValueError(
@@ -75,7 +105,7 @@ def check_batch(x: Any, y: Any, input_shape: tuple[int | None, ...], classes: in
             f"Labels must be integers of shape [batch] or one-hot of shape [batch, {classes}], "
             f"not of shape {tuple(y.shape)}."
         )
-    if y.size and not (np.equal(np.mod(y, 1), 0).all() and 0 <= y.min() and y.max() < classes):
+    if y.size and not (np.equal(np.mod(y, 1), 0).all() and y.min() >= 0 and y.max() < classes):
         raise ValueError(
             f"Labels must be whole numbers from 0 to {classes - 1}, one for each of the model's "
             f"{classes} logits, but they span [{y.min():g}, {y.max():g}]."

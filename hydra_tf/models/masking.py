@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 from absl import logging
 
 from hydra_tf.layers.masked import MASKED, MaskedKernel
-from hydra_tf.sparsity.model import all_layers, masked_layers
+from hydra_tf.sparsity.model import all_layers, masked_layers, unmasked_kernels
 from hydra_tf.sparsity.score_init import initial_scores
 
 Choice = str | Sequence[str] | Callable[[keras.layers.Layer], bool]
@@ -30,7 +32,7 @@ def _check_choice(choice: Choice | None, model: keras.Model, argument: str) -> N
     """Refuse a pattern that names no layer: most likely it is misspelt."""
     if choice is None or callable(choice):
         return
-    names = [layer.name for layer in all_layers(model)]
+    names = [layer.name for layer in all_layers(model) if not hasattr(layer, "layers")]
     for pattern in [choice] if isinstance(choice, str) else choice:
         if not fnmatch.filter(names, pattern):
             raise ValueError(
@@ -42,15 +44,20 @@ def _require_graph(model: Any) -> None:
     """Refuse what cannot be cloned layer by layer."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected a Keras model, not {type(model).__name__}.")
-    # Sequential and Functional are the two classes whose clone is made of their layers.
-    functional = type(keras.Model(inputs := keras.Input([1]), inputs))
-    if not isinstance(model, keras.Sequential | functional):
+    if not isinstance(model, keras.Sequential | _functional_class()):
         raise TypeError(
             f"{type(model).__name__} is a subclassed model, whose layers cannot be replaced; "
             "build it with the functional API, or pass the functional model inside it."
         )
     if not model.built:
-        raise ValueError("The model is not built yet; call it on a batch or give it an Input first.")
+        raise ValueError("The model is not built yet; call it on a batch or give it an Input.")
+
+
+@functools.cache
+def _functional_class() -> Any:
+    """The class of functional models, which Keras does not export."""
+    images = keras.Input([1])
+    return type(keras.Model(images, keras.layers.Identity()(images)))
 
 
 def _clone(
@@ -64,31 +71,40 @@ def _clone(
             pairs[id(layer)] = (layer, replace(layer))
         return pairs[id(layer)][1]
 
-    clone = keras.models.clone_model(model, clone_function=clone_layer, recursive=True)
+    with _uncompiled(model):
+        clone = keras.models.clone_model(model, clone_function=clone_layer, recursive=True)
     for source, target in pairs.values():
         # A functional model also holds plain operations such as a + b.
         if isinstance(source, keras.layers.Layer):
             _copy_weights(source, target)
-    return _uncompiled(clone) if clone.compiled else clone
+    return clone
 
 
-def _uncompiled(model: keras.Model) -> keras.Model:
-    """The same layers in a model without the optimizer that Keras clones along."""
-    if isinstance(model, keras.Sequential):
-        images = model.inputs[0]
-        entry = keras.Input(batch_shape=images.shape, dtype=images.dtype, name=images.name)
-        return keras.Sequential([entry, *model.layers], name=model.name)
-    return keras.Model(model.input, model.output, name=model.name)
+@contextlib.contextmanager
+def _uncompiled(model: keras.Model) -> Iterator[None]:
+    """Hide from Keras that models are compiled: it clones losses too, and fails on own ones."""
+    compiled = [part for part in (model, *all_layers(model)) if getattr(part, "compiled", False)]
+    for part in compiled:
+        part.compiled = False
+    try:
+        yield
+    finally:
+        for part in compiled:
+            part.compiled = True
 
 
 def _copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
     """Copy the weights of one layer to its masked, plain or like counterpart."""
     if isinstance(source, MaskedKernel) == isinstance(target, MaskedKernel):
         target.set_weights(source.get_weights())
+        # Some layers compute what they use from their weights, as Normalization does.
+        store: dict[str, Any] = {}
+        source.save_own_variables(store)
+        target.load_own_variables(store)
         return
     if isinstance(target, MaskedKernel):
         target.kernel.assign(source.kernel)
-        target.scores.assign(initial_scores(source.kernel))
+        target.scores.assign(initial_scores(source.kernel, fan_in=target.fan_in))
     else:
         # Adding zero turns the -0.0 of pruned negative weights into 0.0, which compresses.
         target.kernel.assign(source.kernel * source.mask + 0.0)
@@ -104,9 +120,9 @@ def mask_model(
     Weights and outputs are unchanged: every mask keeps everything until
     :func:`hydra_tf.set_density`, and the scores start as ``sqrt(6/fan_in) * w / max|w|``
     (arXiv 2002.10509, section 3.2). Nested models and shared layers stay nested and
-    shared; layers that are masked already keep their masks. Layers with a kernel that
+    shared; layers that are masked already keep their masks. Layers with weights that
     cannot be masked are left alone and listed in the log and in
-    :func:`hydra_tf.sparsity.report`.
+    :func:`hydra_tf.sparsity.report`. The copy is not compiled.
 
     Args:
         model: a built functional or Sequential model.
@@ -141,10 +157,9 @@ def mask_model(
     if not masked_layers(masked):
         kinds = ", ".join(sorted(kind.__name__ for kind in MASKED))
         raise ValueError(f"The model has nothing to mask: no chosen layer is one of {kinds}.")
-    for layer in all_layers(masked):
-        if layer.weights and not isinstance(layer, MaskedKernel | keras.Model):
-            if any(len(w.shape) > 1 for w in layer.trainable_weights):
-                logging.info("hydra_tf: layer %s has weights but no mask.", layer.name)
+    left = [f"{la.name} ({type(la).__name__})" for la in all_layers(masked) if unmasked_kernels(la)]
+    if left:
+        logging.info("hydra_tf: layers left without a mask: %s.", ", ".join(left))
     return masked
 
 

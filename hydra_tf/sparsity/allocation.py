@@ -14,7 +14,9 @@ from hydra_tf.registry import Registry
 class Allocation(Protocol):
     """Maps the layers' scores and a total density to one density per layer."""
 
-    def __call__(self, scores: Mapping[str, np.ndarray], density: float) -> dict[str, float]:
+    def __call__(
+        self, scores: Mapping[str, np.ndarray[Any, Any]], density: float
+    ) -> dict[str, float]:
         """Return the density of each named layer, each in (0, 1]."""
 
 
@@ -26,7 +28,9 @@ ALLOCATIONS: Registry[Allocation] = Registry("allocation", "hydra_tf.sparsity")
 class Uniform:
     """The same density for every layer (the paper's choice)."""
 
-    def __call__(self, scores: Mapping[str, np.ndarray], density: float) -> dict[str, float]:
+    def __call__(
+        self, scores: Mapping[str, np.ndarray[Any, Any]], density: float
+    ) -> dict[str, float]:
         """Return `density` for each layer."""
         return dict.fromkeys(scores, density)
 
@@ -40,7 +44,9 @@ class Largest:
     are, so this fits unscaled scores (``"magnitude"``, ``"snip"``) better than ``"scaled"``.
     """
 
-    def __call__(self, scores: Mapping[str, np.ndarray], density: float) -> dict[str, float]:
+    def __call__(
+        self, scores: Mapping[str, np.ndarray[Any, Any]], density: float
+    ) -> dict[str, float]:
         """Return each layer's share of the network's largest scores."""
         flat = np.concatenate([np.abs(values).ravel() for values in scores.values()])
         owner = np.repeat(np.arange(len(scores)), [values.size for values in scores.values()])
@@ -61,7 +67,9 @@ class ErdosRenyiKernel:
     total stays what was asked for.
     """
 
-    def __call__(self, scores: Mapping[str, np.ndarray], density: float) -> dict[str, float]:
+    def __call__(
+        self, scores: Mapping[str, np.ndarray[Any, Any]], density: float
+    ) -> dict[str, float]:
         """Return the Erdos-Renyi-kernel densities."""
         shapes: dict[str, Sequence[int]] = {k: v.shape for k, v in scores.items()}
         sizes = {k: v.size for k, v in scores.items()}
@@ -80,7 +88,9 @@ class ErdosRenyiKernel:
             whole |= full
 
 
-def allocate(allocation: Any, scores: Mapping[str, np.ndarray], density: float) -> dict[str, float]:
+def allocate(
+    allocation: Any, scores: Mapping[str, np.ndarray[Any, Any]], density: float
+) -> dict[str, float]:
     """Return a density per layer, checked.
 
     Args:

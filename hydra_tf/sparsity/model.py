@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ class MaskedLike(Protocol):
     mask: Any
     density: float
     granularity: str
+    fan_in: int
 
     def refresh_mask(self) -> None:
         """Choose the mask from the scores."""
@@ -43,6 +45,14 @@ def masked_layers(model: Any) -> list[MaskedLike]:
         []
     """
     return [layer for layer in all_layers(model) if hasattr(layer, "refresh_mask")]
+
+
+def unmasked_kernels(layer: Any) -> list[Any]:
+    """The weights of two axes or more of a layer without a mask, inner layers' left out."""
+    if hasattr(layer, "refresh_mask"):
+        return []
+    inner = {id(weight) for part in getattr(layer, "layers", ()) for weight in part.weights}
+    return [w for w in layer.weights if len(w.shape) > 1 and id(w) not in inner]
 
 
 def refresh_masks(model: Any) -> None:
@@ -85,7 +95,7 @@ def set_density(
     scores = {key: np.asarray(layer.scores) for key, layer in zip(keys, layers, strict=True)}
     shares = allocate(allocation, scores, density)
     for key, layer in zip(keys, layers, strict=True):
-        layer.density, layer.granularity = shares[key], granularity
+        layer.density, layer.granularity = float(shares[key]), granularity
         layer.refresh_mask()
 
 
@@ -94,8 +104,9 @@ def report(model: Any) -> dict[str, Any]:
 
     Returns:
         ``{"layers": [...], "total": {...}}``; every entry holds ``weights``, ``kept`` and
-        ``density``, a layer's also its ``name``, ``shape`` and ``masked``. Layers with a
-        kernel but no mask are listed with density 1. Biases and BatchNorm do not count.
+        ``density``, a layer's also its ``name``, ``shape`` and ``masked``. Layers that have
+        weights of two axes or more but no mask (recurrent layers, embeddings) are listed
+        with density 1; the shape is that of the largest. Biases and BatchNorm do not count.
 
     Example:
         >>> import keras
@@ -104,16 +115,17 @@ def report(model: Any) -> dict[str, Any]:
     """
     rows = []
     for layer in all_layers(model):
-        kernel = getattr(layer, "kernel", None)
-        if kernel is None or not hasattr(kernel, "shape"):
-            continue
         masked = hasattr(layer, "refresh_mask")
-        weights = int(np.prod(kernel.shape))
+        kernels = [layer.kernel] if masked else unmasked_kernels(layer)
+        if not kernels:
+            continue
+        sizes = [math.prod(kernel.shape) for kernel in kernels]
+        weights = sum(sizes)
         kept = int(np.sum(np.asarray(layer.mask))) if masked else weights
         rows.append(
             {
                 "name": layer.name,
-                "shape": [int(size) for size in kernel.shape],
+                "shape": [int(size) for size in kernels[sizes.index(max(sizes))].shape],
                 "masked": masked,
                 "weights": weights,
                 "kept": kept,

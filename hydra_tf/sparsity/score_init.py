@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from hydra_tf._lazy import keras, tf
 from hydra_tf.registry import Registry
 
 
 class ScoreInit(Protocol):
-    """Maps a kernel (and, where it needs one, its loss gradient) to scores."""
+    """Maps a kernel and its fan-in (and, where needed, its loss gradient) to scores."""
 
     def __call__(
-        self, kernel: tf.Tensor, gradient: tf.Tensor | None = None, seed: int = 0
+        self,
+        kernel: tf.Tensor,
+        *,
+        fan_in: int,
+        gradient: tf.Tensor | None = None,
+        seed: int = 0,
     ) -> tf.Tensor:
         """Return float32 scores of the kernel's shape."""
 
@@ -22,13 +27,8 @@ class ScoreInit(Protocol):
 SCORE_INITS: Registry[ScoreInit] = Registry("score initialisation", "hydra_tf.sparsity")
 
 
-def fan_in(shape: tuple[int, ...]) -> int:
-    """Inputs that feed one output of a kernel: all its axes but the last, multiplied.
-
-    Example:
-        >>> fan_in((3, 3, 16, 32)), fan_in((100, 10))
-        (144, 100)
-    """
+def _inputs(shape: tuple[int, ...]) -> int:
+    """Inputs that feed one output of a dense kernel or a convolution's: all axes but the last."""
     return max(1, math.prod(shape[:-1]))
 
 
@@ -42,10 +42,15 @@ class Scaled:
     """
 
     def __call__(
-        self, kernel: tf.Tensor, gradient: tf.Tensor | None = None, seed: int = 0
+        self,
+        kernel: tf.Tensor,
+        *,
+        fan_in: int,
+        gradient: tf.Tensor | None = None,
+        seed: int = 0,
     ) -> tf.Tensor:
         """Return the scaled scores."""
-        scale = math.sqrt(6 / fan_in(tuple(kernel.shape)))
+        scale = math.sqrt(6 / fan_in)
         return scale * tf.math.divide_no_nan(kernel, tf.reduce_max(tf.abs(kernel)))
 
 
@@ -55,7 +60,12 @@ class Magnitude:
     """The magnitudes of the weights, unscaled."""
 
     def __call__(
-        self, kernel: tf.Tensor, gradient: tf.Tensor | None = None, seed: int = 0
+        self,
+        kernel: tf.Tensor,
+        *,
+        fan_in: int,
+        gradient: tf.Tensor | None = None,
+        seed: int = 0,
     ) -> tf.Tensor:
         """Return ``|w|``."""
         return tf.abs(kernel)
@@ -67,7 +77,12 @@ class Snip:
     """``|dL/dm| = |dL/dw * w|`` on one batch (Lee et al., ICLR 2019, equation 4)."""
 
     def __call__(
-        self, kernel: tf.Tensor, gradient: tf.Tensor | None = None, seed: int = 0
+        self,
+        kernel: tf.Tensor,
+        *,
+        fan_in: int,
+        gradient: tf.Tensor | None = None,
+        seed: int = 0,
     ) -> tf.Tensor:
         """Return the connection sensitivities.
 
@@ -97,18 +112,23 @@ class Random:
             1 (unit).
     """
 
-    distribution: str = "uniform"
-    scheme: str = "kaiming"
+    distribution: Literal["uniform", "normal"] = "uniform"
+    scheme: Literal["kaiming", "xavier", "unit"] = "kaiming"
 
     def __call__(
-        self, kernel: tf.Tensor, gradient: tf.Tensor | None = None, seed: int = 0
+        self,
+        kernel: tf.Tensor,
+        *,
+        fan_in: int,
+        gradient: tf.Tensor | None = None,
+        seed: int = 0,
     ) -> tf.Tensor:
         """Return seeded random scores."""
         shape = tuple(kernel.shape)
         variance: dict[str, Any] = {
             "kaiming": {"scale": 2.0, "mode": "fan_in"},
             "xavier": {"scale": 1.0, "mode": "fan_avg"},
-            "unit": {"scale": float(fan_in(shape)), "mode": "fan_in"},
+            "unit": {"scale": float(_inputs(shape)), "mode": "fan_in"},
         }[self.scheme]
         name = {"uniform": "uniform", "normal": "untruncated_normal"}[self.distribution]
         draw = keras.initializers.VarianceScaling(**variance, distribution=name, seed=seed)
@@ -116,7 +136,12 @@ class Random:
 
 
 def initial_scores(
-    kernel: Any, method: Any = "scaled", *, gradient: Any = None, seed: int = 0
+    kernel: Any,
+    method: Any = "scaled",
+    *,
+    fan_in: int | None = None,
+    gradient: Any = None,
+    seed: int = 0,
 ) -> tf.Tensor:
     """Return importance scores for a kernel.
 
@@ -124,7 +149,9 @@ def initial_scores(
         kernel: weights, any shape whose last axis holds the outputs.
         method: ``"scaled"``, ``"magnitude"``, ``"snip"``, ``"random"``,
             ``"kaiming_normal"``, ``"kaiming_uniform"``, ``"xavier_normal"``,
-            ``"xavier_uniform"``, or a callable ``(kernel, gradient, seed) -> scores``.
+            ``"xavier_uniform"``, or a callable ``(kernel, fan_in=, gradient=, seed=) -> scores``.
+        fan_in: inputs that feed one output; the product of all axes but the last when left
+            out, which is right for all but depthwise kernels.
         gradient: gradient of the loss for the kernel; only ``"snip"`` needs it.
         seed: seed of the random methods.
 
@@ -138,9 +165,12 @@ def initial_scores(
         >>> initial_scores([[1.0], [-2.0]], "magnitude").numpy().tolist()
         [[1.0], [2.0]]
     """
-    kernel = tf.convert_to_tensor(kernel, tf.float32)
-    scores = SCORE_INITS.build(method)(kernel, gradient=gradient, seed=seed)
-    scores = tf.convert_to_tensor(scores, tf.float32)
+    kernel = tf.cast(tf.convert_to_tensor(kernel), tf.float32)
+    if gradient is not None:
+        gradient = tf.cast(tf.convert_to_tensor(gradient), tf.float32)
+    inputs = _inputs(tuple(kernel.shape)) if fan_in is None else fan_in
+    scores = SCORE_INITS.build(method)(kernel, fan_in=inputs, gradient=gradient, seed=seed)
+    scores = tf.cast(tf.convert_to_tensor(scores), tf.float32)
     if scores.shape != kernel.shape:
         raise ValueError(
             f"The scores have shape {tuple(scores.shape)}; they must have the kernel's, "

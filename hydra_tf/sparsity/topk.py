@@ -6,7 +6,8 @@ from typing import Any
 
 from hydra_tf._lazy import tf
 
-_BINS = 1 << 16  # a float's 32 bits are counted in two halves of 16
+# A non-negative float's 31 bits are counted digit by digit, the highest first: (shift, values).
+_DIGITS = ((20, 1 << 11), (10, 1 << 10), (0, 1 << 10))
 
 
 def kept_count(density: float, size: int) -> int:
@@ -26,22 +27,24 @@ def kept_count(density: float, size: int) -> int:
     return max(1, round(density * size))
 
 
-def _kth_half(half: tf.Tensor, kept: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
-    """The value of the `kept`-th largest 16-bit number, and how many equal ones are needed."""
+def _kth_digit(
+    digits: tf.Tensor, values: int, kept: tf.Tensor | int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The digit of the `kept`-th largest number, and how many with that digit are needed."""
     counts = tf.raw_ops.DenseBincount(
-        input=half, size=_BINS, weights=tf.zeros([0], tf.int32), binary_output=False
+        input=digits, size=values, weights=tf.zeros([0], tf.int32), binary_output=False
     )
     at_least = tf.cumsum(counts, reverse=True)
-    value = tf.reduce_sum(tf.cast(at_least >= kept, tf.int32)) - 1
-    return value, kept - (at_least[value] - counts[value])
+    digit = tf.reduce_sum(tf.cast(at_least >= kept, tf.int32)) - 1
+    return digit, kept - (at_least[digit] - counts[digit])
 
 
 def topk_mask(scores: tf.Tensor, kept: int) -> tf.Tensor:
     """Mark the `kept` scores of largest magnitude; ties go to the lowest index.
 
-    The bit patterns of non-negative float32 numbers order like the numbers, so two counts
-    over 16 bits each find the k-th largest exactly, in time linear in the size, without
-    sorting.
+    The bit patterns of non-negative float32 numbers order like the numbers, so counting their
+    digits, the highest first, finds the k-th largest exactly, in linear time and without
+    sorting; after the first digit few numbers are left to count.
 
     Args:
         scores: float32 tensor of any shape.
@@ -64,11 +67,13 @@ def topk_mask(scores: tf.Tensor, kept: int) -> tf.Tensor:
     if kept == size:
         return tf.ones_like(scores)
     bits = tf.bitcast(tf.reshape(tf.abs(scores), [-1]), tf.int32)
-    upper = tf.bitwise.right_shift(bits, 16)
-    high, needed = _kth_half(upper, kept)
-    rivals = tf.boolean_mask(tf.bitwise.bitwise_and(bits, _BINS - 1), tf.equal(upper, high))
-    low, needed = _kth_half(rivals, needed)
-    threshold = high * _BINS + low
+    rivals, needed, threshold = bits, kept, 0
+    for shift, values in _DIGITS:
+        digits = tf.bitwise.bitwise_and(tf.bitwise.right_shift(rivals, shift), values - 1)
+        digit, needed = _kth_digit(digits, values, needed)
+        threshold += digit * (1 << shift)
+        if shift:
+            rivals = tf.boolean_mask(rivals, tf.equal(digits, digit))
     ties = tf.where(tf.equal(bits, threshold))[:needed]
     mask = tf.tensor_scatter_nd_update(
         tf.cast(bits > threshold, tf.float32), ties, tf.ones(needed, tf.float32)
@@ -100,14 +105,13 @@ def masked_kernel(kernel: tf.Tensor, scores: tf.Tensor, mask: tf.Tensor) -> tf.T
     """
 
     @tf.custom_gradient
-    def forward(
-        kernel: tf.Tensor, scores: tf.Tensor, mask: tf.Tensor
-    ) -> tuple[tf.Tensor, Any]:
+    def forward(kernel: tf.Tensor, scores: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, Any]:
         mask = tf.cast(mask, kernel.dtype)
 
         def backward(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, None]:
-            to_scores = tf.cast(upstream * kernel, scores.dtype) * tf.sign(scores)
-            return upstream * mask, to_scores, None
+            # In float32: a product of two small float16 numbers would vanish.
+            wide = tf.cast(upstream, scores.dtype) * tf.cast(kernel, scores.dtype)
+            return upstream * mask, wide * tf.sign(scores), None
 
         return kernel * mask, backward
 

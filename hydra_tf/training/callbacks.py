@@ -221,8 +221,14 @@ class HydraCallback(keras.callbacks.Callback):
         layers = masked_layers(self.model)
         gradients = self._kernel_gradients() if init == "snip" else [None] * len(layers)
         for i, (layer, gradient) in enumerate(zip(layers, gradients, strict=True)):
-            seed = self.model.seed + i
-            layer.scores.assign(initial_scores(layer.kernel, init, gradient=gradient, seed=seed))
+            scores = initial_scores(
+                layer.kernel,
+                init,
+                fan_in=layer.fan_in,
+                gradient=gradient,
+                seed=self.model.seed + i,
+            )
+            layer.scores.assign(scores)
 
     def _kernel_gradients(self) -> list[Any]:
         """Gradients of the robust loss for the masked kernels on the first batch."""

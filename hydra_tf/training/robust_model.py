@@ -7,15 +7,20 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from hydra_tf import attacks, objectives
+from hydra_tf import attacks, models, objectives
 from hydra_tf.attacks.base import cross_entropy, sparse_labels
-from hydra_tf.models.checks import check_batch, first_batch, require_logits
-from hydra_tf.models.masking import mask_model
+from hydra_tf.models.checks import check_batch, check_logits, first_batch, require_logits
 from hydra_tf.sparsity.model import masked_layers
 from hydra_tf.training.phases import PHASES, Phase, trained_variables
 from hydra_tf.training.step import moment_of, robust_step
 
 NO_PHASE = -1  # the saved phase of a model that no pipeline has entered yet
+
+
+def _held(y: tf.Tensor, *outputs: tf.Tensor) -> tf.Tensor:
+    """[batch] ones where all the logits are right, zeros elsewhere."""
+    right = [tf.argmax(logits, axis=-1, output_type=y.dtype) == y for logits in outputs]
+    return tf.cast(tf.reduce_all(right, axis=0), tf.float32)
 
 
 @keras.saving.register_keras_serializable(package="hydra_tf")
@@ -60,7 +65,7 @@ class RobustModel(keras.Model):
     ) -> None:
         super().__init__(**kwargs)
         require_logits(net)
-        self.net = net if masked_layers(net) else mask_model(net)
+        self.net = net if masked_layers(net) else models.mask_model(net)
         self.objective = objectives.build(objective)
         self.seed = seed
         self.train_batchnorm = train_batchnorm
@@ -82,8 +87,10 @@ class RobustModel(keras.Model):
             autocast=False,
             aggregation="only_first_replica",
         )
-        self.robust_accuracy = keras.metrics.SparseCategoricalAccuracy(name="robust_accuracy")
+        self.robust_accuracy = keras.metrics.Mean(name="robust_accuracy")
         self.built = True
+        # "auto" would compile with XLA on a GPU, where mask selection is not at home.
+        self.supports_jit = False
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return the network's logits, [batch, classes]."""
@@ -124,7 +131,7 @@ class RobustModel(keras.Model):
         )
         self._loss_tracker.update_state(terms.loss, sample_weight=tf.shape(x)[0])
         if terms.adversarial_logits is not None:
-            self.robust_accuracy.update_state(y, terms.adversarial_logits)
+            self.robust_accuracy.update_state(_held(y, terms.logits, terms.adversarial_logits))
         results: dict[str, Any] = self.compute_metrics(x, y, terms.logits)
         if terms.adversarial_logits is None:
             results.pop("robust_accuracy")
@@ -140,7 +147,7 @@ class RobustModel(keras.Model):
         if self.validation_attack is not None:
             # One seed for all batches: what is compared between epochs is the network.
             x_adv = self.validation_attack(self, x, y, seed=self.seed)
-            self.robust_accuracy.update_state(y, self(x_adv, training=False))
+            self.robust_accuracy.update_state(_held(y, logits, self(x_adv, training=False)))
         results: dict[str, Any] = self.compute_metrics(x, y, logits)
         if self.validation_attack is None:
             results.pop("robust_accuracy")
@@ -208,6 +215,7 @@ class RobustModel(keras.Model):
         batch = first_batch(x, y)
         if batch is not None:
             check_batch(*batch, self.net.input_shape, self.net.output_shape[-1])
+            check_logits(self.net(batch[0][:32], training=False))
         return batch
 
     def _unpack(self, data: Any) -> tuple[tf.Tensor, tf.Tensor]:

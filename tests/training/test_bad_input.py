@@ -62,6 +62,20 @@ def test_probabilities_are_refused(last):
     with_layer = keras.Sequential([keras.Input([4]), keras.layers.Dense(3), keras.layers.Softmax()])
     with pytest.raises(ValueError, match="need logits"):
         hydra_tf.RobustModel(with_layer)
+    images = keras.Input([4])
+    with_operation = keras.Model(images, keras.ops.softmax(keras.layers.Dense(3)(images)))
+    with pytest.raises(ValueError, match="need logits"):
+        hydra_tf.RobustModel(with_operation)
+
+
+def test_probabilities_in_disguise_are_found_before_training():
+    images = keras.Input([4])
+    positive = keras.ops.exp(keras.layers.Dense(3)(images))
+    disguised = keras.Model(images, positive / keras.ops.sum(positive, axis=1, keepdims=True))
+    robust = hydra_tf.RobustModel(disguised)
+    robust.compile("sgd")
+    with pytest.raises(ValueError, match=r"sums to 1.*need logits"):
+        robust.fit(GOOD_X, GOOD_Y, verbose=0)
 
 
 def test_unknown_objective_and_parameter():
@@ -98,8 +112,8 @@ def test_callback_arguments(arguments, sentence):
 def test_epochs_must_match_the_phases():
     with pytest.raises(ValueError, match="pass epochs=3"):
         model().fit(GOOD_X, GOOD_Y, epochs=5, callbacks=[hydra_tf.HydraCallback(0.5, 1, 1, 1)])
+    pair = [hydra_tf.HydraCallback(0.5, 1), hydra_tf.HydraCallback(0.5, 1)]
     with pytest.raises(ValueError, match="one HydraCallback"):
-        pair = [hydra_tf.HydraCallback(0.5, 1), hydra_tf.HydraCallback(0.5, 1)]
         model().fit(GOOD_X, GOOD_Y, callbacks=pair)
 
 

@@ -1,0 +1,86 @@
+# Each target works on a fresh machine that has Python 3.10 to 3.13 and nothing else: the
+# first one run makes .venv and installs the locked requirements and this package into it.
+
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.10 python; do \
+	$$name -c '$(SUPPORTED)' >/dev/null 2>&1 && echo $$name && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --retries 10 --timeout 60
+
+# Stamps are named after the content they stand for: another lock installs again, a fresh
+# checkout of the same one does not.
+checksum = $(firstword $(shell cat $(1) | cksum))
+LOCKED := $(VENV)/.locked-$(call checksum,requirements.lock)
+INSTALLED := $(VENV)/.installed-$(call checksum,requirements.lock setup.py pyproject.toml)
+
+DEMO ?= $(BIN)/python -m flags.study --flagfile=flags/recipes/mnist_5k_trades.flags \
+	--methods=hydra,lwm --densities=0.01 --seeds=1 --tflite --out=runs/demo
+# Pytest's worker processes (0: none) and further arguments, such as PYTEST_ARGS="-k masks".
+JOBS ?= 0
+PYTEST_ARGS ?=
+PYTEST = $(BIN)/python -m pytest --doctest-modules -n $(JOBS) $(PYTEST_ARGS)
+# `make lock UPGRADE=--upgrade` moves every pin to the newest version.
+UPGRADE ?=
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo lint test test-all bench format lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
+
+$(LOCKED):
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || { \
+		echo "No Python 3.10 to 3.13 found; install one or name it: make PYTHON=/path/to/python" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c '$(SUPPORTED)' || { \
+		echo "$(VENV) holds a Python outside 3.10 to 3.13; remove it and run make again." >&2; exit 2; }
+	$(PIP) install --quiet "$$(grep '^setuptools==' requirements.lock)" "$$(grep '^wheel==' requirements.lock)"
+	for try in 1 2 3; do \
+		$(PIP) install --quiet --use-pep517 --no-build-isolation -r requirements.lock && exit 0; \
+		echo "Installation attempt $$try did not succeed." >&2; sleep 5; \
+	done; exit 1
+	rm -f $(VENV)/.locked-*
+	touch $@
+
+$(INSTALLED): | $(LOCKED)
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	rm -f $(VENV)/.installed-*
+	touch $@
+
+install: $(INSTALLED)  ## make .venv with the locked requirements and this package
+
+demo: $(INSTALLED)  ## the main job on real digits: train, prune two ways, attack, export
+	$(DEMO)
+
+lint: $(INSTALLED)  ## style, types and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: lint  ## lint, then tests, the docstrings' examples and the tutorials
+	$(PYTEST) -m "not slow" tests hydra_tf
+
+test-all: lint  ## the same with the slow tests
+	$(PYTEST) tests hydra_tf
+
+bench: $(INSTALLED)  ## speed and size, one benchmark after the other
+	set -e; for file in benchmarks/[!_]*.py; do \
+		echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py); done
+
+format: $(INSTALLED)  ## rewrite the sources in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:  ## write requirements.lock anew from setup.py
+	test -x build/lock/bin/uv || { $(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet uv; }
+	build/lock/bin/uv pip compile --universal --python-version 3.10 --all-extras --no-annotate \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+		--quiet $(UPGRADE) setup.py --output-file requirements.lock
+
+clean:  ## remove what tools and builds leave behind (.venv and runs/ stay)
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,11 @@
+"""Run the module named by the first argument, as ``python -m`` does.
+
+Bazel starts a file by its path, which leaves modules without the package around them.
+"""
+
+import runpy
+import sys
+
+if __name__ == "__main__":
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,0 +1,255 @@
+"""The zoo: counts against hand formulas and publications, padding, seeds, saving, refusals."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from hydra_tf import models
+from hydra_tf.models.checks import require_logits
+from hydra_tf.models.zoo.wiring import Wiring
+
+# Every name, with parameters that keep the test light.
+LIGHT = {name: name for name in models.MODELS.names()} | {
+    "wide_resnet": "wide_resnet:depth=10,width=1",
+}
+
+
+def _trainable(model: keras.Model) -> int:
+    return sum(math.prod(w.shape) for w in model.trainable_weights)
+
+
+def _wrn_count(depth: int, width: int, classes: int = 10) -> int:
+    """Weights of a wide residual network on images of 3 channels, added up by hand."""
+    total, inputs = 27 * 16, 16
+    for outputs in (16 * width, 32 * width, 64 * width):
+        total += inputs * outputs * (inputs != outputs)  # 1x1 shortcut
+        for _ in range((depth - 4) // 6):
+            total += 2 * inputs + 9 * inputs * outputs  # bn1, conv1
+            total += 2 * outputs + 9 * outputs * outputs  # bn2, conv2
+            inputs = outputs
+    return total + 2 * inputs + inputs * classes + classes
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "exact", "millions"),
+    [
+        (28, 1, 369_498, 0.4),
+        (40, 2, 2_243_546, 2.2),
+        (28, 4, 5_849_050, 5.8),
+        (28, 10, 36_479_194, 36.5),
+        (34, 10, 46_160_474, 46.2),
+    ],
+)
+def test_wide_resnets_have_the_published_size(
+    depth: int, width: int, exact: int, millions: float
+) -> None:
+    model = models.build(f"wide_resnet:depth={depth},width={width}", (32, 32, 3), 10, seed=0)
+    assert _trainable(model) == _wrn_count(depth, width) == exact
+    assert round(exact / 1e6, 1) == millions
+    assert sum(isinstance(layer, keras.layers.Conv2D) for layer in model.layers) == (
+        depth - 4 + 1 + (2 if width == 1 else 3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("depth", "convolutions"),
+    [
+        # Thousands of 3x3 kernels: pairs of channels at the widths 64, 128, 256 and 512.
+        (11, 3 * 64 + 64 * 128 + 128 * 256 + 256**2 + 256 * 512 + 3 * 512**2),
+        (13, 3 * 64 + 64**2 + 64 * 128 + 128**2 + 128 * 256 + 256**2 + 256 * 512 + 3 * 512**2),
+        (16, 3 * 64 + 64**2 + 64 * 128 + 128**2 + 128 * 256 + 2 * 256**2 + 256 * 512 + 5 * 512**2),
+        (19, 3 * 64 + 64**2 + 64 * 128 + 128**2 + 128 * 256 + 3 * 256**2 + 256 * 512 + 7 * 512**2),
+    ],
+)
+def test_vgg_has_the_size_of_the_reference(depth: int, convolutions: int) -> None:
+    channels = {11: 2752, 13: 2944, 16: 4224, 19: 5504}[depth]  # of all convolutions together
+    head = (4 * 512 + 1) * 256 + 257 * 256 + 257 * 10
+    model = models.build(f"vgg{depth}_bn", (32, 32, 3), 10, seed=0)
+    assert _trainable(model) == 9 * convolutions + 2 * channels + head
+    if depth == 16:
+        assert 9 * convolutions + 2 * channels == 14_718_912  # the features of PyTorch's VGG16-BN
+        assert _trainable(model) == 15_311_818
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "count"),
+    [
+        ("mnist_cnn", (28, 28, 1), 17 * 16 + 257 * 32 + (7 * 7 * 32 + 1) * 100 + 101 * 10),
+        ("cnn_small", (32, 32, 3), 49 * 16 + 257 * 32 + (8 * 8 * 32 + 1) * 100 + 101 * 10),
+        (
+            "cnn_large",
+            (32, 32, 3),
+            (28 * 32 + 513 * 32 + 289 * 64 + 1025 * 64)
+            + ((8 * 8 * 64 + 1) * 512 + 513 * 512 + 513 * 10),
+        ),
+    ],
+)
+def test_small_networks_have_the_size_worked_out_by_hand(
+    name: str, shape: tuple[int, ...], count: int
+) -> None:
+    assert models.build(name, shape, 10).count_params() == count
+
+
+@pytest.mark.parametrize("name", models.MODELS.names())
+def test_every_network_outputs_logits_and_survives_saving(
+    name: str, tmp_path: pathlib.Path
+) -> None:
+    model = models.build(LIGHT[name], (20, 16, 2), 7, seed=3)
+    assert model.input_shape == (None, 20, 16, 2) and model.output_shape == (None, 7)
+    require_logits(model)
+    images = np.random.RandomState(0).rand(1, 20, 16, 2).astype(np.float32)
+    # Logits near 0 would pass for anything, so weights of the head are made larger.
+    head = model.get_layer("logits")
+    head.kernel.assign(head.kernel * 100.0 + 1.0)
+    logits = model.predict_on_batch(images)
+    path = tmp_path / "net.keras"
+    model.save(path)
+    loaded = keras.saving.load_model(path, safe_mode=True)
+    np.testing.assert_array_equal(loaded.predict_on_batch(images), logits)
+    for layer in model.layers:
+        assert type(layer).__module__.startswith("keras."), layer.name
+        assert not isinstance(layer, keras.layers.Lambda)
+
+
+@pytest.mark.parametrize("name", models.MODELS.names())
+def test_the_seed_decides_the_weights(name: str) -> None:
+    def kernels(seed: int | None) -> list[np.ndarray]:
+        model = models.build(LIGHT[name], (16, 16, 1), 3, seed=seed)
+        return [w.numpy().ravel()[:10_000] for w in model.weights if w.name == "kernel"]
+
+    once, again, other = kernels(1), kernels(1), kernels(2)
+    for a, b, c in zip(once, again, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert not np.array_equal(a, c)
+
+
+def test_layers_of_one_shape_and_networks_without_a_seed_differ() -> None:
+    vgg = models.build("vgg11_bn", (16, 16, 1), 256, seed=0)
+    alike = [vgg.get_layer(name).kernel.numpy() for name in ("conv6", "conv7", "conv8")]
+    assert not np.array_equal(alike[0], alike[1]) and not np.array_equal(alike[1], alike[2])
+    one, other = (models.build("cnn_small", (8, 8, 1), 3).get_layer("fc1") for _ in range(2))
+    assert not np.array_equal(one.kernel, other.kernel)
+
+
+def test_layers_have_stable_names() -> None:
+    for _ in range(2):
+        small = models.build("cnn_small", (8, 8, 1), 10)
+        assert [layer.name for layer in small.layers] == [
+            *("images", "conv1", "relu1", "conv2", "relu2", "flatten", "fc1", "relu3", "logits")
+        ]
+        wide = models.build("wide_resnet:depth=10,width=2", (8, 8, 1), 10)
+        kernels = {layer.name for layer in wide.layers if hasattr(layer, "kernel")}
+        units = {f"block{block}_unit1_" for block in (1, 2, 3)}
+        assert kernels == {"conv1", "logits"} | {
+            unit + part for unit in units for part in ("conv1", "conv2", "shortcut")
+        }
+
+
+def test_initial_weights_have_the_reference_spread() -> None:
+    vgg = models.build("vgg16_bn", (32, 32, 3), 10, seed=0)
+    kernel = vgg.get_layer("conv5").kernel.numpy()  # 3x3x128x256
+    assert kernel.std() == pytest.approx(math.sqrt(2 / (9 * 256)), rel=0.01)
+    assert np.abs(kernel).max() > 3.5 * kernel.std()  # the normal's tail is not cut off
+    assert vgg.get_layer("fc1").kernel.numpy().std() == pytest.approx(0.01, rel=0.01)
+    small = models.build("cnn_small", (32, 32, 3), 10, seed=0)
+    kernel = small.get_layer("fc1").kernel.numpy()  # 2048 x 100
+    assert np.abs(kernel).max() == pytest.approx(1 / math.sqrt(2048), rel=0.001)
+    for model in (vgg, small):
+        for weight in model.weights:
+            if weight.name in ("bias", "beta", "moving_mean"):
+                assert not weight.numpy().any()
+    norm = vgg.get_layer("bn1")
+    assert (norm.momentum, norm.epsilon) == (0.9, 1e-5)
+
+
+def _convolve_by_hand(image: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
+    """Cross-correlation of a square one-channel image with (k - 1) // 2 zeros around it."""
+    size, padding = len(kernel), (len(kernel) - 1) // 2
+    padded = np.pad(image, padding)
+    count = (len(image) + 2 * padding - size) // stride + 1
+    starts = [stride * i for i in range(count)]
+    return np.array(
+        [[(padded[r : r + size, c : c + size] * kernel).sum() for c in starts] for r in starts]
+    )
+
+
+@pytest.mark.parametrize("size", [4, 5, 6, 7, 8, 9])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (4, 2)])
+def test_windows_lie_where_symmetric_padding_puts_them(size: int, kernel: int, stride: int) -> None:
+    images = keras.Input([size, size, 1])
+    output = Wiring(seed=0).conv(images, "conv", 1, kernel=kernel, stride=stride)
+    model = keras.Model(images, output)
+    weights = model.get_layer("conv").kernel.numpy()[:, :, 0, 0]
+    image = np.random.RandomState(size).rand(size, size).astype(np.float32)
+    expected = _convolve_by_hand(image, weights, stride)
+    result = model.predict_on_batch(image[None, :, :, None])[0, :, :, 0]
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [16, 28, 32, 48, 64, 80])
+def test_vgg_averages_any_image_down_to_quarters(side: int) -> None:
+    model = models.build("vgg11_bn", (side, side, 1), 2)
+    assert model.get_layer("flatten").output.shape[-1] == (512 if side < 32 else 2048)
+
+
+def test_a_residual_unit_adds_its_input() -> None:
+    """With the second convolutions at 0, the units hand on their input or its projection."""
+    model = models.build("wide_resnet:depth=10,width=1", (8, 8, 1), 2, seed=0)
+    for layer in model.layers:
+        if layer.name.endswith("_conv2"):
+            layer.kernel.assign(keras.ops.zeros_like(layer.kernel))
+    inner = keras.Model(
+        model.input, [model.get_layer(n).output for n in ("conv1", "block1_unit1_add")]
+    )
+    first, after = inner(np.random.RandomState(0).rand(2, 8, 8, 1).astype(np.float32))
+    np.testing.assert_array_equal(first, after)
+    assert "block1_unit1_shortcut" not in [layer.name for layer in model.layers]
+
+
+@pytest.mark.parametrize("name", ["cnn_large", "vgg11_bn", "wide_resnet"])
+def test_masks_go_on_and_come_off(name: str) -> None:
+    model = models.build(LIGHT[name], (16, 16, 1), 3, seed=0)
+    images = np.random.RandomState(0).rand(1, 16, 16, 1).astype(np.float32)
+    logits = model.predict_on_batch(images)
+    stripped = models.strip_masks(models.mask_model(model))
+    np.testing.assert_allclose(stripped.predict_on_batch(images), logits, atol=1e-6)
+    assert [type(a) for a in stripped.layers] == [type(b) for b in model.layers]
+
+
+def test_a_callable_is_a_network() -> None:
+    def mine(input_shape: tuple[int, ...], num_classes: int, seed: int | None) -> keras.Model:
+        images = keras.Input(input_shape)
+        return keras.Model(images, keras.layers.Dense(num_classes)(images))
+
+    assert models.build(mine, (4,), 3).output_shape == (None, 3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "arguments", "error", "sentence"),
+    [
+        ("vgg15_bn", {}, ValueError, 'Unknown model "vgg15_bn"; did you mean'),
+        ("vgg16_bn:depth=12", {}, TypeError, "one of 11, 13, 16, 19"),
+        ("wide_resnet:depth=27", {}, ValueError, "6n \\+ 4"),
+        ("wide_resnet:depth=4", {}, ValueError, "6n \\+ 4"),
+        ("wide_resnet:width=0", {}, ValueError, "at least 1"),
+        ("wide_resnet:widen=4", {}, ValueError, "Unknown parameter of model"),
+        ("vgg11_bn", {"input_shape": (8, 32, 3)}, ValueError, "at least 16x16"),
+        ("cnn_large", {"input_shape": (3, 3, 1)}, ValueError, "at least 4x4"),
+        ("cnn_small", {"input_shape": (28, 28)}, ValueError, r"\(height, width, channels\)"),
+        ("cnn_small", {"input_shape": (None, 28, 1)}, ValueError, "each at least 1"),
+        ("cnn_small", {"num_classes": 1}, ValueError, "num_classes must be"),
+        ("cnn_small", {"seed": 0.5}, TypeError, "seed must be a whole number"),
+        (lambda *_: 3, {}, TypeError, "must return a Keras model"),
+    ],
+)
+def test_bad_input_ends_in_a_sentence(
+    spec: Any, arguments: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        models.build(spec, **{"input_shape": (32, 32, 3), "num_classes": 10, **arguments})

@@ -1,0 +1,136 @@
+"""The wheel holds the library and its binaries, and nothing else; the lock fits setup.py."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("hydra_tf", "flags", "setup.py", "pyproject.toml", "LICENSE", "README.md")
+
+
+def python(*arguments, cwd):
+    """Run Python away from the checkout's own environment variables."""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    # Built from a copy: setuptools writes its build folder next to setup.py.
+    source = tmp_path_factory.mktemp("source")
+    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for part in filter(Path.exists, (ROOT / name for name in PARTS)):
+        if part.is_dir():
+            shutil.copytree(part, source / part.name, ignore=ignore)
+        else:
+            shutil.copy(part, source)
+    for folder in ("tests", "tutorials", "benchmarks", "docs"):
+        (source / folder).mkdir()
+        (source / folder / "__init__.py").touch()
+    build = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", "dist", "."]
+    result = python("-m", "pip", *build, cwd=source)
+    assert result.returncode == 0, result.stderr
+    (built,) = (source / "dist").glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def members(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_wheel_has_one_package_at_the_top(members):
+    tops = {name.partition("/")[0] for name in members}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"hydra_tf"}
+
+
+def test_wheel_has_every_module_under_its_installed_name(members):
+    library = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hydra_tf").rglob("*.py")}
+    binaries = {
+        f"hydra_tf/flags/{path.relative_to(ROOT / 'flags').as_posix()}"
+        for path in (ROOT / "flags").rglob("*.py")
+    }
+    modules = {name for name in members if name.endswith(".py")}
+    assert modules == library | binaries
+    assert "hydra_tf/flags/train.py" in modules
+    recipes = {f"hydra_tf/flags/recipes/{path.name}" for path in ROOT.glob("flags/recipes/*.flags")}
+    assert {"hydra_tf/py.typed", *recipes} <= members
+
+
+def test_wheel_has_the_licence_and_the_commands(wheel, members):
+    (licence,) = [name for name in members if name.endswith("/LICENSE")]
+    (commands,) = [name for name in members if name.endswith("/entry_points.txt")]
+    with zipfile.ZipFile(wheel) as archive:
+        assert "Apache License" in archive.read(licence).decode()
+        lines = archive.read(commands).decode().split()
+    assert sorted(line for line in lines if line.startswith("hydra-")) == [
+        "hydra-evaluate",
+        "hydra-export",
+        "hydra-study",
+        "hydra-train",
+    ]
+
+
+def test_installed_binaries_run_under_the_package_name(wheel, tmp_path):
+    # A wheel of pure Python is installed by unpacking it.
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    for binary in ("train", "evaluate", "export", "study"):
+        assert (ROOT / "flags" / f"{binary}.py").exists()
+        code = (
+            f"import hydra_tf.flags.{binary} as binary; import hydra_tf, sys;"
+            "assert callable(binary.main) and 'flags' not in sys.modules;"
+            "print(binary.__file__)"
+        )
+        result = python("-c", code, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert Path(result.stdout.strip()) == tmp_path / "hydra_tf" / "flags" / f"{binary}.py"
+
+
+def test_importing_the_package_loads_no_framework():
+    code = (
+        "import sys, hydra_tf;"
+        "print(sorted({'tensorflow', 'keras', 'numpy', 'tf_keras', 'torch'} & set(sys.modules)))"
+    )
+    result = python("-c", code, cwd=ROOT)
+    assert result.stdout == "[]\n", result.stderr
+
+
+def test_lock_pins_every_requirement_and_names_no_source():
+    lock = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = [line for line in lock if not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[^ ]+( ; .+)?", line) for line in pins), pins
+    pinned = {line.partition("==")[0] for line in pins}
+    required = set(re.findall(r'"([A-Za-z][\w-]*)(?:==|>=)\d', (ROOT / "setup.py").read_text()))
+    assert {"tensorflow", "keras", "cleverhans", "pytest"} <= required
+    assert {name.lower().replace("_", "-") for name in required} <= pinned
+    assert not pinned & {"torch", "torchvision", "jax"}
+
+
+def test_bazel_knows_every_test_file(tmp_path):
+    bazel = shutil.which("bazel")
+    if bazel is None:
+        pytest.skip("bazel is not installed.")
+    if "TEST_SRCDIR" in os.environ:
+        pytest.skip("Bazel is running this test; it does not query itself.")
+    result = subprocess.run(
+        [bazel, "--batch", f"--output_user_root={tmp_path}", "query", "//..."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    targets = set(result.stdout.split())
+    tests = {path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    assert {f"//tests:{path.with_suffix('').as_posix()}" for path in tests} <= targets
+    assert {"//hydra_tf:hydra_tf", "//flags:train", "//flags:flags"} <= targets

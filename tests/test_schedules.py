@@ -1,0 +1,58 @@
+"""Learning rate schedules."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hydra_tf.schedules import SCHEDULES, constant, warm_cosine
+from hydra_tf.types import Ball
+
+
+def test_cosine_by_hand():
+    assert warm_cosine(0, 4, 1.0) == 1.0
+    assert warm_cosine(1, 4, 1.0) == pytest.approx(0.5 + 0.5 * math.sqrt(0.5), abs=1e-12)
+    assert warm_cosine(2, 4, 1.0) == pytest.approx(0.5, abs=1e-12)
+    assert warm_cosine(4, 4, 1.0) == 0.0
+    assert warm_cosine(9, 4, 1.0) == 0.0
+
+
+def test_warm_up_by_hand():
+    # A quarter of 8 steps rises: 1/2, 1, and the cosine begins at its peak.
+    assert [warm_cosine(step, 8, 0.4, 0.25) for step in (0, 1, 2)] == [0.2, 0.4, 0.4]
+    assert warm_cosine(5, 8, 0.4, 0.25) == pytest.approx(0.2, abs=1e-12)
+    assert [constant(step, 8, 0.4, 0.25) for step in (0, 1, 2, 7, 80)] == [0.2] + [0.4] * 4
+
+
+def test_schedules_of_no_steps_are_finite():
+    assert warm_cosine(0, 0, 0.1) == 0.1
+    assert constant(0, 0, 0.1) == 0.1
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    steps=st.integers(1, 200),
+    peak=st.floats(1e-6, 10),
+    warmup=st.floats(0, 0.99),
+    name=st.sampled_from(sorted(SCHEDULES)),
+)
+def test_rates_stay_between_zero_and_the_peak_and_turn_once(steps, peak, warmup, name):
+    rates = [SCHEDULES[name](step, steps, peak, warmup) for step in range(steps + 1)]
+    assert all(0 <= rate <= peak for rate in rates)
+    assert max(rates) == pytest.approx(peak)
+    top = round(warmup * steps)
+    assert rates[:top] == sorted(rates[:top])
+    if name == "cosine":
+        assert rates[top:] == sorted(rates[top:], reverse=True)
+        # A warm-up that rounds to all the steps leaves none to fall.
+        assert rates[-1] == pytest.approx(0 if top < steps else peak, abs=1e-12)
+
+
+def test_a_ball_refuses_what_is_none():
+    assert Ball("l2", 0).epsilon == 0
+    for radius in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="epsilon must be a finite number of at least 0"):
+            Ball("l2", radius)
+    with pytest.raises(ValueError, match='must be "linf" or "l2", not \'l1\''):
+        Ball("l1", 0.1)
