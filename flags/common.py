@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,9 +39,9 @@ def launch(name: str, teach: str, validate: Callable[[], Any], run: Callable[[An
         plan = validate()
     except (flags.Error, UsageError, ValueError, TypeError, OSError, ImportError) as error:
         _end(name, error)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.use_absl_handler()
     try:
+        _load_tensorflow()
         run(plan)
     except KeyboardInterrupt:
         sys.stderr.write(f"{name}: interrupted; the same command goes on where it stopped.\n")
@@ -56,6 +57,32 @@ def launch(name: str, teach: str, validate: Callable[[], Any], run: Callable[[An
     ) as error:
         logging.debug("%s", error, exc_info=True)
         _end(name, error)
+
+
+def _load_tensorflow() -> None:
+    """Import TensorFlow and start its devices, without what C++ writes to the screen then.
+
+    Those lines (processor features, missing GPU libraries) would stand between a user and
+    the one line that counts. They are shown when the import fails.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as chatter:
+        os.dup2(chatter.fileno(), 2)
+        try:
+            import keras
+            import tensorflow as tf
+
+            tf.config.list_logical_devices()
+            keras.ops.ones(1)
+        except BaseException:
+            chatter.seek(0)
+            os.write(screen, chatter.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
 
 
 def _end(name: str, error: Exception) -> None:

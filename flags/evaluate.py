@@ -29,7 +29,7 @@ def validate() -> dict[str, Any]:
     """Return the run's config with the attacks to make."""
     from hydra_tf import attacks, objectives
 
-    if FLAGS.run is None:
+    if not FLAGS.run:
         raise UsageError("--run is missing: name the run directory to judge.")
     config = pipeline.read_config(FLAGS.run)
     if FLAGS.attacks is not None:

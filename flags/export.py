@@ -27,7 +27,7 @@ flags.DEFINE_bool("sparse", True, "Encode zeros sparsely where it makes the file
 
 def validate() -> dict[str, Any]:
     """Return the run's config."""
-    if FLAGS.run is None:
+    if not FLAGS.run:
         raise UsageError("--run is missing: name the run directory to export.")
     return pipeline.read_config(FLAGS.run)
 

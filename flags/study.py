@@ -46,7 +46,7 @@ def validate() -> dict[str, Any]:
     for density in densities:
         kept_count(density, 1)
     common.at_least("seeds", 1)
-    if FLAGS.out is None:
+    if not FLAGS.out:
         raise UsageError("--out is missing: name the directory to write.")
     os.makedirs(FLAGS.out, exist_ok=True)
     return {**settings, "densities": densities}

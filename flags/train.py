@@ -42,7 +42,7 @@ def validate() -> dict[str, Any]:
 
     settings = common.training_settings()
     kept_count(FLAGS.density, 1)
-    if FLAGS.out is None:
+    if not FLAGS.out:
         raise UsageError("--out is missing: name the run directory to write.")
     common.at_least("seed", 0)
     config = {**settings, "density": FLAGS.density, "method": FLAGS.method, "seed": FLAGS.seed}
