@@ -59,7 +59,7 @@ def main() -> None:
         measured = np.array(times)
         ratios = np.median(measured / measured[:, :1], axis=0)
         own = 1e3 * np.median(measured[:, 0])
-        print(f"| {density:.0%} of {size:,} | {own:.1f} | {ratios[1]:.1f} | {ratios[2]:.1f} |")
+        print(f"| {100 * density:g}% of {size:,} | {own:.1f} | {ratios[1]:.1f} | {ratios[2]:.1f} |")
 
 
 if __name__ == "__main__":

@@ -40,30 +40,29 @@ def launch(name: str, teach: str, validate: Callable[[], Any], run: Callable[[An
     except (flags.Error, UsageError, ValueError, TypeError, OSError, ImportError) as error:
         _end(name, error)
     logging.use_absl_handler()
+    failures: tuple[type[Exception], ...] = (
+        *(UsageError, ValueError, TypeError, OSError, ImportError, ArithmeticError),
+        *(RuntimeError, MemoryError),
+    )
     try:
-        _load_tensorflow()
+        failures += (_load_tensorflow(),)
         run(plan)
     except KeyboardInterrupt:
         sys.stderr.write(f"{name}: interrupted; the same command goes on where it stopped.\n")
         sys.exit(INTERRUPTED)
-    except (
-        UsageError,
-        ValueError,
-        TypeError,
-        OSError,
-        ImportError,
-        ArithmeticError,
-        RuntimeError,
-    ) as error:
+    except failures as error:
         logging.debug("%s", error, exc_info=True)
         _end(name, error)
 
 
-def _load_tensorflow() -> None:
+def _load_tensorflow() -> type[Exception]:
     """Import TensorFlow and start its devices, without what C++ writes to the screen then.
 
     Those lines (processor features, missing GPU libraries) would stand between a user and
     the one line that counts. They are shown when the import fails.
+
+    Returns:
+        The class of TensorFlow's own errors.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
@@ -76,6 +75,8 @@ def _load_tensorflow() -> None:
 
             tf.config.list_logical_devices()
             keras.ops.ones(1)
+            failure: type[Exception] = tf.errors.OpError
+            return failure
         except BaseException:
             chatter.seek(0)
             os.write(screen, chatter.read())
@@ -191,6 +192,23 @@ def training_settings() -> dict[str, Any]:
         "attacks",
     )  # fmt: skip
     return {name: FLAGS[name].value for name in names}
+
+
+def check_epochs(methods: Sequence[str], pretrained: bool = False) -> None:
+    """Refuse epochs that leave a method nothing to do.
+
+    Args:
+        methods: names of pruning methods.
+        pretrained: whether the methods start from a network that is trained already.
+
+    Raises:
+        ValueError: with the method and what it needs.
+    """
+    from hydra_tf.sparsity.methods import plan_of
+
+    before = 0 if pretrained else FLAGS.pretrain_epochs
+    for method in methods:
+        plan_of(method, before, FLAGS.prune_epochs, FLAGS.finetune_epochs)
 
 
 def at_least(name: str, least: int) -> None:

@@ -19,51 +19,74 @@ from .common import UsageError, attack_specs, ball_of
 
 _OWN_FILES = (
     "config.json", "metrics.jsonl", "model.keras", "dense.keras", "report.json", "plots",
-    "tensorboard", "backup", "best", "model.tflite", "export.json",
+    "tensorboard", "backup", "best", "last_good.keras", "model.tflite", "export.json",
 )  # fmt: skip
 
 
-def claim(out: str, config: Mapping[str, Any], overwrite: bool) -> bool:
-    """Make a directory this run's, or find that it is already; needs no TensorFlow.
+def _stamped(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the library's version and a hash of both."""
+    content = {**config, "hydra_tf": hydra_tf.__version__}
+    text = json.dumps(content, sort_keys=True)
+    return {**content, "hash": hashlib.sha256(text.encode()).hexdigest()[:12]}
+
+
+def is_finished(out: str, config: Mapping[str, Any], overwrite: bool = False) -> bool:
+    """Return whether a directory holds this very run, finished; nothing is written.
+
+    Args:
+        out: the run directory, which need not exist.
+        config: what was asked for.
+        overwrite: whether another run there may be replaced.
+
+    Raises:
+        UsageError: when the directory holds something else, or cannot be written.
+    """
+    if os.path.exists(os.path.join(out, "config.json")):
+        same = read_config(out) == _stamped(config)
+        if not (same or overwrite):
+            raise UsageError(
+                f"{out} holds another run; choose another --out, or pass --overwrite to replace it."
+            )
+        return same and not overwrite and os.path.exists(os.path.join(out, "report.json"))
+    if os.path.isdir(out) and os.listdir(out):
+        raise UsageError(f"{out} is not empty and holds no run; choose another --out.")
+    parent = os.path.abspath(out)
+    while not os.path.lexists(parent):
+        parent = os.path.dirname(parent)
+    if not (os.path.isdir(parent) and os.access(parent, os.W_OK | os.X_OK)):
+        raise UsageError(f"{out} cannot be written: {parent} is no folder that you may write to.")
+    return False
+
+
+def claim(out: str, config: Mapping[str, Any], overwrite: bool = False) -> None:
+    """Make a directory this run's, after :func:`is_finished` has let it pass.
 
     Args:
         out: the run directory.
         config: what was asked for; written to config.json.
-        overwrite: whether another run's files there may go.
-
-    Returns:
-        Whether the run there is the same one and finished.
+        overwrite: whether the files of the run there go first.
 
     Raises:
-        UsageError: when the directory holds something else.
-        OSError: when it cannot be written.
+        UsageError: when it cannot be written.
     """
-    content = {**config, "hydra_tf": hydra_tf.__version__}
-    content["hash"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     path = os.path.join(out, "config.json")
-    if overwrite and os.path.isdir(out):
+    if overwrite and os.path.exists(path):
         for name in _OWN_FILES:
             target = os.path.join(out, name)
-            shutil.rmtree(target) if os.path.isdir(target) else _remove(target)
-    if os.path.exists(path):
-        if read_config(out) != content:
-            raise UsageError(
-                f"{out} holds another run; choose another --out, or pass --overwrite to replace it."
-            )
-        return os.path.exists(os.path.join(out, "report.json"))
-    if os.path.isdir(out) and os.listdir(out):
-        raise UsageError(f"{out} is not empty and holds no run; choose another --out.")
-    os.makedirs(out, exist_ok=True)
+            if os.path.isdir(target):
+                shutil.rmtree(target)
+            elif os.path.exists(target):
+                os.remove(target)
     temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-    os.replace(temporary, path)
-    return False
-
-
-def _remove(path: str) -> None:
-    if os.path.exists(path):
-        os.remove(path)
+    try:
+        os.makedirs(out, exist_ok=True)
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(_stamped(config), file, indent=2)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UsageError(
+            f"{out} cannot be written ({error.strerror}); choose another --out."
+        ) from error
 
 
 def read_config(run: str) -> dict[str, Any]:
@@ -80,6 +103,9 @@ def read_config(run: str) -> dict[str, Any]:
         raise UsageError(f"{run} is not a run directory: it has no config.json.") from None
     except json.JSONDecodeError:
         raise UsageError(f"{path} is damaged: it is not JSON.") from None
+    needed = {"dataset", "objective", "attacks", "batch_size", "seed"}
+    if not isinstance(content, dict) or not needed <= set(content):
+        raise UsageError(f"{path} is not the config of a run of hydra_tf.")
     return content
 
 
@@ -188,22 +214,28 @@ def train_network(
     )
     model = hydra_tf.RobustModel(net, settings["objective"], seed=seed)
     model.compile(optimizer_of(settings), metrics=["accuracy"])
-    # One endless pass after another, so that each epoch reads its own, resumed or not.
-    model.fit(
-        data.train.repeat(),
-        epochs=pipeline.epochs,
-        steps_per_epoch=int(data.train.cardinality()),
-        validation_data=data.validation,
-        verbose=verbose,
-        callbacks=[
-            pipeline,
-            keras.callbacks.BackupAndRestore(os.path.join(out, "backup")),
-            keras.callbacks.TensorBoard(os.path.join(out, "tensorboard"), write_graph=False),
-            hydra_tf.training.MetricsLog(os.path.join(out, "metrics.jsonl")),
-        ],
-    )
+    log = hydra_tf.training.MetricsLog(os.path.join(out, "metrics.jsonl"))
+    try:
+        # One endless pass after another, so that each epoch reads its own, resumed or not.
+        model.fit(
+            data.train.repeat(),
+            epochs=pipeline.epochs,
+            steps_per_epoch=int(data.train.cardinality()),
+            validation_data=data.validation,
+            verbose=verbose,
+            callbacks=[
+                pipeline,
+                keras.callbacks.BackupAndRestore(os.path.join(out, "backup")),
+                keras.callbacks.TensorBoard(os.path.join(out, "tensorboard"), write_graph=False),
+                log,
+            ],
+        )
+    except FloatingPointError as error:
+        kept = os.path.join(out, "last_good.keras")
+        save(model.net, kept)
+        raise FloatingPointError(f"{error} They are saved as {kept}.") from error
     save(model.net, os.path.join(out, "model.keras"))
-    save(hydra_tf.strip_masks(model.net), os.path.join(out, "dense.keras"))
+    hydra_tf.export.to_keras(model.net, os.path.join(out, "dense.keras"))
     shutil.rmtree(os.path.join(out, "best"), ignore_errors=True)
     return model.net
 

@@ -46,6 +46,8 @@ def validate() -> dict[str, Any]:
     for density in densities:
         kept_count(density, 1)
     common.at_least("seeds", 1)
+    common.at_least("pretrain_epochs", 1)
+    common.check_epochs(FLAGS.methods, pretrained=True)
     if not FLAGS.out:
         raise UsageError("--out is missing: name the directory to write.")
     os.makedirs(FLAGS.out, exist_ok=True)
@@ -65,10 +67,10 @@ def run(plan: dict[str, Any]) -> None:
             rows += [_cell(plan, method, density, seed) for method in FLAGS.methods]
     summary = summarise(rows)
     evaluation.write_json(os.path.join(FLAGS.out, "report.json"), {"rows": rows, "table": summary})
-    plots.accuracy_against_density(rows, os.path.join(FLAGS.out, "era.png"))
     table = markdown(summary)
     with open(os.path.join(FLAGS.out, "table.md"), "w", encoding="utf-8") as file:
         file.write(table)
+    plots.accuracy_against_density(rows, os.path.join(FLAGS.out, "era.png"))
     sys.stdout.write(table)
 
 
@@ -79,7 +81,8 @@ def _cell(settings: Mapping[str, Any], method: str, density: float, seed: int) -
     skipped = ("prune_epochs", "finetune_epochs") if dense else ("pretrain_epochs",)
     own = {**settings, **dict.fromkeys(skipped, 0)}
     config = {**own, "density": density, "method": method, "seed": seed}
-    if not pipeline.claim(out, config, overwrite=False):
+    if not pipeline.is_finished(out, config):
+        pipeline.claim(out, config)
         sys.stdout.write(f"\n{out}\n")
         data = pipeline.load_data(own, seed, pipeline.epochs_done(out))
         net = (
@@ -146,7 +149,7 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| density | method | benign | robust (era) | seeds |", "|---|---|---|---|---|"]
     for entry in table:
         lines.append(
-            f"| {entry['density']:.0%} | {entry['method']} | {cell(entry, 'benign_accuracy')} "
+            f"| {100 * entry['density']:g}% | {entry['method']} | {cell(entry, 'benign_accuracy')} "
             f"| {cell(entry, 'era')} | {entry['seeds']} |"
         )
     return "\n".join(lines) + "\n"

@@ -46,7 +46,8 @@ def validate() -> dict[str, Any]:
         raise UsageError("--out is missing: name the run directory to write.")
     common.at_least("seed", 0)
     config = {**settings, "density": FLAGS.density, "method": FLAGS.method, "seed": FLAGS.seed}
-    if not FLAGS.dry_run and pipeline.claim(FLAGS.out, config, FLAGS.overwrite):
+    common.check_epochs([FLAGS.method])
+    if pipeline.is_finished(FLAGS.out, config, FLAGS.overwrite):
         sys.stdout.write(f"{FLAGS.out} holds this run, finished; see its report.json.\n")
         sys.exit(0)
     return config
@@ -59,12 +60,14 @@ def run(config: dict[str, Any]) -> None:
     scope: Any = contextlib.nullcontext()
     if FLAGS.strategy == "mirrored":
         scope = tf.distribute.MirroredStrategy().scope()
-    data = pipeline.load_data(config, config["seed"], pipeline.epochs_done(FLAGS.out or ""))
+    data = pipeline.load_data(config, config["seed"])
     with scope:
         net = pipeline.build_network(config, data, config["seed"])
         if FLAGS.dry_run:
             sys.stdout.write(_plan(config, data, net))
             return
+        pipeline.claim(FLAGS.out, config, FLAGS.overwrite)
+        data = pipeline.load_data(config, config["seed"], pipeline.epochs_done(FLAGS.out))
         net = pipeline.train_network(
             net,
             data,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -34,11 +34,24 @@ class Ball:
             raise ValueError(f"epsilon must be a finite number of at least 0, not {self.epsilon}.")
 
 
-class Interval(NamedTuple):
-    """Element-wise bounds: two tensors of one shape with lower <= upper."""
+def require_pixel_range(low: float, high: float) -> None:
+    """Refuse images whose values span more than [0, 1].
 
-    lower: tf.Tensor
-    upper: tf.Tensor
+    Args:
+        low: least value of a batch.
+        high: largest value of a batch.
+
+    Raises:
+        ValueError: with the range found and what to do; NaN is out of range.
+
+    Example:
+        >>> require_pixel_range(0.0, 1.0)
+    """
+    if not (low >= 0.0 and high <= 1.0):
+        raise ValueError(
+            f"Images must hold pixel values in [0, 1], but they span [{low:g}, {high:g}]; "
+            "divide 8-bit images by 255 and make any normalisation a layer of the model."
+        )
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,7 @@ class LossTerms:
         loss: scalar, the mean over the batch that training minimises.
         logits: [batch, classes], the logits of the benign images.
         adversarial_logits: [batch, classes] under the objective's own attack, if it has one.
-        parts: named scalar parts of the loss, for logs.
+        parts: named scalar parts of the loss.
     """
 
     loss: tf.Tensor

@@ -12,7 +12,7 @@ import numpy as np
 from hydra_tf._lazy import tf
 from hydra_tf.attacks.norms import project, steepest_step
 from hydra_tf.registry import Registry
-from hydra_tf.types import Ball, Norm
+from hydra_tf.types import Ball, Norm, require_pixel_range
 
 Predict = Callable[[Any], Any]
 Loss = Callable[[Any], Any]
@@ -238,12 +238,7 @@ def check_images(x: tf.Tensor) -> None:
     Raises:
         ValueError: with the range found and what to do.
     """
-    low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
-    if not (low >= 0.0 and high <= 1.0):
-        raise ValueError(
-            f"Images must hold pixel values in [0, 1], but they span [{low:g}, {high:g}]; "
-            "divide 8-bit images by 255 and make any normalisation a layer of the model."
-        )
+    require_pixel_range(float(tf.reduce_min(x)), float(tf.reduce_max(x)))
 
 
 _graphs: weakref.WeakKeyDictionary[Any, dict[Attack, Any]] = weakref.WeakKeyDictionary()

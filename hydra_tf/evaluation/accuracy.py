@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -44,6 +44,64 @@ def _batches(model: Any, data: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.
         yield tf.cast(x, tf.float32), sparse_labels(y)
 
 
+def held_under(
+    model: Any,
+    data: Any,
+    built: Sequence[Any],
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    verbose: int = 0,
+) -> np.ndarray[Any, Any]:
+    """Return which samples the model gets right, benign and under each attack, in one pass.
+
+    Args:
+        model: Keras model that outputs logits.
+        data: tf.data.Dataset of (images, labels) batches, shuffled or not, or two arrays.
+        built: attacks; callables ``(model, x, y, seed) -> x_adv``.
+        seed: seed of the attacks; batch i uses the pair (seed, i).
+        batch_size: batch size for arrays.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        [1 + attacks, samples] booleans: right on the image, then right on the image and
+        under each attack. Logits that are not numbers are never right.
+
+    Raises:
+        ValueError: as :func:`correct_under`.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+        >>> held_under(net, (np.zeros((3, 2), "float32"), np.zeros(3, int)), []).shape
+        (1, 3)
+    """
+    require_logits(model)
+    if not hasattr(model, "output_shape"):
+        model = getattr(model, "net", model)
+    data = _dataset(data, batch_size)
+    length = int(data.cardinality()) if int(data.cardinality()) > 0 else None
+    bar = keras.utils.Progbar(length, verbose=verbose, stateful_metrics=["accuracy"])
+    results: list[np.ndarray[Any, Any]] = []
+    for i, (x, y) in enumerate(_batches(model, data)):
+        rows = [_right(model, x, y)]
+        for attack in built:
+            x_adv = attack(model, x, y, seed=tf.constant([seed, i]))
+            rows.append(rows[0] & _right(model, x_adv, y))
+        results.append(np.stack(rows))
+        bar.update(i + 1, [("accuracy", np.mean(np.concatenate(results, axis=1)[-1]))])
+    if not results:
+        raise ValueError("The data set is empty: there is nothing to measure.")
+    return np.concatenate(results, axis=1)
+
+
+def _right(model: Any, x: tf.Tensor, y: tf.Tensor) -> np.ndarray[Any, Any]:
+    """[batch] booleans: the largest logit is the label's, and all logits are numbers."""
+    logits = model(x, training=False)
+    right = tf.argmax(logits, axis=-1, output_type=tf.int32) == y
+    result: np.ndarray[Any, Any] = (right & ~tf.reduce_any(tf.math.is_nan(logits), axis=-1)).numpy()
+    return result
+
+
 def correct_under(
     model: Any,
     data: Any,
@@ -53,15 +111,13 @@ def correct_under(
     batch_size: int = 256,
     verbose: int = 0,
 ) -> np.ndarray[Any, Any]:
-    """Return for each sample whether the model is right, under an attack if one is given.
-
-    Logits that are not numbers are never right.
+    """Return for each sample whether the model is right, under an attack too if one is given.
 
     Args:
         model: Keras model that outputs logits.
         data: tf.data.Dataset of (images, labels) batches, or a pair of arrays.
         attack: attack spec such as ``"pgd:epsilon=8/255,steps=50,restarts=10"``, an attack,
-            or None for the benign images.
+            or None for the benign images alone.
         seed: seed of the attack; batch i uses the pair (seed, i).
         batch_size: batch size for arrays.
         verbose: 1 shows a progress bar.
@@ -79,25 +135,9 @@ def correct_under(
         >>> correct_under(net, data, "fgsm:epsilon=0.0").shape
         (3,)
     """
-    require_logits(model)
-    if not hasattr(model, "output_shape"):
-        model = getattr(model, "net", model)
-    attack = attacks.build(attack) if attack is not None else None
-    data = _dataset(data, batch_size)
-    length = int(data.cardinality()) if int(data.cardinality()) > 0 else None
-    bar = keras.utils.Progbar(length, verbose=verbose, stateful_metrics=["accuracy"])
-    results: list[np.ndarray[Any, Any]] = []
-    for i, (x, y) in enumerate(_batches(model, data)):
-        if attack is not None:
-            x = attack(model, x, y, seed=tf.constant([seed, i]))
-        logits = model(x, training=False)
-        right = tf.argmax(logits, axis=-1, output_type=tf.int32) == y
-        unknown = tf.reduce_any(tf.math.is_nan(logits), axis=-1)
-        results.append((right & ~unknown).numpy())
-        bar.update(i + 1, [("accuracy", np.mean(np.concatenate(results)))])
-    if not results:
-        raise ValueError("The data set is empty: there is nothing to measure.")
-    return np.concatenate(results)
+    built = [] if attack is None else [attacks.build(attack)]
+    how = {"seed": seed, "batch_size": batch_size, "verbose": verbose}
+    return held_under(model, data, built, **how)[-1]
 
 
 def accuracy(model: Any, data: Any, *, batch_size: int = 256, verbose: int = 0) -> float:
@@ -133,6 +173,5 @@ def robust_accuracy(
         >>> robust_accuracy(net, (np.zeros((3, 2), "float32"), np.ones(3, int)), "fgsm:epsilon=0.1")
         0.0
     """
-    how = {"seed": seed, "batch_size": batch_size}
-    held = correct_under(model, data, attack, verbose=verbose, **how)
-    return float(np.mean(held & correct_under(model, data, batch_size=batch_size)))
+    how = {"seed": seed, "batch_size": batch_size, "verbose": verbose}
+    return float(np.mean(correct_under(model, data, attack, **how)))

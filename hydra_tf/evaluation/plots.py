@@ -105,13 +105,14 @@ def accuracy_against_density(
 
     Args:
         rows: mappings with ``method``, ``density``, ``seed`` and the metric; the method
-            ``"dense"`` is drawn as a level line.
+            ``"dense"`` is drawn as a level line. Rows without the metric are left out.
         path: image file to write.
         metric: key of the measure, in [0, 1].
 
     Returns:
         The path.
     """
+    rows = [row for row in rows if metric in row]
     figure, axes = _figure(figsize=(6, 4))
     ticks = sorted({row["density"] for row in rows if row["method"] != "dense"})
     for i, method in enumerate(dict.fromkeys(row["method"] for row in rows)):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hydra_tf import attacks
-from hydra_tf.evaluation.accuracy import DEFAULT_ATTACK, correct_under
+from hydra_tf.evaluation.accuracy import DEFAULT_ATTACK, held_under
 from hydra_tf.registry import unknown
 from hydra_tf.sparsity.model import report
 
@@ -28,8 +28,7 @@ def evaluate_model(
 
     Args:
         model: Keras model that outputs logits.
-        data: tf.data.Dataset of (images, labels) batches that reads alike each time, or a
-            pair of arrays.
+        data: tf.data.Dataset of (images, labels) batches, or a pair of arrays.
         attack_specs: attacks; `era` counts the samples that hold against all of them.
         seed: seed of the attacks.
         verbose: 1 shows a progress bar for each attack.
@@ -52,19 +51,17 @@ def evaluate_model(
         1.0
     """
     built, entries = _build_all(attack_specs, defaults)
-    held = correct_under(model, data)
+    held = held_under(model, data, built, seed=seed, verbose=verbose)
     results: dict[str, Any] = {
-        "benign_accuracy": float(np.mean(held)),
-        "samples": int(held.size),
-        "attacks": [],
+        "benign_accuracy": float(np.mean(held[0])),
+        "samples": int(held.shape[1]),
+        "attacks": [
+            {**entry, "robust_accuracy": float(np.mean(row))}
+            for entry, row in zip(entries, held[1:], strict=True)
+        ],
     }
-    robust = held
-    for attack, entry in zip(built, entries, strict=True):
-        survived = held & correct_under(model, data, attack, seed=seed, verbose=verbose)
-        robust = robust & survived
-        results["attacks"].append({**entry, "robust_accuracy": float(np.mean(survived))})
     if built:
-        results["era"] = float(np.mean(robust))
+        results["era"] = float(np.mean(held.all(axis=0)))
     counts = report(model)
     return {**results, "density": counts["total"]["density"], "layers": counts["layers"]}
 

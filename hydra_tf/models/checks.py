@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from hydra_tf._lazy import keras, tf
+from hydra_tf.types import require_pixel_range
 
 
 def require_logits(model: Any) -> None:
@@ -86,13 +87,8 @@ def check_batch(x: Any, y: Any, input_shape: tuple[int | None, ...], classes: in
             f"The model takes images of shape {tuple(input_shape[1:])}, but the data hold "
             f"{tuple(x.shape[1:])}."
         )
-    if x.size and not (x.min() >= 0.0 and x.max() <= 1.0):
-        raise ValueError(
-            f"Images must hold pixel values in [0, 1], but they span [{x.min():g}, {x.max():g}]; "
-            "divide 8-bit images by 255 and make any normalisation a layer of the model."
-        )
-    if y.ndim and len(x) != len(y):
-        raise ValueError(f"There are {len(x)} images but {len(y)} labels.")
+    if x.size:
+        require_pixel_range(float(x.min()), float(x.max()))
     if y.ndim == 2 and y.shape[1] == classes and classes > 1:
         if not (np.isin(y, (0, 1)).all() and (y.sum(1) == 1).all()):
             raise ValueError(

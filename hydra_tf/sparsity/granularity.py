@@ -1,4 +1,4 @@
-"""What is kept or pruned as one: single weights, blocks of inputs, or whole filters."""
+"""What is kept or pruned as one: single weights."""
 
 from __future__ import annotations
 

@@ -61,6 +61,29 @@ def refresh_masks(model: Any) -> None:
         layer.refresh_mask()
 
 
+def layer_densities(model: Any, density: float, allocation: Any = "uniform") -> list[float]:
+    """Return the density that an allocation gives each masked layer; nothing is changed.
+
+    Arguments and errors as in :func:`set_density`.
+
+    Example:
+        >>> import keras, hydra_tf
+        >>> net = keras.Sequential([keras.Input([10]), keras.layers.Dense(10)])
+        >>> layer_densities(hydra_tf.mask_model(net), 0.1)
+        [0.1]
+    """
+    kept_count(density, 1)
+    layers = masked_layers(model)
+    if not layers:
+        raise ValueError("The model has no masked layers; call hydra_tf.mask_model on it first.")
+    # Two nested models may hold layers of one name, so the position goes before it.
+    names = [layer.name for layer in layers]
+    keys = [n if names.count(n) == 1 else f"{i}/{n}" for i, n in enumerate(names)]
+    scores = {key: np.asarray(layer.scores) for key, layer in zip(keys, layers, strict=True)}
+    shares = allocate(allocation, scores, density)
+    return [float(shares[key]) for key in keys]
+
+
 def set_density(
     model: Any, density: float, allocation: Any = "uniform", granularity: str = "element"
 ) -> None:
@@ -84,18 +107,10 @@ def set_density(
         >>> report(masked)["total"]["kept"]
         10
     """
-    kept_count(density, 1)
     GRANULARITIES.build(granularity)
-    layers = masked_layers(model)
-    if not layers:
-        raise ValueError("The model has no masked layers; call hydra_tf.mask_model on it first.")
-    # Two nested models may hold layers of one name, so the position goes before it.
-    names = [layer.name for layer in layers]
-    keys = [n if names.count(n) == 1 else f"{i}/{n}" for i, n in enumerate(names)]
-    scores = {key: np.asarray(layer.scores) for key, layer in zip(keys, layers, strict=True)}
-    shares = allocate(allocation, scores, density)
-    for key, layer in zip(keys, layers, strict=True):
-        layer.density, layer.granularity = float(shares[key]), granularity
+    shares = layer_densities(model, density, allocation)
+    for layer, share in zip(masked_layers(model), shares, strict=True):
+        layer.density, layer.granularity = share, granularity
         layer.refresh_mask()
 
 

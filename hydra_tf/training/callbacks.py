@@ -14,8 +14,8 @@ from hydra_tf.registry import unknown
 from hydra_tf.schedules import SCHEDULES
 from hydra_tf.sparsity.allocation import ALLOCATIONS
 from hydra_tf.sparsity.granularity import GRANULARITIES
-from hydra_tf.sparsity.methods import METHODS
-from hydra_tf.sparsity.model import masked_layers, report, set_density
+from hydra_tf.sparsity.methods import METHODS, plan_of
+from hydra_tf.sparsity.model import layer_densities, masked_layers, report, set_density
 from hydra_tf.sparsity.score_init import initial_scores
 from hydra_tf.sparsity.topk import kept_count
 from hydra_tf.training.phases import PHASES, Phase
@@ -52,7 +52,7 @@ class HydraCallback(keras.callbacks.Callback):
             `keras.callbacks.BackupAndRestore` knows those of before; else in memory alone.
 
     Raises:
-        ValueError: density outside (0, 1], negative epochs, unknown names.
+        ValueError: density outside (0, 1], negative epochs or none at all, unknown names.
 
     Example:
         >>> HydraCallback(0.1, pretrain_epochs=3, prune_epochs=2, finetune_epochs=2).epochs
@@ -84,27 +84,23 @@ class HydraCallback(keras.callbacks.Callback):
             ALLOCATIONS.build(allocation)
         GRANULARITIES.build(granularity)
         lengths = (pretrain_epochs, prune_epochs, finetune_epochs)
-        if min(lengths) < 0 or sum(lengths) == 0:
-            raise ValueError(
-                "pretrain_epochs, prune_epochs and finetune_epochs must be at least 0 and not "
-                f"all 0, not {lengths}."
-            )
+        self.plan = plan_of(method, *lengths)
         if schedule is not None and schedule not in SCHEDULES:
             raise ValueError(unknown("schedule", schedule, SCHEDULES))
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup is a share of the phase in [0, 1), not {warmup}.")
+        given = learning_rate if isinstance(learning_rate, Mapping) else {"prune": learning_rate}
+        for name, rate in given.items():
+            if name not in PHASES:
+                raise ValueError(unknown("phase in learning_rate:", name, PHASES))
+            if rate is not None and not 0 < rate < float("inf"):
+                raise ValueError(f"A learning rate must be a positive number, not {rate}.")
         self.density, self.method = density, method
         self.allocation, self.granularity = allocation, granularity
         self.learning_rate, self.schedule, self.warmup = learning_rate, schedule, warmup
         self.monitor, self.restore_best = monitor, restore_best
         self.peers: Sequence[Any] = ()
         self.starts_over = True
-        learned = METHODS[method].learns
-        self.plan = {
-            name: length
-            for name, length in zip(PHASES, lengths, strict=True)
-            if length and (learned or not PHASES[name].trains_scores)
-        }
         self._best = BestEpoch(best_dir)
 
     @property
@@ -140,9 +136,12 @@ class HydraCallback(keras.callbacks.Callback):
         self._rate_at = SCHEDULES[self.schedule] if self.schedule else None
         if isinstance(_settings(optimizer)["learning_rate"], dict):
             self._rate_at = None  # the optimizer was compiled with a schedule of its own
-        self._compiled_rate = _number(optimizer.learning_rate)
+        self._peak_rate = self.model.compiled_rate.note(optimizer)
         self._best.start()
-        if self.starts_over:
+        self._check_pruning()
+        first = PHASES[next(iter(self.plan))].index
+        if self.starts_over and _number(self.model.phase_entered) >= first:
+            # Not where an earlier fit ended before this plan begins: that one goes on.
             self.model.phase_entered.assign(NO_PHASE)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -163,10 +162,10 @@ class HydraCallback(keras.callbacks.Callback):
         """Set the learning rate of the next step."""
         if self._rate_at is None:
             return
-        optimizer, steps = self.model.optimizer, self.model.phase_steps
-        done = int(_number(optimizer.iterations))
+        done = int(_number(self.model.optimizer.iterations))
         peak = self._peak(self.model.phase)
-        optimizer.learning_rate = self._rate_at(done, steps, peak, self.warmup)
+        rate = self._rate_at(done, self.model.phase_steps, peak, self.warmup)
+        self.model.compiled_rate.move(rate)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Note the best epoch of the phase; at its end, go back to it."""
@@ -175,20 +174,21 @@ class HydraCallback(keras.callbacks.Callback):
         monitor = self.monitor or next(
             (key for key in ("val_robust_accuracy", "val_accuracy") if key in logs), None
         )
-        if not self.restore_best or monitor is None:
+        if not self.restore_best:
             return
-        if monitor not in logs:
-            raise ValueError(unknown("metric to monitor:", monitor, logs))
-        value = -logs[monitor] if monitor.endswith("loss") else logs[monitor]
         name, first = self.phase_at(epoch)
-        self._best.offer(self.model, name, float(value))
+        if monitor is not None and monitor in logs:
+            value = -logs[monitor] if monitor.endswith("loss") else logs[monitor]
+            self._best.offer(self.model, name, float(value))
         if epoch + 1 == first + self.plan[name]:
             self._best.restore(self.model)
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Warn when training ended before the last phase."""
+        """Go back to the best epoch where training stopped early; warn before the last phase."""
         if self._rate_at is not None:
-            self.model.optimizer.learning_rate = self._compiled_rate
+            self.model.compiled_rate.move(self._peak_rate)
+        if not any(getattr(peer, "restore_best_weights", False) for peer in self.peers):
+            self._best.restore(self.model)
         last = list(self.plan)[-1]
         if self.model.phase.name != last:
             logging.warning(
@@ -200,11 +200,15 @@ class HydraCallback(keras.callbacks.Callback):
     def _enter(self, name: str) -> None:
         """Begin a phase: scores and masks if pruning starts here, optimizer, best epoch."""
         pruned = name != "pretrain"
-        if pruned and _number(self.model.phase_entered) <= PHASES["pretrain"].index:
-            self._start_scores()
-            set_density(self.model, self.density, self.allocation, self.granularity)
-        elif not pruned:
+        if not pruned:
             set_density(self.model, 1.0)
+        elif _number(self.model.phase_entered) <= PHASES["pretrain"].index:
+            # A method that learns its scores fine-tunes with the ones the network brings.
+            if not (METHODS[self.method].learns and name == "finetune"):
+                self._start_scores()
+            set_density(self.model, self.density, self.allocation, self.granularity)
+        elif name == next(iter(self.plan)):
+            set_density(self.model, self.density, self.allocation, self.granularity)
         self._reset_optimizer()
         self.model.phase_entered.assign(PHASES[name].index)
         self._best.start()
@@ -214,6 +218,16 @@ class HydraCallback(keras.callbacks.Callback):
             elif isinstance(peer, keras.callbacks.ModelCheckpoint):
                 peer.best = None
         logging.info("hydra_tf: phase %s, density %g", name, self.density if pruned else 1.0)
+
+    def _check_pruning(self) -> None:
+        """Refuse now what would fail when pruning begins."""
+        if isinstance(self.allocation, Mapping):
+            layer_densities(self.model, self.density, self.allocation)
+        if METHODS[self.method].score_init == "snip" and self.model.first_batch is None:
+            raise ValueError(
+                'Method "snip" needs a batch to start from, but the data are a generator; pass '
+                "arrays or a tf.data.Dataset."
+            )
 
     def _start_scores(self) -> None:
         """Set every layer's scores as the method says."""
@@ -231,23 +245,25 @@ class HydraCallback(keras.callbacks.Callback):
             layer.scores.assign(scores)
 
     def _kernel_gradients(self) -> list[Any]:
-        """Gradients of the robust loss for the masked kernels on the first batch."""
-        if self.model.first_batch is None:
-            raise ValueError(
-                'Method "snip" needs a batch to start from, but the data are a generator; pass '
-                "arrays or a tf.data.Dataset."
-            )
+        """Gradients of the robust loss for the whole kernels on the first batch."""
+        set_density(self.model, 1.0)
+        state = self.model.net.non_trainable_variables
+        before = [np.asarray(variable) for variable in state]
         x, y = self.model._unpack(self.model.first_batch)
         kernels = [layer.kernel for layer in masked_layers(self.model)]
         moment = moment_of(self.model.seed, PHASES["prune"].index, 0, None)
-        return robust_gradients(self.model.net, self.model.objective, kernels, x, y, moment)[1]
+        net, objective = self.model.net, self.model.objective
+        gradients = robust_gradients(net, objective, kernels, x, y, moment)[1]
+        for variable, value in zip(state, before, strict=True):
+            variable.assign(value)  # looking at a batch must not move BatchNorm's averages
+        return gradients
 
     def _peak(self, phase: Phase) -> float:
         """The largest learning rate of a phase."""
         given = self.learning_rate
         if isinstance(given, Mapping):
             given = given.get(phase.name)
-        return phase.rate * self._compiled_rate if given is None else given
+        return phase.rate * self._peak_rate if given is None else given
 
     def _reset_optimizer(self) -> None:
         """Give the optimizer the state of a new one: no momentum crosses a phase."""

@@ -1,4 +1,4 @@
-"""The three phases, the pruning methods, and which variables each phase trains."""
+"""The three phases, and which variables each phase trains."""
 
 from __future__ import annotations
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from hydra_tf import attacks, models, objectives
@@ -15,6 +18,59 @@ from hydra_tf.training.phases import PHASES, Phase, trained_variables
 from hydra_tf.training.step import moment_of, robust_step
 
 NO_PHASE = -1  # the saved phase of a model that no pipeline has entered yet
+
+
+_PIXELS = (
+    "A batch holds images with values outside [0, 1]; divide 8-bit images by 255 and make any "
+    "normalisation a layer of the model."
+)
+_LABELS = "A batch holds labels that are not whole numbers from 0 to the number of logits less 1."
+
+
+@contextlib.contextmanager
+def _plain_sentences() -> Iterator[None]:
+    """Raise what a batch in the middle of an epoch got wrong as the sentence it is."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        for sentence in (_PIXELS, _LABELS):
+            if sentence in str(error):
+                raise ValueError(sentence) from error
+        raise
+
+
+class CompiledRate:
+    """The learning rate that an optimizer was compiled with, while a schedule moves it.
+
+    The rate is a variable. A run that was interrupted, or saved under way, leaves it where
+    the schedule had it; taken for the compiled one it would shrink the next schedule.
+
+    Args:
+        rate: what was saved with a model, for :meth:`adopt`.
+    """
+
+    def __init__(self, rate: float | None = None) -> None:
+        self._optimizer: Any = None
+        self.rate = rate
+        self._moved_to: float | None = None
+
+    def note(self, optimizer: Any) -> float:
+        """Return the compiled rate: the present one, unless a schedule put it there."""
+        present = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+        untouched = self._moved_to is None or present == self._moved_to
+        if self._optimizer is not optimizer or not untouched or self.rate is None:
+            self._optimizer, self.rate = optimizer, present
+        self._moved_to = self._moved_to if untouched else None
+        return self.rate
+
+    def adopt(self, optimizer: Any) -> None:
+        """Take an optimizer that was loaded with the model for the one of the saved rate."""
+        self._optimizer = optimizer
+
+    def move(self, rate: float) -> None:
+        """Set the rate for the next step."""
+        self._optimizer.learning_rate = rate
+        self._moved_to = float(np.float32(rate))
 
 
 def _held(y: tf.Tensor, *outputs: tf.Tensor) -> tf.Tensor:
@@ -71,6 +127,9 @@ class RobustModel(keras.Model):
         self.train_batchnorm = train_batchnorm
         self.phase: Phase = PHASES["pretrain"]
         self.phase_steps: int | None = None
+        self.first_batch: tuple[Any, Any] | None = None
+        self.compiled_rate = CompiledRate()
+        self._traced_for: Any = None
         self._attack_spec = validation_attack
         if validation_attack == "auto":
             own = getattr(self.objective, "validation_attack", lambda: None)()
@@ -198,17 +257,31 @@ class RobustModel(keras.Model):
             self.first_batch = first_batch(x, y, limit=batch_size or 32)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = arrange(callbacks, verbose, kwargs.get("initial_epoch", 0))
+        # Densities are numbers of the traced step: after set_density it must be traced anew.
+        layers = masked_layers(self.net)
+        traced_for = [(layer.density, layer.granularity) for layer in layers]
+        if traced_for != self._traced_for:
+            self.train_function, self._traced_for = None, traced_for
+        if isinstance(x, tf.data.Dataset):
+            kwargs.setdefault("shuffle", False)  # Keras cannot, and warns where it is left on
         if self.compiled and not self.optimizer.built:
             # For all variables, whatever the phase: its saved state keeps one form.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
-        return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+        with _plain_sentences():
+            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate like `keras.Model.evaluate`, with accuracy under `validation_attack`."""
         if not kwargs.get("_use_cached_eval_dataset"):
             self._check_data(x, y)
-        return super().evaluate(x, y, *args, **kwargs)
+        with _plain_sentences():
+            return super().evaluate(x, y, *args, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as saved; Keras calls this."""
+        super().compile_from_config(config)
+        self.compiled_rate.adopt(self.optimizer)
 
     def _check_data(self, x: Any, y: Any = None) -> tuple[Any, Any] | None:
         """Check all of two arrays, or the first batch of a data set, and return them."""
@@ -224,7 +297,13 @@ class RobustModel(keras.Model):
             raise ValueError("RobustModel does not support sample weights.")
         if y is None:
             raise ValueError("RobustModel needs labels; the data hold none.")
-        return tf.cast(x, tf.float32), sparse_labels(y)
+        x, y = tf.cast(x, tf.float32), sparse_labels(y)
+        classes = self.net.output_shape[-1]
+        in_range = tf.reduce_all((x >= 0.0) & (x <= 1.0))
+        known = tf.reduce_all((y >= 0) & (y < classes))
+        checks = [tf.debugging.Assert(in_range, [_PIXELS]), tf.debugging.Assert(known, [_LABELS])]
+        with tf.control_dependencies([check for check in checks if check is not None]):
+            return tf.identity(x), tf.identity(y)
 
     def get_config(self) -> dict[str, Any]:
         """The net and the objective's parameters; a bare callable cannot be saved."""
@@ -238,10 +317,16 @@ class RobustModel(keras.Model):
             "seed": self.seed,
             "validation_attack": attack,
             "train_batchnorm": self.train_batchnorm,
+            "phase": self.phase.name,
+            "compiled_rate": self.compiled_rate.rate,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RobustModel:
         """Build the model from :meth:`get_config`."""
+        config = dict(config)
         net = keras.saving.deserialize_keras_object(config["net"], custom_objects=custom_objects)
-        return cls(**{**config, "net": net})
+        phase, rate = config.pop("phase"), config.pop("compiled_rate")
+        model = cls(**{**config, "net": net})
+        model.phase, model.compiled_rate = PHASES[phase], CompiledRate(rate)
+        return model

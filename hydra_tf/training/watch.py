@@ -18,7 +18,7 @@ class NaNGuard(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Keep the weights training starts from."""
-        self._keep("the start")
+        self._where, self._weights = "the start", self.model.get_weights()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Note the epoch, for the message."""
@@ -33,19 +33,31 @@ class NaNGuard(keras.callbacks.Callback):
         loss = (logs or {}).get("loss")
         if loss is None or math.isfinite(float(loss)):
             return
-        self.model.set_weights(self._weights)
-        raise FloatingPointError(
-            f"The loss became {float(loss)} in phase {self.model.phase.name}, epoch "
-            f"{self._epoch + 1}, step {batch + 1}; the model holds the weights of {self._where}. "
-            "Lower the learning rate or clip the gradients."
-        )
+        self._stop(f"The loss became {float(loss)} in epoch {self._epoch + 1}, step {batch + 1}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Keep the weights of an epoch whose loss was finite."""
+        """Keep the weights of a good epoch.
+
+        Raises:
+            FloatingPointError: when they are not finite; the ones before are restored.
+        """
         self._keep(f"the end of epoch {epoch + 1}")
 
     def _keep(self, where: str) -> None:
-        self._where, self._weights = where, self.model.get_weights()
+        """Keep the weights, unless the last step of the epoch has ruined them."""
+        weights = self.model.get_weights()
+        if all(np.isfinite(values).all() for values in weights):
+            self._where, self._weights = where, weights
+        else:
+            self._stop(f"The weights became NaN or infinite by {where}")
+
+    def _stop(self, what: str) -> None:
+        """Restore the last good weights and raise."""
+        self.model.set_weights(self._weights)
+        raise FloatingPointError(
+            f"{what}, in phase {self.model.phase.name}; the model holds the weights of "
+            f"{self._where}. Lower the learning rate or clip the gradients."
+        )
 
 
 class BestEpoch:
@@ -67,7 +79,7 @@ class BestEpoch:
 
     def offer(self, model: Any, phase: str, value: float) -> None:
         """Keep the model's weights if `value` is the largest so far."""
-        if value <= self._value:
+        if not value > self._value:
             return
         self._value, self._weights = value, model.get_weights()
         if self._folder is not None:

@@ -73,6 +73,8 @@ def test_importing_a_binary_does_not_load_tensorflow(binary):
         (["--no_such_flag=1"], "no_such_flag"),
         (["stray"], "stray"),
         (["--out="], "--out"),
+        (["--out=/proc/run"], "cannot be written"),
+        (["--method=lwm", "--pretrain_epochs=0", "--finetune_epochs=0"], "nothing to do"),
     ],
 )
 def test_bad_flags_end_with_one_line_and_status_2(flags, sentence, tmp_path):
@@ -201,3 +203,33 @@ def test_study_tabulates_and_goes_on_where_it_stopped(tmp_path):
     again = call("study", *flags)
     assert again.stdout == result.stdout[-len(again.stdout) :]
     assert stamp == {p: p.stat().st_mtime_ns for p in tmp_path.glob("seed*/*/model.keras")}
+
+
+def test_overwrite_never_touches_what_is_no_run(tmp_path):
+    precious = tmp_path / "backup" / "precious"
+    precious.parent.mkdir()
+    precious.write_text("mine")
+    result = call("train", *SMALL, f"--out={tmp_path}", "--overwrite")
+    assert result.returncode == 2
+    assert "holds no run" in result.stderr
+    assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "not json"])
+def test_a_config_that_is_none_is_explained(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    result = call("evaluate", f"--run={tmp_path}")
+    assert result.returncode == 2
+    assert "config.json is " in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_dry_run_checks_and_writes_nothing(tmp_path):
+    flags = [*SMALL, "--strategy=mirrored", "--dry_run"]
+    result = call("train", *flags, f"--out={tmp_path / 'a'}")
+    assert result.returncode == 0, result.stderr
+    assert "digits: images (8, 8, 1), 10 classes, 5 steps an epoch" in result.stdout
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "other").write_text("")
+    assert call("train", *flags, f"--out={tmp_path / 'b'}").returncode == 2

@@ -100,7 +100,11 @@ def test_unknown_objective_and_parameter():
         ({"granularity": "elemnt"}, 'did you mean "element"'),
         ({"schedule": "cosin"}, 'did you mean "cosine"'),
         ({"pretrain_epochs": -1}, "at least 0"),
-        ({"pretrain_epochs": 0}, "not all 0"),
+        ({"pretrain_epochs": 0}, "nothing to do"),
+        ({"pretrain_epochs": 0, "prune_epochs": 3, "method": "lwm"}, "nothing to do"),
+        ({"finetune_epochs": 1}, "prune_epochs, or take lwm"),
+        ({"learning_rate": -1.0}, "positive number"),
+        ({"learning_rate": {"fine_tune": 0.5}}, 'did you mean "finetune"'),
         ({"warmup": 1.0}, "warmup"),
     ],
 )
@@ -144,3 +148,36 @@ def test_a_callable_objective_trains_but_cannot_be_saved(tmp_path):
     robust.fit(GOOD_X, GOOD_Y, verbose=0)
     with pytest.raises(TypeError, match="cannot be written to a config"):
         robust.save(tmp_path / "a.keras")
+
+
+def test_a_bad_batch_in_the_middle_is_one_sentence():
+    images = np.concatenate([GOOD_X, GOOD_X * 255])
+    labels = np.concatenate([GOOD_Y, GOOD_Y])
+    robust = model()
+    bad = tf.data.Dataset.from_tensor_slices((images, labels)).batch(6)
+    for call in (robust.fit, robust.evaluate):
+        with pytest.raises(ValueError, match="A batch holds images with values outside"):
+            call(bad, verbose=0)
+
+    def generate():
+        while True:
+            yield GOOD_X, GOOD_Y + 7
+
+    with pytest.raises(ValueError, match="A batch holds labels that are not"):
+        robust.fit(generate(), steps_per_epoch=1, verbose=0)
+
+
+def test_what_would_fail_when_pruning_begins_fails_at_once():
+    robust = model()
+    pipeline = hydra_tf.HydraCallback(0.5, 1, 1, 1, allocation={"nope": 0.5})
+    with pytest.raises(ValueError, match="nope"):
+        robust.fit(GOOD_X, GOOD_Y, epochs=3, verbose=0, callbacks=[pipeline])
+
+    def generate():
+        while True:
+            yield GOOD_X, GOOD_Y
+
+    snip = hydra_tf.HydraCallback(0.5, 1, 0, 1, "snip")
+    with pytest.raises(ValueError, match=r"snip.*generator"):
+        robust.fit(generate(), steps_per_epoch=1, epochs=2, verbose=0, callbacks=[snip])
+    assert int(robust.optimizer.iterations) == 0
