@@ -18,8 +18,7 @@ from hydra_tf.sparsity.methods import METHODS, plan_of
 from hydra_tf.sparsity.model import layer_densities, masked_layers, report, set_density
 from hydra_tf.sparsity.score_init import initial_scores
 from hydra_tf.sparsity.topk import kept_count
-from hydra_tf.training.phases import PHASES, Phase
-from hydra_tf.training.robust_model import NO_PHASE, RobustModel
+from hydra_tf.training.phases import NO_PHASE, PHASES, Phase
 from hydra_tf.training.step import moment_of, robust_gradients
 from hydra_tf.training.watch import BestEpoch, NaNGuard, PhaseProgbar
 
@@ -119,7 +118,7 @@ class HydraCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Check the run and build the optimizer that a restored state must fit into."""
-        if not isinstance(self.model, RobustModel):
+        if not hasattr(self.model, "phase_entered"):
             raise TypeError("HydraCallback needs a hydra_tf.RobustModel; wrap the network in one.")
         if self.params["epochs"] != self.epochs:
             phases = " + ".join(f"{length} {name}" for name, length in self.plan.items())

@@ -28,6 +28,8 @@ class Phase:
     rate: float
 
 
+NO_PHASE = -1  # the saved phase of a model that no pipeline has entered yet
+
 PHASES = {
     phase.name: phase
     for phase in (

@@ -14,11 +14,9 @@ from hydra_tf import attacks, models, objectives
 from hydra_tf.attacks.base import cross_entropy, sparse_labels
 from hydra_tf.models.checks import check_batch, check_logits, first_batch, require_logits
 from hydra_tf.sparsity.model import masked_layers
-from hydra_tf.training.phases import PHASES, Phase, trained_variables
+from hydra_tf.training.callbacks import arrange
+from hydra_tf.training.phases import NO_PHASE, PHASES, Phase, trained_variables
 from hydra_tf.training.step import moment_of, robust_step
-
-NO_PHASE = -1  # the saved phase of a model that no pipeline has entered yet
-
 
 _PIXELS = (
     "A batch holds images with values outside [0, 1]; divide 8-bit images by 255 and make any "
@@ -242,8 +240,6 @@ class RobustModel(keras.Model):
             FloatingPointError: when the loss becomes NaN; the weights of the last finished
                 epoch are restored first.
         """
-        from hydra_tf.training.callbacks import arrange  # callbacks type-check against us
-
         for name in ("class_weight", "sample_weight"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"RobustModel.fit does not support {name}.")
