@@ -1,5 +1,7 @@
 """Robust training in three phases: pretrain, prune, fine-tune."""
 
+import keras  # noqa: F401 - first: its import makes hydra_tf enter its classes with Keras
+
 from hydra_tf.training.callbacks import HydraCallback
 from hydra_tf.training.phases import PHASES, trained_variables
 from hydra_tf.training.robust_model import RobustModel
