@@ -251,6 +251,7 @@ print(sorted({name.partition(".")[0] for name in sys.modules} & {"tensorflow", "
     [
         "import hydra_tf.layers.masked",
         "from hydra_tf.models.masking import strip_masks",
+        "import hydra_tf.training.callbacks",
     ],
 )
 def test_every_room_can_be_the_first_to_load_keras(code):
