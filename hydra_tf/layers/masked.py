@@ -104,9 +104,11 @@ class MaskedKernel(_Base):
         granularity = GRANULARITIES.build(self.granularity)
         return granularity(tf.convert_to_tensor(self.scores), self.density)
 
-    def refresh_mask(self: Any) -> None:
-        """Choose the mask from the scores at the layer's density."""
-        self.mask.assign(self._chosen())
+    def refresh_mask(self: Any) -> tf.Tensor:
+        """Choose the mask from the scores at the layer's density, and return it."""
+        chosen = self._chosen()
+        self.mask.assign(chosen)
+        return chosen
 
     def masked_kernel(self: Any) -> tf.Tensor:
         """The kernel times the mask, in the layer's compute dtype."""

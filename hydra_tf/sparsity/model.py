@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hydra_tf._lazy import tf
 from hydra_tf.sparsity.allocation import allocate
 from hydra_tf.sparsity.granularity import GRANULARITIES
 from hydra_tf.sparsity.topk import kept_count
@@ -23,8 +24,8 @@ class MaskedLike(Protocol):
     granularity: str
     fan_in: int
 
-    def refresh_mask(self) -> None:
-        """Choose the mask from the scores."""
+    def refresh_mask(self) -> Any:
+        """Choose the mask from the scores, and return it."""
 
 
 def all_layers(model: Any) -> list[Any]:
@@ -56,9 +57,15 @@ def unmasked_kernels(layer: Any) -> list[Any]:
 
 
 def refresh_masks(model: Any) -> None:
-    """Choose every mask of the model anew from its layer's scores."""
+    """Choose every mask of the model anew from its layer's scores.
+
+    In a graph the layers come one after the other: all at once they would need several
+    times the network's memory for a moment, and gain no time.
+    """
+    before: list[Any] = []
     for layer in masked_layers(model):
-        layer.refresh_mask()
+        with tf.control_dependencies(before):
+            before = [layer.refresh_mask()]
 
 
 def layer_densities(model: Any, density: float, allocation: Any = "uniform") -> list[float]:
