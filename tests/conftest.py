@@ -10,3 +10,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Split the CPU in two logical devices before TensorFlow starts: strategies need them."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+@pytest.fixture(scope="session")
+def two_replicas() -> tf.distribute.MirroredStrategy:
+    """One strategy for all tests: the collectives of a second one would reuse its keys."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

@@ -89,6 +89,8 @@ def check_batch(x: Any, y: Any, input_shape: tuple[int | None, ...], classes: in
         )
     if x.size:
         require_pixel_range(float(x.min()), float(x.max()))
+    if y.ndim and len(x) != len(y):
+        raise ValueError(f"There are {len(x)} images but {len(y)} labels.")
     if y.ndim == 2 and y.shape[1] == classes and classes > 1:
         if not (np.isin(y, (0, 1)).all() and (y.sum(1) == 1).all()):
             raise ValueError(

@@ -220,20 +220,19 @@ def test_graphs_go_away_with_the_model(kind):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_two_replicas_do_what_one_device_does(trained, norm):
+def test_two_replicas_do_what_one_device_does(trained, norm, two_replicas):
     net, x, y = trained
     attack = PGD(norm=norm, epsilon=EPSILON[norm], steps=2, restarts=2)
     expected = attack(net, x[:16], y[:16], seed=2)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+    with two_replicas.scope():
         mirrored = keras.models.clone_model(net)
     mirrored.set_weights(net.get_weights())
 
     @tf.function
     def both():
-        return strategy.run(lambda: attack(mirrored, x[:16], y[:16], seed=2))
+        return two_replicas.run(lambda: attack(mirrored, x[:16], y[:16], seed=2))
 
-    replicas = strategy.experimental_local_results(both())
+    replicas = two_replicas.experimental_local_results(both())
     assert len(replicas) == 2
     for found in replicas:
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

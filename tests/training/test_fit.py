@@ -300,10 +300,9 @@ def test_saved_robust_model_trains_on_bit_for_bit(digits, tmp_path):
         assert np.array_equal(one, other), one.path
 
 
-def test_mirrored_strategy_gives_every_replica_the_same_masks(digits):
+def test_mirrored_strategy_gives_every_replica_the_same_masks(digits, two_replicas):
     x, y = digits[0][:128], digits[1][:128]
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+    with two_replicas.scope():
         model = robust(small_net(), "natural")
     single = robust(small_net(), "natural")
     for one in (model, single):
@@ -318,9 +317,8 @@ def test_mirrored_strategy_gives_every_replica_the_same_masks(digits):
         np.testing.assert_allclose(layer.kernel, alone.kernel, rtol=1e-3, atol=1e-5)
 
 
-def test_mirrored_strategy_draws_other_noise_on_each_replica():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    seeds = strategy.run(lambda: hydra_tf.training.step.moment_of(0, 1, 5, 10).seed)
+def test_mirrored_strategy_draws_other_noise_on_each_replica(two_replicas):
+    seeds = two_replicas.run(lambda: hydra_tf.training.step.moment_of(0, 1, 5, 10).seed)
     first, second = (np.array(seed) for seed in seeds.values)
     assert not np.array_equal(first, second)
 
@@ -533,9 +531,9 @@ def test_snip_looks_at_all_weights_and_moves_no_statistics(digits):
     assert (scores > 0).mean() > 0.3  # a tenth of them under the mask of before
 
 
-def test_mirrored_trades_with_validation_prunes_to_the_density(digits):
+def test_mirrored_trades_with_validation_prunes_to_the_density(digits, two_replicas):
     x, y = digits[0][:128], digits[1][:128]
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with two_replicas.scope():
         model = robust(small_net(batchnorm=True))
     pipeline = hydra_tf.HydraCallback(0.3, 1, 1, 1)
     history = model.fit(
