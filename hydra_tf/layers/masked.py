@@ -1,7 +1,7 @@
 """Masked layers: a mixin over the public Keras classes.
 
-A masked layer has a ``kernel``, trainable float32 ``scores`` of its shape, and a ``mask``
-of zeros and ones that is state: it is chosen from the scores by :meth:`refresh_mask`, once
+A masked layer has a ``kernel``, trainable float32 ``scores`` of its shape, and a boolean
+``mask`` that is state: it is chosen from the scores by :meth:`refresh_mask`, once
 per optimizer step while scores are trained, and only read by the forward pass.
 """
 
@@ -79,19 +79,21 @@ class MaskedKernel(_Base):
     def build(self: Any, input_shape: Any) -> None:
         """Create the layer's own weights, then the scores and the mask that follow from them."""
         super().build(input_shape)
-        # float32 whatever the policy: half precision would make scores collide.
-        how = {"shape": tuple(self.kernel.shape), "dtype": "float32", "autocast": False}
+        shape = tuple(self.kernel.shape)
         self.scores = self.add_weight(
             name="scores",
+            shape=shape,
             initializer=lambda shape, dtype: initial_scores(self.kernel, fan_in=self.fan_in),
-            **how,
+            dtype="float32",  # whatever the policy: half precision would make scores collide
+            autocast=False,
         )
         self.mask = self.add_weight(
             name="mask",
+            shape=shape,
             initializer=lambda shape, dtype: self._chosen(),
+            dtype="bool",  # one byte a weight
             trainable=False,
             aggregation="only_first_replica",
-            **how,
         )
 
     @property

@@ -107,7 +107,7 @@ def _copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> Non
         target.scores.assign(initial_scores(source.kernel, fan_in=target.fan_in))
     else:
         # Adding zero turns the -0.0 of pruned negative weights into 0.0, which compresses.
-        target.kernel.assign(source.kernel * source.mask + 0.0)
+        target.kernel.assign(keras.ops.where(source.mask, source.kernel, 0.0) + 0.0)
     if target.bias is not None:
         target.bias.assign(source.bias)
 

@@ -7,14 +7,14 @@ from typing import Protocol
 
 from hydra_tf._lazy import tf
 from hydra_tf.registry import Registry
-from hydra_tf.sparsity.topk import kept_count, topk_mask
+from hydra_tf.sparsity.topk import kept_count, topk_chosen
 
 
 class Granularity(Protocol):
     """Chooses the mask of one kernel from its scores."""
 
     def __call__(self, scores: tf.Tensor, density: float) -> tf.Tensor:
-        """Return zeros and ones of the scores' shape."""
+        """Return booleans of the scores' shape, true where a weight is kept."""
 
 
 GRANULARITIES: Registry[Granularity] = Registry("granularity", "hydra_tf.sparsity")
@@ -27,4 +27,4 @@ class Element:
 
     def __call__(self, scores: tf.Tensor, density: float) -> tf.Tensor:
         """Keep the weights of largest score."""
-        return topk_mask(scores, kept_count(density, scores.shape.num_elements()))
+        return topk_chosen(scores, kept_count(density, scores.shape.num_elements()))

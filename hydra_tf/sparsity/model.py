@@ -59,11 +59,13 @@ def unmasked_kernels(layer: Any) -> list[Any]:
 def refresh_masks(model: Any) -> None:
     """Choose every mask of the model anew from its layer's scores.
 
-    In a graph the layers come one after the other: all at once they would need several
-    times the network's memory for a moment, and gain no time.
+    In a graph the layers come one after the other, and after the update of all scores: all
+    at once, beside the gradients, they would need several times the network's memory for a
+    moment, and gain no time.
     """
-    before: list[Any] = []
-    for layer in masked_layers(model):
+    layers = masked_layers(model)
+    before: list[Any] = [tf.convert_to_tensor(layer.scores) for layer in layers]
+    for layer in layers:
         with tf.control_dependencies(before):
             before = [layer.refresh_mask()]
 

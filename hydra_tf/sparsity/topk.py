@@ -6,8 +6,9 @@ from typing import Any
 
 from hydra_tf._lazy import tf
 
-# A non-negative float's 31 bits are counted digit by digit, the highest first: (shift, values).
+# The 31 bits of a float's magnitude are counted digit by digit, highest first: (shift, values).
 _DIGITS = ((20, 1 << 11), (10, 1 << 10), (0, 1 << 10))
+_SIGN = -(1 << 31)
 
 
 def kept_count(density: float, size: int) -> int:
@@ -40,7 +41,22 @@ def _kth_digit(
 
 
 def topk_mask(scores: tf.Tensor, kept: int) -> tf.Tensor:
-    """Mark the `kept` scores of largest magnitude; ties go to the lowest index.
+    """Mark the `kept` scores of largest magnitude with ones; ties go to the lowest index.
+
+    Arguments and errors as in :func:`topk_chosen`.
+
+    Returns:
+        float32 tensor of the shape of `scores` with exactly `kept` ones, zeros elsewhere.
+
+    Example:
+        >>> topk_mask([[0.5, -3.0], [2.0, 0.1]], 2).numpy().tolist()
+        [[0.0, 1.0], [1.0, 0.0]]
+    """
+    return tf.cast(topk_chosen(scores, kept), tf.float32)
+
+
+def topk_chosen(scores: tf.Tensor, kept: int) -> tf.Tensor:
+    """Tell which are the `kept` scores of largest magnitude; ties go to the lowest index.
 
     The bit patterns of non-negative float32 numbers order like the numbers, so counting their
     digits, the highest first, finds the k-th largest exactly, in linear time and without
@@ -51,22 +67,24 @@ def topk_mask(scores: tf.Tensor, kept: int) -> tf.Tensor:
         kept: number of ones in the mask, between 1 and the number of scores.
 
     Returns:
-        float32 tensor of the shape of `scores` with exactly `kept` ones, zeros elsewhere.
+        Booleans of the shape of `scores`, exactly `kept` of them true.
 
     Raises:
         ValueError: when `kept` does not lie between 1 and the number of scores.
 
     Example:
-        >>> topk_mask([[0.5, -3.0], [2.0, 0.1]], 2).numpy().tolist()
-        [[0.0, 1.0], [1.0, 0.0]]
+        >>> topk_chosen([[0.5, -3.0], [2.0, 0.1]], 2).numpy().tolist()
+        [[False, True], [True, False]]
     """
     scores = tf.convert_to_tensor(scores, tf.float32)
     size = scores.shape.num_elements()
     if size is not None and not 1 <= kept <= size:
         raise ValueError(f"Of {size} scores between 1 and {size} can be kept, not {kept}.")
     if kept == size:
-        return tf.ones_like(scores)
-    bits = tf.bitcast(tf.reshape(tf.abs(scores), [-1]), tf.int32)
+        return tf.ones_like(scores, tf.bool)
+    # The sign bit stays where it is and is looked past: a copy without it would cost as much
+    # memory as the scores.
+    bits = tf.bitcast(tf.reshape(scores, [-1]), tf.int32)
     rivals, needed, threshold = bits, kept, 0
     for shift, values in _DIGITS:
         digits = tf.bitwise.bitwise_and(tf.bitwise.right_shift(rivals, shift), values - 1)
@@ -74,11 +92,11 @@ def topk_mask(scores: tf.Tensor, kept: int) -> tf.Tensor:
         threshold += digit * (1 << shift)
         if shift:
             rivals = tf.boolean_mask(rivals, tf.equal(digits, digit))
-    ties = tf.where(tf.equal(bits, threshold))[:needed]
-    mask = tf.tensor_scatter_nd_update(
-        tf.cast(bits > threshold, tf.float32), ties, tf.ones(needed, tf.float32)
-    )
-    return tf.reshape(mask, tf.shape(scores))
+    negative = threshold + _SIGN  # the bits of the same magnitude below zero
+    ties = tf.where(tf.equal(bits, threshold) | tf.equal(bits, negative))[:needed]
+    larger = (bits > threshold) | ((bits > negative) & (bits < 0))
+    chosen = tf.tensor_scatter_nd_update(larger, ties, tf.ones([needed], tf.bool))
+    return tf.reshape(chosen, tf.shape(scores))
 
 
 def masked_kernel(kernel: tf.Tensor, scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
@@ -92,7 +110,7 @@ def masked_kernel(kernel: tf.Tensor, scores: tf.Tensor, mask: tf.Tensor) -> tf.T
     Args:
         kernel: weights in the layer's compute dtype.
         scores: float32 importance scores, of the kernel's shape.
-        mask: float32 zeros and ones, of the kernel's shape.
+        mask: booleans, or zeros and ones, of the kernel's shape.
 
     Returns:
         Tensor of the kernel's shape and dtype.
@@ -100,20 +118,24 @@ def masked_kernel(kernel: tf.Tensor, scores: tf.Tensor, mask: tf.Tensor) -> tf.T
     Example:
         >>> import tensorflow as tf
         >>> masked_kernel(tf.constant([2.0, 3.0]), tf.constant([1.0, 0.1]),
-        ...               tf.constant([1.0, 0.0])).numpy().tolist()
+        ...               tf.constant([True, False])).numpy().tolist()
         [2.0, 0.0]
     """
 
     @tf.custom_gradient
     def forward(kernel: tf.Tensor, scores: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        mask = tf.cast(mask, kernel.dtype)
+        mask = tf.cast(mask, tf.bool)
 
         def backward(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, None]:
             # In float32: a product of two small float16 numbers would vanish.
             wide = tf.cast(upstream, scores.dtype) * tf.cast(kernel, scores.dtype)
-            return upstream * mask, wide * tf.sign(scores), None
+            kept = tf.where(mask, upstream, tf.zeros([], upstream.dtype))
+            # A graph would compute the signs at its start and hold them for the whole step.
+            with tf.control_dependencies([upstream]):
+                signs = tf.sign(scores)
+            return kept, wide * signs, None
 
-        return kernel * mask, backward
+        return tf.where(mask, kernel, tf.zeros([], kernel.dtype)), backward
 
     result: tf.Tensor = forward(kernel, scores, mask)
     return result

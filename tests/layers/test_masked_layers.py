@@ -82,7 +82,7 @@ def test_gradients_follow_from_those_of_the_keras_layer(kind, shape, options):
 @pytest.mark.parametrize("case", [0, 4, 7, 13, 15], ids=lambda i: CASES[i][0].__name__)
 def test_precision_policies(policy, case):
     plain, masked, x = pair(*CASES[case], 0.4, dtype=policy)
-    assert masked.scores.dtype == masked.mask.dtype == "float32"
+    assert masked.scores.dtype == "float32" and masked.mask.dtype == "bool"
     assert masked(x).dtype == plain(x).dtype == keras.DTypePolicy(policy).compute_dtype
     np.testing.assert_array_equal(masked(x), plain(x))
     with tf.GradientTape() as tape:
