@@ -132,6 +132,12 @@ def define_training() -> None:
         "Robust objective with its parameters, such as "
         "trades:epsilon=8/255,steps=10,beta=6, pgd:epsilon=0.2,ramp=0.5 or natural.",
     )
+    flags.DEFINE_string(
+        "pretrained",
+        None,
+        "Run directory or .keras file whose network to start from, instead of a new one; "
+        "{seed} in it stands for the seed.",
+    )
     flags.DEFINE_integer("pretrain_epochs", 100, "Epochs that train all weights.")
     flags.DEFINE_integer("prune_epochs", 20, "Epochs that train the importance scores.")
     flags.DEFINE_integer("finetune_epochs", 100, "Epochs that train the surviving weights.")
@@ -189,7 +195,7 @@ def training_settings() -> dict[str, Any]:
         "dataset", "model", "objective", "pretrain_epochs", "prune_epochs", "finetune_epochs",
         "batch_size", "learning_rate", "pretrain_learning_rate", "prune_learning_rate",
         "finetune_learning_rate", "optimizer", "weight_decay", "schedule", "warmup", "allocation",
-        "attacks",
+        "attacks", "pretrained",
     )  # fmt: skip
     return {name: FLAGS[name].value for name in names}
 

@@ -109,17 +109,31 @@ def read_config(run: str) -> dict[str, Any]:
     return content
 
 
+def network_path(run: str, name: str = "model.keras") -> str:
+    """Return the file of a network.
+
+    Args:
+        run: a run directory, or the path of a .keras file.
+        name: the file in the run directory.
+
+    Raises:
+        UsageError: when it does not exist.
+    """
+    path = run if run.endswith(".keras") else os.path.join(run, name)
+    if not os.path.exists(path):
+        raise UsageError(f"{path} does not exist; has the run finished?")
+    return path
+
+
 def load_network(run: str, name: str = "model.keras") -> Any:
-    """Return a network of a run directory.
+    """Return a network of a run directory, or of a .keras file that is named itself.
 
     Raises:
         UsageError: when the file is missing, cut short or not ours.
     """
     import keras
 
-    path = os.path.join(run, name)
-    if not os.path.exists(path):
-        raise UsageError(f"{path} does not exist; has the run finished?")
+    path = network_path(run, name)
     try:
         return keras.saving.load_model(path)
     except Exception as error:  # Keras and zipfile raise many kinds for a damaged file
@@ -145,9 +159,23 @@ def epochs_done(out: str) -> int:
 
 
 def build_network(settings: Mapping[str, Any], data: Any, seed: int) -> Any:
-    """Return the plain network that the settings name, for this data."""
+    """Return the network to start from: the pretrained one of the settings, else a new one.
+
+    Raises:
+        UsageError: when the pretrained one does not fit the data.
+    """
     from hydra_tf import models
 
+    if settings["pretrained"]:
+        net = load_network(settings["pretrained"])
+        wanted = (*data.image_shape, data.num_classes)
+        found = (*net.input_shape[1:], net.output_shape[-1])
+        if wanted != found:
+            raise UsageError(
+                f"The network of {settings['pretrained']} takes images {found[:-1]} to {found[-1]} "
+                f"logits, but {settings['dataset']} has images {wanted[:-1]}, {wanted[-1]} classes."
+            )
+        return net
     return models.build(
         settings["model"], input_shape=data.image_shape, num_classes=data.num_classes, seed=seed
     )
@@ -234,10 +262,15 @@ def train_network(
         kept = os.path.join(out, "last_good.keras")
         save(model.net, kept)
         raise FloatingPointError(f"{error} They are saved as {kept}.") from error
-    save(model.net, os.path.join(out, "model.keras"))
-    hydra_tf.export.to_keras(model.net, os.path.join(out, "dense.keras"))
+    store(model.net, out)
     shutil.rmtree(os.path.join(out, "best"), ignore_errors=True)
     return model.net
+
+
+def store(net: Any, out: str) -> None:
+    """Write a masked network to a run directory, as it is and with plain layers."""
+    save(net, os.path.join(out, "model.keras"))
+    hydra_tf.export.to_keras(net, os.path.join(out, "dense.keras"))
 
 
 def save(net: Any, path: str) -> None:
@@ -247,20 +280,49 @@ def save(net: Any, path: str) -> None:
     os.replace(f"{stem}.tmp{suffix}", path)
 
 
-def judge(
-    net: Any, data: Any, settings: Mapping[str, Any], out: str, *, seed: int, verbose: int
+def measure(
+    net: Any, data: Any, settings: Mapping[str, Any], *, seed: int, verbose: int
 ) -> dict[str, Any]:
-    """Measure a network on the test split; write report.json and the plots.
+    """Return what :func:`hydra_tf.evaluation.evaluate_model` says on the settings' split."""
+    from hydra_tf import evaluation, objectives
+
+    split = settings.get("split", "test")
+    ball = ball_of(objectives.build(settings["objective"]))
+    specs = attack_specs(settings["attacks"])
+    how = {"seed": seed, "verbose": verbose, **ball}
+    return {"split": split, **evaluation.evaluate_model(net, getattr(data, split), specs, **how)}
+
+
+def judge(
+    net: Any,
+    data: Any,
+    settings: Mapping[str, Any],
+    out: str,
+    *,
+    seed: int,
+    verbose: int,
+    before: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measure a network; write report.json and the plots.
+
+    Args:
+        net: the network.
+        data: data splits.
+        settings: see :func:`common.training_settings`.
+        out: run directory.
+        seed: seed of the attacks.
+        verbose: as in Keras.
+        before: report of the network that training started from, to stand beside its own.
 
     Returns:
         The report.
     """
-    from hydra_tf import evaluation, objectives
+    from hydra_tf import evaluation
     from hydra_tf.evaluation import plots
 
-    ball = ball_of(objectives.build(settings["objective"]))
-    specs = attack_specs(settings["attacks"])
-    report = evaluation.evaluate_model(net, data.test, specs, seed=seed, verbose=verbose, **ball)
+    report = measure(net, data, settings, seed=seed, verbose=verbose)
+    if before is not None:
+        report["pretrained"] = {k: v for k, v in before.items() if isinstance(v, float)}
     os.makedirs(os.path.join(out, "plots"), exist_ok=True)
     metrics = os.path.join(out, "metrics.jsonl")
     if os.path.exists(metrics):

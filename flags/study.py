@@ -22,6 +22,11 @@ is not done again: the same command goes on where it stopped.
   python -m flags.study --methods=hydra,lwm --densities=0.1,0.05,0.01 --seeds=3 \\
       --objective=trades:epsilon=0.2,start=uniform --learning_rate=0.05 \\
       --pretrain_epochs=20 --prune_epochs=10 --finetune_epochs=10 --out=runs/study
+
+To choose a recipe, judge on the validation split, each time from the same dense networks:
+
+  python -m flags.study --split=validation --pretrained=runs/study/seed{seed}/dense \\
+      --pretrain_epochs=0 --finetune_learning_rate=0.02 ... --out=runs/choice/0.02
 """
 
 common.define_training()
@@ -29,6 +34,12 @@ flags.DEFINE_list("methods", ["hydra", "lwm"], "Pruning methods: hydra, lwm, ran
 flags.DEFINE_list("densities", ["0.1", "0.05", "0.01"], "Shares of the weights to keep.")
 flags.DEFINE_integer("seeds", 1, "Number of seeds, counted from 0.")
 flags.DEFINE_string("out", None, "Directory to write.")
+flags.DEFINE_enum(
+    "split",
+    "test",
+    ["test", "validation"],
+    "What the networks are judged on: validation to choose a recipe, test for its result.",
+)
 flags.DEFINE_bool("tflite", False, "Write a TFLite file of every network too.")
 
 
@@ -46,12 +57,14 @@ def validate() -> dict[str, Any]:
     for density in densities:
         kept_count(density, 1)
     common.at_least("seeds", 1)
-    common.at_least("pretrain_epochs", 1)
+    common.at_least("pretrain_epochs", 0 if FLAGS.pretrained else 1)
     common.check_epochs(FLAGS.methods, pretrained=True)
     if not FLAGS.out:
         raise UsageError("--out is missing: name the directory to write.")
+    for seed in range(FLAGS.seeds if FLAGS.pretrained else 0):
+        pipeline.network_path(FLAGS.pretrained.replace("{seed}", str(seed)))
     os.makedirs(FLAGS.out, exist_ok=True)
-    return {**settings, "densities": densities}
+    return {**settings, "split": FLAGS.split, "densities": densities}
 
 
 def run(plan: dict[str, Any]) -> None:
@@ -80,6 +93,8 @@ def _cell(settings: Mapping[str, Any], method: str, density: float, seed: int) -
     out = os.path.join(FLAGS.out, f"seed{seed}", "dense" if dense else f"{method}-{density:g}")
     skipped = ("prune_epochs", "finetune_epochs") if dense else ("pretrain_epochs",)
     own = {**settings, **dict.fromkeys(skipped, 0)}
+    if own["pretrained"]:
+        own["pretrained"] = own["pretrained"].replace("{seed}", str(seed))
     config = {**own, "density": density, "method": method, "seed": seed}
     if not pipeline.is_finished(out, config):
         pipeline.claim(out, config)
@@ -90,16 +105,19 @@ def _cell(settings: Mapping[str, Any], method: str, density: float, seed: int) -
             if dense
             else pipeline.load_network(os.path.join(FLAGS.out, f"seed{seed}", "dense"))
         )
-        net = pipeline.train_network(
-            net,
-            data,
-            own,
-            out,
-            density=density,
-            method="hydra" if dense else method,
-            seed=seed,
-            verbose=FLAGS.verbose,
-        )
+        if dense and not own["pretrain_epochs"]:
+            pipeline.store(net, out)
+        else:
+            net = pipeline.train_network(
+                net,
+                data,
+                own,
+                out,
+                density=density,
+                method="hydra" if dense else method,
+                seed=seed,
+                verbose=FLAGS.verbose,
+            )
         if FLAGS.tflite:
             _export(net, data, out)
         pipeline.judge(net, data, own, out, seed=seed, verbose=FLAGS.verbose)

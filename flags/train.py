@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -22,6 +23,12 @@ unfinished run goes on where it stopped.
       --pretrain_epochs=20 --prune_epochs=10 --finetune_epochs=10 --out=runs/a
   python -m flags.evaluate --run=runs/a --attacks="pgd:steps=100,restarts=10"
   python -m flags.export --run=runs/a
+
+A robust part of a network that was trained naturally (no fine-tuning; the report shows the
+accuracies before and after):
+
+  python -m flags.train --pretrained=runs/natural --density=0.5 --objective=trades:epsilon=0.1 \\
+      --pretrain_epochs=0 --prune_epochs=20 --finetune_epochs=0 --out=runs/subnetwork
 """
 
 common.define_training()
@@ -47,6 +54,9 @@ def validate() -> dict[str, Any]:
     common.at_least("seed", 0)
     config = {**settings, "density": FLAGS.density, "method": FLAGS.method, "seed": FLAGS.seed}
     common.check_epochs([FLAGS.method])
+    if FLAGS.pretrained:
+        config["pretrained"] = FLAGS.pretrained.replace("{seed}", str(FLAGS.seed))
+        pipeline.network_path(config["pretrained"])
     if pipeline.is_finished(FLAGS.out, config, FLAGS.overwrite):
         sys.stdout.write(f"{FLAGS.out} holds this run, finished; see its report.json.\n")
         sys.exit(0)
@@ -67,6 +77,8 @@ def run(config: dict[str, Any]) -> None:
             sys.stdout.write(_plan(config, data, net))
             return
         pipeline.claim(FLAGS.out, config, FLAGS.overwrite)
+        judged: dict[str, Any] = {"seed": config["seed"], "verbose": FLAGS.verbose}
+        before = pipeline.measure(net, data, config, **judged) if config["pretrained"] else None
         data = pipeline.load_data(config, config["seed"], pipeline.epochs_done(FLAGS.out))
         net = pipeline.train_network(
             net,
@@ -78,13 +90,18 @@ def run(config: dict[str, Any]) -> None:
             seed=config["seed"],
             verbose=FLAGS.verbose,
         )
-    report = pipeline.judge(
-        net, data, config, FLAGS.out, seed=config["seed"], verbose=FLAGS.verbose
-    )
+    report = pipeline.judge(net, data, config, FLAGS.out, before=before, **judged)
+    if before is not None:
+        sys.stdout.write(f"pretrained: {_accuracies(before)}\n")
     sys.stdout.write(
-        f"benign {report['benign_accuracy']:.2%}, robust {report.get('era', float('nan')):.2%}, "
-        f"density {report['density']:.2%}: {os.path.join(FLAGS.out, 'report.json')}\n"
+        f"{_accuracies(report)}, density {report['density']:.2%}: "
+        f"{os.path.join(FLAGS.out, 'report.json')}\n"
     )
+
+
+def _accuracies(report: Mapping[str, Any]) -> str:
+    """Benign and robust accuracy of a report in words."""
+    return f"benign {report['benign_accuracy']:.2%}, robust {report.get('era', float('nan')):.2%}"
 
 
 def _plan(config: dict[str, Any], data: Any, net: Any) -> str:

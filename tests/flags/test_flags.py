@@ -233,3 +233,54 @@ def test_dry_run_checks_and_writes_nothing(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "other").write_text("")
     assert call("train", *flags, f"--out={tmp_path / 'b'}").returncode == 2
+
+
+def test_a_pruning_starts_from_a_pretrained_run(finished, tmp_path):
+    start, _ = finished
+    flags = [*SMALL, f"--pretrained={start}", "--pretrain_epochs=0", "--finetune_epochs=0"]
+    result = call("train", *flags, "--density=0.5", f"--out={tmp_path / 'sub'}")
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "sub" / "report.json").read_text())
+    before = json.loads((start / "report.json").read_text())
+    assert report["pretrained"]["benign_accuracy"] == before["benign_accuracy"]
+    assert report["density"] == pytest.approx(0.5, abs=1e-3)
+    assert "pretrained: benign" in result.stdout
+    # Only scores (and no weight) have moved.
+    nets = [keras.saving.load_model(run / "model.keras") for run in (start, tmp_path / "sub")]
+    for a, b in zip(*(net.layers for net in nets), strict=True):
+        if hasattr(a, "mask"):
+            assert np.array_equal(a.kernel, b.kernel)
+
+
+@pytest.mark.parametrize("binary", ["train", "study"])
+def test_a_pretrained_run_that_is_missing_is_named(binary, tmp_path):
+    result = call(binary, *SMALL, "--pretrained=no/run", f"--out={tmp_path / 'a'}")
+    assert result.returncode == 2
+    assert "no/run/model.keras does not exist" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_pretrained_network_must_fit_the_data(finished, tmp_path):
+    start, _ = finished
+    result = call(
+        "train", *SMALL, f"--pretrained={start}", "--dataset=mnist_5k", f"--out={tmp_path / 'a'}"
+    )
+    assert result.returncode == 2
+    assert "takes images (8, 8, 1) to 10 logits" in result.stderr
+    assert not (tmp_path / "a").exists()
+
+
+def test_study_from_given_networks_judged_on_validation(finished, tmp_path):
+    start, _ = finished
+    flags = [*SMALL, f"--pretrained={start}", "--pretrain_epochs=0", "--split=validation"]
+    result = call("study", *flags, "--densities=0.1", "--methods=lwm", f"--out={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    dense, pruned = (
+        json.loads((tmp_path / "seed0" / name / "report.json").read_text())
+        for name in ("dense", "lwm-0.1")
+    )
+    assert dense["split"] == pruned["split"] == "validation"
+    x, y = (np.concatenate(p) for p in zip(*hydra_tf.data.load("digits").validation, strict=True))
+    net = keras.saving.load_model(start / "dense.keras")
+    assert dense["samples"] == len(x)
+    assert dense["benign_accuracy"] == pytest.approx(np.mean(np.argmax(net(x), axis=1) == y))
