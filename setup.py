@@ -6,7 +6,7 @@ import re
 from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).resolve().parent
-BINARIES = ("train", "evaluate", "export", "study")
+BINARIES = ("train", "evaluate", "certify", "export", "study")
 CLEVERHANS = ["cleverhans==4.0.0"]
 TFMOT = ["tensorflow-model-optimization>=0.8", "tf-keras>=2.16"]
 
@@ -67,6 +67,8 @@ setup(
         "test": [
             *CLEVERHANS,
             *TFMOT,
+            "adversarial-robustness-toolbox>=1.20",
+            "foolbox>=3.3.4",
             "hypothesis>=6.100",
             "import-linter>=2.1",
             "importlib_resources>=6.0",

@@ -197,7 +197,9 @@ def training_settings() -> dict[str, Any]:
         "finetune_learning_rate", "optimizer", "weight_decay", "schedule", "warmup", "allocation",
         "attacks", "pretrained",
     )  # fmt: skip
-    return {name: FLAGS[name].value for name in names}
+    # What only some binaries leave to choose.
+    fixed = {"split": "test", "certify_n": 0, "certify_samples": 0}
+    return {**fixed, **{name: FLAGS[name].value for name in names}}
 
 
 def check_epochs(methods: Sequence[str], pretrained: bool = False) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from . import common, pipeline
+from . import common, judging, pipeline
 from .common import FLAGS, UsageError
 
 TEACH = """
@@ -36,14 +36,14 @@ def validate() -> dict[str, Any]:
         config["attacks"] = FLAGS.attacks
     for spec in common.attack_specs(config["attacks"]):
         attacks.build(spec, **common.ball_of(objectives.build(config["objective"])))
-    return config
+    return {**config, "certify_n": 0}  # what is certified stays so
 
 
 def run(config: dict[str, Any]) -> None:
     """Measure and write."""
     net = pipeline.load_network(FLAGS.run)
     data = pipeline.load_data(config, config["seed"])
-    report = pipeline.judge(net, data, config, FLAGS.run, seed=FLAGS.seed, verbose=FLAGS.verbose)
+    report = judging.judge(net, data, config, FLAGS.run, seed=FLAGS.seed, verbose=FLAGS.verbose)
     rows = [("benign", report["benign_accuracy"])]
     rows += [(attack["name"], attack["robust_accuracy"]) for attack in report["attacks"]]
     if report["attacks"]:

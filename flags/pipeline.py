@@ -15,11 +15,12 @@ from typing import Any
 
 import hydra_tf
 
-from .common import UsageError, attack_specs, ball_of
+from .common import UsageError
 
 _OWN_FILES = (
     "config.json", "metrics.jsonl", "model.keras", "dense.keras", "report.json", "plots",
     "tensorboard", "backup", "best", "last_good.keras", "model.tflite", "export.json",
+    "certify.jsonl",
 )  # fmt: skip
 
 
@@ -278,57 +279,3 @@ def save(net: Any, path: str) -> None:
     stem, suffix = os.path.splitext(path)
     net.save(f"{stem}.tmp{suffix}")
     os.replace(f"{stem}.tmp{suffix}", path)
-
-
-def measure(
-    net: Any, data: Any, settings: Mapping[str, Any], *, seed: int, verbose: int
-) -> dict[str, Any]:
-    """Return what :func:`hydra_tf.evaluation.evaluate_model` says on the settings' split."""
-    from hydra_tf import evaluation, objectives
-
-    split = settings.get("split", "test")
-    ball = ball_of(objectives.build(settings["objective"]))
-    specs = attack_specs(settings["attacks"])
-    how = {"seed": seed, "verbose": verbose, **ball}
-    return {"split": split, **evaluation.evaluate_model(net, getattr(data, split), specs, **how)}
-
-
-def judge(
-    net: Any,
-    data: Any,
-    settings: Mapping[str, Any],
-    out: str,
-    *,
-    seed: int,
-    verbose: int,
-    before: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Measure a network; write report.json and the plots.
-
-    Args:
-        net: the network.
-        data: data splits.
-        settings: see :func:`common.training_settings`.
-        out: run directory.
-        seed: seed of the attacks.
-        verbose: as in Keras.
-        before: report of the network that training started from, to stand beside its own.
-
-    Returns:
-        The report.
-    """
-    from hydra_tf import evaluation
-    from hydra_tf.evaluation import plots
-
-    report = measure(net, data, settings, seed=seed, verbose=verbose)
-    if before is not None:
-        report["pretrained"] = {k: v for k, v in before.items() if isinstance(v, float)}
-    os.makedirs(os.path.join(out, "plots"), exist_ok=True)
-    metrics = os.path.join(out, "metrics.jsonl")
-    if os.path.exists(metrics):
-        with open(metrics, encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file]
-        plots.training_curves(rows, os.path.join(out, "plots", "training.png"))
-    plots.layer_densities(report["layers"], os.path.join(out, "plots", "layers.png"))
-    evaluation.write_json(os.path.join(out, "report.json"), report)
-    return report

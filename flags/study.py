@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from . import common, pipeline
+from . import common, judging, pipeline
 from .common import FLAGS, UsageError
 
 TEACH = """
@@ -29,6 +29,14 @@ To choose a recipe, judge on the validation split, each time from the same dense
       --pretrain_epochs=0 --finetune_learning_rate=0.02 ... --out=runs/choice/0.02
 """
 
+MEASURES = {
+    "benign_accuracy": "benign",
+    "era": "robust (era)",
+    "vra_s": "certified (VRA-s)",
+    "vra_m": "verified (VRA-m)",
+    "vra_t": "verified (VRA-t)",
+}
+
 common.define_training()
 flags.DEFINE_list("methods", ["hydra", "lwm"], "Pruning methods: hydra, lwm, random, snip.")
 flags.DEFINE_list("densities", ["0.1", "0.05", "0.01"], "Shares of the weights to keep.")
@@ -40,6 +48,13 @@ flags.DEFINE_enum(
     ["test", "validation"],
     "What the networks are judged on: validation to choose a recipe, test for its result.",
 )
+flags.DEFINE_integer(
+    "certify_n",
+    1_000,
+    "Objectives with a certificate (smoothing, mixtrain, crown_ibp) are judged by it too; draws "
+    "of noise an image where it is smoothing. 0 leaves all certificates out.",
+)
+flags.DEFINE_integer("certify_samples", 0, "Images to certify; 0 for all of the split.")
 flags.DEFINE_bool("tflite", False, "Write a TFLite file of every network too.")
 
 
@@ -64,6 +79,9 @@ def validate() -> dict[str, Any]:
     for seed in range(FLAGS.seeds if FLAGS.pretrained else 0):
         pipeline.network_path(FLAGS.pretrained.replace("{seed}", str(seed)))
     os.makedirs(FLAGS.out, exist_ok=True)
+    for name in ("certify_n", "certify_samples"):
+        common.at_least(name, 0)
+        settings[name] = FLAGS[name].value
     return {**settings, "split": FLAGS.split, "densities": densities}
 
 
@@ -83,7 +101,10 @@ def run(plan: dict[str, Any]) -> None:
     table = markdown(summary)
     with open(os.path.join(FLAGS.out, "table.md"), "w", encoding="utf-8") as file:
         file.write(table)
-    plots.accuracy_against_density(rows, os.path.join(FLAGS.out, "era.png"))
+    for measure in list(MEASURES)[1:]:
+        if any(measure in row for row in rows):
+            target = os.path.join(FLAGS.out, f"{measure}.png")
+            plots.accuracy_against_density(rows, target, measure)
     sys.stdout.write(table)
 
 
@@ -120,11 +141,11 @@ def _cell(settings: Mapping[str, Any], method: str, density: float, seed: int) -
             )
         if FLAGS.tflite:
             _export(net, data, out)
-        pipeline.judge(net, data, own, out, seed=seed, verbose=FLAGS.verbose)
+        judging.judge(net, data, own, out, seed=seed, verbose=FLAGS.verbose)
     with open(os.path.join(out, "report.json"), encoding="utf-8") as file:
         report = json.load(file)
     row = {"method": method, "density": density, "seed": seed}
-    return {**row, **{key: report[key] for key in ("benign_accuracy", "era") if key in report}}
+    return {**row, **{key: report[key] for key in MEASURES if key in report}}
 
 
 def _export(net: Any, data: Any, out: str) -> None:
@@ -148,7 +169,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     table = []
     for (density, method), group in sorted(groups.items()):
         entry: dict[str, Any] = {"method": method, "density": -density, "seeds": len(group)}
-        for key in ("benign_accuracy", "era"):
+        for key in MEASURES:
             if key in group[0]:
                 values = [row[key] for row in group]
                 entry[key] = {"mean": float(np.mean(values)), "std": float(np.std(values))}
@@ -160,16 +181,15 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     """Return the summary as a Markdown table, in percent."""
 
     def cell(entry: Mapping[str, Any], key: str) -> str:
-        if key not in entry:
-            return "-"
         return f"{100 * entry[key]['mean']:.1f} ± {100 * entry[key]['std']:.1f}"
 
-    lines = ["| density | method | benign | robust (era) | seeds |", "|---|---|---|---|---|"]
+    shown = {key: head for key, head in MEASURES.items() if table and key in table[0]}
+    heads = ["density", "method", *shown.values(), "seeds"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for entry in table:
-        lines.append(
-            f"| {100 * entry['density']:g}% | {entry['method']} | {cell(entry, 'benign_accuracy')} "
-            f"| {cell(entry, 'era')} | {entry['seeds']} |"
-        )
+        cells = [f"{100 * entry['density']:g}%", entry["method"]]
+        cells += [cell(entry, key) for key in shown]
+        lines.append(f"| {' | '.join([*cells, str(entry['seeds'])])} |")
     return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from . import common, pipeline
+from . import common, judging, pipeline
 from .common import FLAGS, UsageError
 
 TEACH = """
@@ -78,7 +78,7 @@ def run(config: dict[str, Any]) -> None:
             return
         pipeline.claim(FLAGS.out, config, FLAGS.overwrite)
         judged: dict[str, Any] = {"seed": config["seed"], "verbose": FLAGS.verbose}
-        before = pipeline.measure(net, data, config, **judged) if config["pretrained"] else None
+        before = judging.measure(net, data, config, **judged) if config["pretrained"] else None
         data = pipeline.load_data(config, config["seed"], pipeline.epochs_done(FLAGS.out))
         net = pipeline.train_network(
             net,
@@ -90,7 +90,7 @@ def run(config: dict[str, Any]) -> None:
             seed=config["seed"],
             verbose=FLAGS.verbose,
         )
-    report = pipeline.judge(net, data, config, FLAGS.out, before=before, **judged)
+    report = judging.judge(net, data, config, FLAGS.out, before=before, **judged)
     if before is not None:
         sys.stdout.write(f"pretrained: {_accuracies(before)}\n")
     sys.stdout.write(

@@ -55,6 +55,56 @@ def require_pixel_range(low: float, high: float) -> None:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How a classifier is smoothed and sampled (Cohen et al., ICML 2019, section 3.2).
+
+    Args:
+        sigma: standard deviation of the noise, in units of pixel values in [0, 1].
+        n0: draws that choose the class.
+        n: draws that bound the class's probability.
+        alpha: probability, in (0, 1), with which a certificate may be wrong.
+
+    Raises:
+        ValueError: for a value out of range.
+
+    Example:
+        >>> Sampling(sigma=0.5).n
+        10000
+    """
+
+    sigma: float = 0.25
+    n0: int = 100
+    n: int = 10_000
+    alpha: float = 0.001
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma < float("inf"):
+            raise ValueError(f"sigma must be a finite number above 0, not {self.sigma}.")
+        for name, draws in (("n0", self.n0), ("n", self.n)):
+            if draws < 1:
+                raise ValueError(f"{name} must be at least 1 draw, not {draws}.")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha is a probability in (0, 1), not {self.alpha}.")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Lower and upper bounds of a tensor, element by element.
+
+    Args:
+        lower: float32 tensor.
+        upper: float32 tensor of the same shape, nowhere below `lower`.
+
+    Example:
+        >>> Interval(lower=0.25, upper=0.75).upper
+        0.75
+    """
+
+    lower: tf.Tensor
+    upper: tf.Tensor
+
+
+@dataclass(frozen=True)
 class Moment:
     """Where in a phase of training a step stands.
 
@@ -76,9 +126,11 @@ class LossTerms:
         logits: [batch, classes], the logits of the benign images.
         adversarial_logits: [batch, classes] under the objective's own attack, if it has one.
         parts: named scalar parts of the loss.
+        perturbed: [batch, ...] images that a replayed objective is to see next, after a step.
     """
 
     loss: tf.Tensor
     logits: tf.Tensor
     adversarial_logits: tf.Tensor | None = None
     parts: dict[str, tf.Tensor] = field(default_factory=dict)
+    perturbed: tf.Tensor | None = None

@@ -1,6 +1,30 @@
-"""Honest measures: benign and robust accuracy, reports and plots."""
+"""Honest measures: benign, robust, certified and verified accuracy, reports and plots."""
 
 from hydra_tf.evaluation.accuracy import accuracy, correct_under, robust_accuracy
+from hydra_tf.evaluation.certificates import (
+    RADII,
+    VRA_S_RADIUS,
+    certified_accuracy,
+    certify_dataset,
+    read_certificates,
+)
+from hydra_tf.evaluation.certify import certify, predict
 from hydra_tf.evaluation.report import evaluate_model, write_json
+from hydra_tf.evaluation.verify import verified_accuracy, verified_under
 
-__all__ = ["accuracy", "correct_under", "evaluate_model", "robust_accuracy", "write_json"]
+__all__ = [
+    "RADII",
+    "VRA_S_RADIUS",
+    "accuracy",
+    "certified_accuracy",
+    "certify",
+    "certify_dataset",
+    "correct_under",
+    "evaluate_model",
+    "predict",
+    "read_certificates",
+    "robust_accuracy",
+    "verified_accuracy",
+    "verified_under",
+    "write_json",
+]

@@ -132,3 +132,36 @@ def accuracy_against_density(
     axes.set_xticks([], minor=True)
     _legend_above(axes, 5)
     return _save(figure, path)
+
+
+def certified_accuracy(
+    certificates: Mapping[str, Sequence[Mapping[str, Any]]],
+    path: str | os.PathLike[str],
+    radius: float | None = None,
+) -> str:
+    """Draw certified accuracy against the L2 radius, one line per network.
+
+    Args:
+        certificates: for each label the rows of
+            :func:`hydra_tf.evaluation.certify_dataset`; those without rows are left out.
+        path: image file to write.
+        radius: marks this radius with a line, such as 110/255.
+
+    Returns:
+        The path.
+    """
+    figure, axes = _figure(figsize=(6, 4))
+    for i, (label, rows) in enumerate(certificates.items()):
+        if not rows:
+            continue
+        right = np.sort([row["radius"] for row in rows if row["correct"]])
+        # The share falls just above each radius: it counts the images that reach it.
+        shares = np.arange(len(right), -1, -1) / len(rows)
+        where = np.concatenate([[0.0], right])
+        axes.step(where, shares, where="post", label=label, color=f"C{i}")
+    if radius is not None:
+        axes.axvline(radius, color="0.6", ls=":", label=f"radius {radius:.3f}")
+    axes.set(xlabel="L2 radius", ylabel="certified accuracy", ylim=(0, 1))
+    axes.set_xlim(left=0)
+    _legend_above(axes, 3)
+    return _save(figure, path)

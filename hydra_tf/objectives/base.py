@@ -28,9 +28,61 @@ class Objective:
         """
         raise NotImplementedError
 
-    def validation_attack(self) -> dict[str, Any] | None:
-        """The attack to watch while training, as a spec, or None without an adversary."""
+    def validation_attack(self) -> Any:
+        """The attack to watch while training: a spec, a callable, or None without an adversary.
+
+        A callable is ``(model, x, y, seed) -> images``.
+        """
         return None
+
+    def certificate(self) -> dict[str, Any] | None:
+        """What the objective trains for where that can be proven, else None.
+
+        ``measure`` is the name in reports (``"vra_s"``, ``"vra_m"`` or ``"vra_t"``), ``method``
+        is ``"smoothing"`` or a bound, beside it stands its ``sigma`` or ``epsilon``.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class Replayed(Objective):
+    """An objective that trains several times on each batch and perturbs it as it goes.
+
+    The gradient that moves the weights moves the perturbation too, and the perturbation
+    is handed on from batch to batch.
+
+    Args:
+        replays: steps on each batch.
+    """
+
+    replays: int = 1
+
+    def __call__(
+        self,
+        model: Any,
+        x: tf.Tensor,
+        y: tf.Tensor,
+        moment: Moment,
+        perturbed: tf.Tensor | None = None,
+    ) -> LossTerms:
+        """Return the loss to minimise; see :meth:`Objective.__call__`.
+
+        Args:
+            model: as there.
+            x: as there.
+            y: as there.
+            moment: as there.
+            perturbed: [batch, ...] images to train on, `x` itself when left out.
+        """
+        raise NotImplementedError
+
+    def begin(self, x: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
+        """Return the perturbed images of a new batch, given the perturbation of the last."""
+        raise NotImplementedError
+
+    def move(self, x: tf.Tensor, perturbed: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
+        """Return the perturbed images for the next step, given the loss's gradient there."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

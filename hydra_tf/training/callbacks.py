@@ -146,7 +146,7 @@ class HydraCallback(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Enter the phase of this epoch, or take it up again after a restart."""
         name, _ = self.phase_at(epoch)
-        steps = self.plan[name] * self.params["steps"]
+        steps = self.plan[name] * self.params["steps"] * self.model.replays
         if int(_number(self.model.phase_entered)) != PHASES[name].index:
             self._enter(name)
             self.model.set_phase(name, steps)
@@ -158,12 +158,14 @@ class HydraCallback(keras.callbacks.Callback):
             self._best.resume(name)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Set the learning rate of the next step."""
+        """Set the learning rate of the next step, or of all steps on the next batch."""
         if self._rate_at is None:
             return
-        done = int(_number(self.model.optimizer.iterations))
+        # In batches, so that the last step has the last rate however often it is replayed.
+        done = int(_number(self.model.optimizer.iterations)) // self.model.replays
+        batches = self.model.phase_steps // self.model.replays
         peak = self._peak(self.model.phase)
-        rate = self._rate_at(done, self.model.phase_steps, peak, self.warmup)
+        rate = self._rate_at(done, batches, peak, self.warmup)
         self.model.compiled_rate.move(rate)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

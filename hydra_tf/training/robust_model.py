@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from hydra_tf import attacks, models, objectives
 from hydra_tf.attacks.base import cross_entropy, sparse_labels
 from hydra_tf.models.checks import check_batch, check_logits, first_batch, require_logits
+from hydra_tf.objectives.base import Replayed
 from hydra_tf.sparsity.model import masked_layers
 from hydra_tf.training.callbacks import arrange
+from hydra_tf.training.carried import TOO_MANY, carried_shape, put, take
 from hydra_tf.training.phases import NO_PHASE, PHASES, Phase, trained_variables
+from hydra_tf.training.rate import CompiledRate
 from hydra_tf.training.step import moment_of, robust_step
 
 _PIXELS = (
@@ -31,44 +33,10 @@ def _plain_sentences() -> Iterator[None]:
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        for sentence in (_PIXELS, _LABELS):
+        for sentence in (_PIXELS, _LABELS, TOO_MANY):
             if sentence in str(error):
                 raise ValueError(sentence) from error
         raise
-
-
-class CompiledRate:
-    """The learning rate that an optimizer was compiled with, while a schedule moves it.
-
-    The rate is a variable. A run that was interrupted, or saved under way, leaves it where
-    the schedule had it; taken for the compiled one it would shrink the next schedule.
-
-    Args:
-        rate: what was saved with a model, for :meth:`adopt`.
-    """
-
-    def __init__(self, rate: float | None = None) -> None:
-        self._optimizer: Any = None
-        self.rate = rate
-        self._moved_to: float | None = None
-
-    def note(self, optimizer: Any) -> float:
-        """Return the compiled rate: the present one, unless a schedule put it there."""
-        present = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-        untouched = self._moved_to is None or present == self._moved_to
-        if self._optimizer is not optimizer or not untouched or self.rate is None:
-            self._optimizer, self.rate = optimizer, present
-        self._moved_to = self._moved_to if untouched else None
-        return self.rate
-
-    def adopt(self, optimizer: Any) -> None:
-        """Take an optimizer that was loaded with the model for the one of the saved rate."""
-        self._optimizer = optimizer
-
-    def move(self, rate: float) -> None:
-        """Set the rate for the next step."""
-        self._optimizer.learning_rate = rate
-        self._moved_to = float(np.float32(rate))
 
 
 def _held(y: tf.Tensor, *outputs: tf.Tensor) -> tf.Tensor:
@@ -131,7 +99,8 @@ class RobustModel(keras.Model):
         self._attack_spec = validation_attack
         if validation_attack == "auto":
             own = getattr(self.objective, "validation_attack", lambda: None)()
-            self.validation_attack = attacks.build(own) if own else None
+            verifies = hasattr(own, "held")
+            self.validation_attack = attacks.build(own) if own and not verifies else own
         else:
             self.validation_attack = attacks.build(validation_attack) if validation_attack else None
         # Saved with the weights, so that an interrupted pipeline knows where it was.
@@ -144,10 +113,16 @@ class RobustModel(keras.Model):
             autocast=False,
             aggregation="only_first_replica",
         )
+        self.carried: Any = None
         self.robust_accuracy = keras.metrics.Mean(name="robust_accuracy")
         self.built = True
         # "auto" would compile with XLA on a GPU, where mask selection is not at home.
         self.supports_jit = False
+
+    @property
+    def replays(self) -> int:
+        """Optimizer steps on each batch."""
+        return self.objective.replays if isinstance(self.objective, Replayed) else 1
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return the network's logits, [batch, classes]."""
@@ -171,21 +146,33 @@ class RobustModel(keras.Model):
             self.make_train_function(force=True)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """One robust step on a batch; Keras calls this."""
+        """One robust step on a batch, or several of a replayed objective; Keras calls this."""
         x, y = self._unpack(data)
         variables = trained_variables(self.net, self.phase, self.train_batchnorm)
-        step = self.optimizer.iterations
-        moment = moment_of(self.seed, self.phase.index, step, self.phase_steps)
-        terms = robust_step(
-            self.net,
-            self.objective,
-            self.optimizer,
-            variables,
-            x,
-            y,
-            moment,
-            refresh=self.phase.trains_scores,
-        )
+        objective: Any = self.objective
+        carries = isinstance(objective, Replayed)
+        if carries and self.carried is None:
+            raise ValueError(
+                "This objective carries a perturbation that fit makes room for: call fit."
+            )
+        perturbed = objective.begin(x, take(self.carried, x)) if carries else None
+        # Unrolled: tf.distribute updates no variable within a loop of the graph.
+        for _ in range(self.replays):
+            step = self.optimizer.iterations
+            terms = robust_step(
+                self.net,
+                objective,
+                self.optimizer,
+                variables,
+                x,
+                y,
+                moment_of(self.seed, self.phase.index, step, self.phase_steps),
+                refresh=self.phase.trains_scores,
+                perturbed=perturbed,
+            )
+            perturbed = terms.perturbed
+        if carries:
+            put(self.carried, perturbed - x)
         self._loss_tracker.update_state(terms.loss, sample_weight=tf.shape(x)[0])
         if terms.adversarial_logits is not None:
             self.robust_accuracy.update_state(_held(y, terms.logits, terms.adversarial_logits))
@@ -202,13 +189,20 @@ class RobustModel(keras.Model):
             tf.reduce_mean(cross_entropy(y, logits)), sample_weight=tf.shape(x)[0]
         )
         if self.validation_attack is not None:
-            # One seed for all batches: what is compared between epochs is the network.
-            x_adv = self.validation_attack(self, x, y, seed=self.seed)
-            self.robust_accuracy.update_state(_held(y, logits, self(x_adv, training=False)))
+            self.robust_accuracy.update_state(self._robust(x, y, logits))
         results: dict[str, Any] = self.compute_metrics(x, y, logits)
         if self.validation_attack is None:
             results.pop("robust_accuracy")
         return results
+
+    def _robust(self, x: tf.Tensor, y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """Ones for samples that are verified, or right with and without the attack."""
+        watch: Any = self.validation_attack
+        if hasattr(watch, "held"):
+            return tf.cast(watch.held(self.net, x, y), tf.float32)
+        # One seed for all batches: what is compared between epochs is the network.
+        x_adv = watch(self, x, y, seed=self.seed)
+        return _held(y, logits, self(x_adv, training=False))
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Update the compiled metrics with integer labels, whatever form the data have."""
@@ -258,6 +252,14 @@ class RobustModel(keras.Model):
         traced_for = [(layer.density, layer.granularity) for layer in layers]
         if traced_for != self._traced_for:
             self.train_function, self._traced_for = None, traced_for
+        if isinstance(self.objective, Replayed) and self.carried is None:
+            if self.first_batch is None:
+                raise ValueError(
+                    "This objective carries a perturbation of the form of a batch, but the data "
+                    "are a generator; pass arrays or a tf.data.Dataset."
+                )
+            replicas = self.distribute_strategy.num_replicas_in_sync
+            self._carry(carried_shape(self.first_batch[0], replicas))
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # Keras cannot, and warns where it is left on
         if self.compiled and not self.optimizer.built:
@@ -278,6 +280,19 @@ class RobustModel(keras.Model):
         """Compile as saved; Keras calls this."""
         super().compile_from_config(config)
         self.compiled_rate.adopt(self.optimizer)
+
+    def _carry(self, shape: tuple[int, ...]) -> None:
+        """Make room for what a replayed objective carries from batch to batch."""
+        with self.distribute_strategy.scope():
+            self.carried = self.add_weight(
+                name="carried",
+                shape=shape,
+                initializer="zeros",
+                trainable=False,
+                autocast=False,
+                dtype="float32",
+                aggregation="sum",
+            )
 
     def _check_data(self, x: Any, y: Any = None) -> tuple[Any, Any] | None:
         """Check all of two arrays, or the first batch of a data set, and return them."""
@@ -315,6 +330,7 @@ class RobustModel(keras.Model):
             "train_batchnorm": self.train_batchnorm,
             "phase": self.phase.name,
             "compiled_rate": self.compiled_rate.rate,
+            "carried": None if self.carried is None else list(self.carried.shape),
         }
 
     @classmethod
@@ -323,6 +339,9 @@ class RobustModel(keras.Model):
         config = dict(config)
         net = keras.saving.deserialize_keras_object(config["net"], custom_objects=custom_objects)
         phase, rate = config.pop("phase"), config.pop("compiled_rate")
+        carried = config.pop("carried", None)
         model = cls(**{**config, "net": net})
+        if carried is not None:
+            model._carry(tuple(carried))
         model.phase, model.compiled_rate = PHASES[phase], CompiledRate(rate)
         return model

@@ -7,6 +7,7 @@ that a run depends on (seed, phase, step, replica) and on the data alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
@@ -47,6 +48,7 @@ def robust_gradients(
     y: tf.Tensor,
     moment: Moment,
     scale: Callable[[tf.Tensor], tf.Tensor] = lambda loss: loss,
+    perturbed: tf.Tensor | None = None,
 ) -> tuple[LossTerms, list[Any]]:
     """Return the objective's terms on a batch and the gradients for `variables`.
 
@@ -58,22 +60,30 @@ def robust_gradients(
         y: [batch] int32 labels.
         moment: seed and progress of the step.
         scale: applied to the loss before differentiating (loss scaling, replicas).
+        perturbed: images of a replayed objective; their gradient is put behind the others.
     """
+    sources = [variable.value for variable in variables]
     with tf.GradientTape() as tape, kernels_computed_once(masked_layers(model)):
-        terms = objective(model, x, y, moment)
+        if perturbed is None:
+            terms = objective(model, x, y, moment)
+        else:
+            tape.watch(perturbed)
+            sources.append(perturbed)
+            terms = objective(model, x, y, moment, perturbed)
         loss = scale(tf.add_n([terms.loss, *(tf.cast(r, tf.float32) for r in model.losses)]))
-    return terms, tape.gradient(loss, [variable.value for variable in variables])
+    return terms, tape.gradient(loss, sources)
 
 
 def robust_step(
     model: Any,
-    objective: Callable[..., LossTerms],
+    objective: Any,
     optimizer: Any,
     variables: list[Any],
     x: tf.Tensor,
     y: tf.Tensor,
     moment: Moment,
     refresh: bool,
+    perturbed: tf.Tensor | None = None,
 ) -> LossTerms:
     """Train `variables` on one batch, then refresh the masks if scores were trained.
 
@@ -89,9 +99,11 @@ def robust_step(
         y: [batch] int32 labels.
         moment: seed and progress of the step.
         refresh: whether to choose the masks anew from the scores.
+        perturbed: images of a :class:`hydra_tf.objectives.base.Replayed` objective, which the
+            same gradient moves.
 
     Returns:
-        The objective's terms before the step.
+        The objective's terms before the step, with the perturbed images after it.
     """
     # Keras sums gradients over replicas, so each replica contributes its share of the mean.
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -103,7 +115,11 @@ def robust_step(
         y,
         moment,
         scale=lambda loss: optimizer.scale_loss(loss / replicas),
+        perturbed=perturbed,
     )
+    if perturbed is not None:
+        *gradients, slope = gradients
+        terms = replace(terms, perturbed=objective.move(x, perturbed, slope))
     optimizer.apply(gradients, variables)
     if refresh:
         refresh_masks(model)

@@ -24,6 +24,13 @@ STUDY = [
     for seed in (0, 1)
 ]  # fmt: skip
 
+CERTIFIED = {
+    "sigma 0.25": [
+        {"radius": 0.5, "correct": True}, {"radius": 0.9, "correct": False},
+        {"radius": 0.25, "correct": True}, {"radius": 0.0, "correct": False},
+    ]
+}  # fmt: skip
+
 
 @pytest.fixture
 def drawn(monkeypatch):
@@ -56,6 +63,7 @@ def check_image(path, target):
         (plots.training_curves, EPOCHS[:1]),
         (plots.layer_densities, LAYERS),
         (plots.accuracy_against_density, STUDY),
+        (plots.certified_accuracy, CERTIFIED),
     ],
 )
 def test_a_real_image_is_written(tmp_path, draw, rows):
@@ -117,3 +125,16 @@ def test_accuracy_against_density_shows_mean_and_spread_of_seeds(tmp_path, drawn
     dense = next(line for line in axes.get_lines() if line.get_label() == "dense")
     np.testing.assert_allclose(dense.get_ydata(), [0.61, 0.61])
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "10"]
+
+
+def test_certified_accuracy_falls_at_each_radius(tmp_path, drawn):
+    plots.certified_accuracy({**CERTIFIED, "none": []}, tmp_path / "a.png", radius=0.3)
+    curve, mark = drawn[0].get_lines()
+    # Two of four are right: both up to 0.25, one up to 0.5, none beyond.
+    assert curve.get_drawstyle() == "steps-post"
+    np.testing.assert_allclose(curve.get_xdata(), [0.0, 0.25, 0.5])
+    np.testing.assert_allclose(curve.get_ydata(), [0.5, 0.25, 0.0])
+    assert (curve.get_label(), mark.get_label()) == ("sigma 0.25", "radius 0.300")
+    assert list(mark.get_xdata()) == [0.3, 0.3]
+    plots.certified_accuracy({}, tmp_path / "empty.png")
+    assert matplotlib.image.imread(tmp_path / "empty.png").ndim == 3

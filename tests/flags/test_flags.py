@@ -14,7 +14,7 @@ import pytest
 import hydra_tf
 
 ROOT = Path(__file__).resolve().parents[2]
-BINARIES = ["train", "evaluate", "export", "study"]
+BINARIES = ["train", "evaluate", "certify", "export", "study"]
 SMALL = [
     "--dataset=digits", "--model=mnist_cnn", "--objective=trades:epsilon=0.1,steps=2,start=uniform",
     "--pretrain_epochs=2", "--prune_epochs=1", "--finetune_epochs=1", "--batch_size=256",

@@ -1,0 +1,188 @@
+"""Certify the network of a run directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+
+from . import common, pipeline
+from .common import FLAGS, UsageError
+
+TEACH = """
+Prove what no attack can change, image by image, and add it to the report.json of a run:
+
+- by randomized smoothing (the default), an L2 radius within which the network under Gaussian
+  noise names one class; vra_s is the share that is right at radius 110/255. Finished images
+  stand in certify.jsonl, and the same command goes on where it was interrupted;
+- by bounds on the network itself (--method=ibp, crown_ibp, crown, symbolic or tightest), the
+  share of images that is right on a whole Linf ball: vra_m for symbolic, vra_t for ibp and
+  crown_ibp.
+
+  python -m flags.certify --run=runs/a --sigma=0.25 --samples=100
+  python -m flags.certify --run=runs/a --method=crown_ibp --epsilon=2/255
+"""
+
+_SAMPLING = ("sigma", "n0", "n", "alpha", "seed", "out")
+_VERIFIED = {"symbolic": "vra_m", "ibp": "vra_t", "crown_ibp": "vra_t"}
+
+flags.DEFINE_string("run", None, "Run directory to certify.")
+flags.DEFINE_string(
+    "method", "smoothing", "smoothing, or a bound such as ibp, crown_ibp, crown or symbolic."
+)
+flags.DEFINE_float("sigma", 0.25, "Smoothing: standard deviation of the noise, in pixel values.")
+flags.DEFINE_integer("n0", 100, "Smoothing: draws that choose the class.")
+flags.DEFINE_integer("n", 10_000, "Smoothing: draws that bound its probability.")
+flags.DEFINE_float("alpha", 0.001, "Smoothing: probability of a wrong certificate.")
+flags.DEFINE_integer("seed", 0, "Smoothing: seed of the noise.")
+flags.DEFINE_string(
+    "out", None, "Smoothing: file of certificates; certify.jsonl in the run directory by default."
+)
+flags.DEFINE_string("epsilon", "2/255", "Bounds: Linf radius, in pixel values.")
+flags.DEFINE_integer("samples", 0, "Certify the first so many images; 0 for all.")
+flags.DEFINE_enum("split", "test", ["test", "validation"], "Which images.")
+flags.DEFINE_integer("batch_size", 512, "Images per forward pass; fewer take less memory.")
+flags.DEFINE_integer("verbose", 1, "0 is silent, 1 shows progress bars.")
+
+
+def validate() -> dict[str, Any]:
+    """Return the run's config; TensorFlow stays unloaded."""
+    from hydra_tf import bounds
+    from hydra_tf.types import Sampling
+
+    if not FLAGS.run:
+        raise UsageError("--run is missing: name the run directory to certify.")
+    if FLAGS.method == "smoothing":
+        Sampling(FLAGS.sigma, FLAGS.n0, FLAGS.n, FLAGS.alpha)
+        others = ["epsilon"]
+    else:
+        bounds.build(FLAGS.method)
+        _epsilon()
+        others = list(_SAMPLING)
+    for name in others:
+        if FLAGS[name].present:
+            raise UsageError(f"--{name} says nothing to --method={FLAGS.method}; leave it out.")
+    common.at_least("samples", 0)
+    common.at_least("seed", 0)
+    common.at_least("batch_size", 1)
+    config = pipeline.read_config(FLAGS.run)
+    pipeline.network_path(FLAGS.run)
+    _report()
+    return config
+
+
+def _epsilon() -> float:
+    """The radius of the flag, checked without TensorFlow."""
+    from hydra_tf.registry import parse_value
+    from hydra_tf.types import Ball
+
+    value = parse_value(FLAGS.epsilon)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"--epsilon must be a number such as 2/255, not {FLAGS.epsilon!r}.")
+    if Ball("linf", value).epsilon > 1:
+        raise UsageError(
+            f"--epsilon={FLAGS.epsilon} is larger than the range of pixel values, [0, 1]; write "
+            "2/255 for 2 grey levels, not 2."
+        )
+    return float(value)
+
+
+def _report() -> dict[str, Any]:
+    """The run's report, which the certificates are added to."""
+    path = os.path.join(FLAGS.run, "report.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist; has the run finished?") from None
+    except json.JSONDecodeError:
+        raise UsageError(f"{path} is damaged: it is not JSON.") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} is damaged: it is no report.")
+    return content
+
+
+def run(config: dict[str, Any]) -> None:
+    """Certify, print the table, and add to the report."""
+    net = pipeline.load_network(FLAGS.run)
+    data = pipeline.load_data(config, config["seed"])
+    size = data.sizes[FLAGS.split]
+    samples = min(FLAGS.samples or size, size)
+    images = getattr(data, FLAGS.split)
+    certify = _smoothing if FLAGS.method == "smoothing" else _bounds
+    entries = certify(net, images, samples)
+    report = _report()
+    if report.get("split", "test") != FLAGS.split:
+        sys.stdout.write(f"report.json is not of the {FLAGS.split} split and stays as it is.\n")
+        return
+    for key, value in entries.items():
+        # The results of one kind of bound stand beside those of another.
+        both = isinstance(value, Mapping) and key == "verified"
+        report[key] = {**report.get(key, {}), **value} if both else value
+    from hydra_tf import evaluation
+
+    evaluation.write_json(os.path.join(FLAGS.run, "report.json"), report)
+
+
+def _smoothing(net: Any, images: Any, samples: int) -> dict[str, Any]:
+    """Certificates by randomized smoothing."""
+    from hydra_tf import evaluation
+    from hydra_tf.evaluation import plots
+
+    name = "certify.jsonl" if FLAGS.split == "test" else f"certify_{FLAGS.split}.jsonl"
+    path = FLAGS.out or os.path.join(FLAGS.run, name)
+    how = {key: FLAGS[key].value for key in ("sigma", "n0", "n", "alpha", "seed")}
+    rows = evaluation.certify_dataset(
+        net,
+        images,
+        path,
+        **how,
+        samples=samples,
+        batch_size=FLAGS.batch_size,
+        verbose=FLAGS.verbose,
+    )
+    table = [
+        {"radius": radius, "accuracy": evaluation.certified_accuracy(rows, radius)}
+        for radius in evaluation.RADII
+    ]
+    abstained = sum(row["predicted"] < 0 for row in rows) / len(rows)
+    os.makedirs(os.path.join(FLAGS.run, "plots"), exist_ok=True)
+    radius = evaluation.VRA_S_RADIUS
+    target = os.path.join(FLAGS.run, "plots", "certified.png")
+    plots.certified_accuracy({f"sigma {FLAGS.sigma:g}": rows}, target, radius)
+    sys.stdout.write(f"{len(rows)} images, {abstained:.2%} abstained\nL2 radius  certified\n")
+    sys.stdout.writelines(f"{row['radius']:9.4f}  {row['accuracy']:9.2%}\n" for row in table)
+    details = {**how, "radius": radius, "samples": len(rows), "split": FLAGS.split}
+    details |= {"abstained": abstained, "certified": table}
+    return {"vra_s": evaluation.certified_accuracy(rows, radius), "smoothing": details}
+
+
+def _bounds(net: Any, images: Any, samples: int) -> dict[str, Any]:
+    """Verified accuracy by bounds."""
+    import tensorflow as tf
+
+    from hydra_tf import bounds, evaluation
+
+    epsilon, (name, parameters) = _epsilon(), bounds.BOUNDS.parse(FLAGS.method)
+    # Known to be so many, so that the progress bar has an end.
+    known = tf.data.experimental.assert_cardinality(samples)
+    chosen = images.unbatch().take(samples).apply(known).batch(FLAGS.batch_size)
+    how = {"method": FLAGS.method, "verbose": FLAGS.verbose}
+    share = evaluation.verified_accuracy(net, chosen, epsilon, **how)
+    sys.stdout.write(f"{samples} images, {share:.2%} verified at Linf radius {FLAGS.epsilon}\n")
+    details = {"accuracy": share, "epsilon": epsilon, "samples": samples, "split": FLAGS.split}
+    headline = {_VERIFIED[name]: share} if name in _VERIFIED else {}
+    return {**headline, "verified": {name: {**details, **parameters}}}
+
+
+def main() -> None:
+    """Entry point."""
+    common.launch("certify", TEACH, validate, run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""CROWN (Zhang et al., Efficient neural network robustness certification ..., NeurIPS 2018)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hydra_tf._lazy import tf
+from hydra_tf.bounds.base import BOUNDS, Bound
+from hydra_tf.bounds.engine import Bounded, Network, in_chunks, propagate
+from hydra_tf.bounds.nodes import Context, LowerSlope, adaptive
+from hydra_tf.types import Interval
+
+
+@BOUNDS.register()
+@dataclass(frozen=True)
+class CROWN(Bound):
+    """Linear bounds backwards for the input of every rectifier and for the outputs.
+
+    Example:
+        >>> CROWN().rounding
+        True
+    """
+
+    def __call__(self, network: Network, box: Interval, specs: Any) -> Any:
+        """Lower bounds of functions of the logits; see :class:`Bound`."""
+        return self._backwards(network, box, specs, adaptive)
+
+    def _backwards(self, network: Network, box: Interval, specs: Any, slope: LowerSlope) -> Any:
+        context = Context(self.rounding, slope)
+        bounded = propagate(network, box, context, lambda b, value: ends(b, value, self.chunk))
+        return self._finish(bounded, specs, through=True)
+
+
+def ends(bounded: Bounded, value: int, chunk: int | None) -> Interval:
+    """Bounds from below and above on every element of one value, by going backwards from it."""
+    shape = tf.shape(bounded.values[value].lower)[1:]
+    known = bounded.values[value].lower.shape[1:]
+    size = known.num_elements() or tf.reduce_prod(shape)
+
+    def rows(indices: Any) -> Any:
+        signs = tf.where(indices < size, 1.0, -1.0)
+        flat = tf.one_hot(indices % size, size) * signs[:, None]
+        found = tf.reshape(flat, tf.concat([[1, -1], shape], 0))
+        found.set_shape([1, None, *known])
+        return found
+
+    found = in_chunks(bounded, rows, 2 * size, value, True, chunk)
+    full = tf.concat([[-1], shape], 0)
+    return Interval(tf.reshape(found[:, :size], full), tf.reshape(-found[:, size:], full))

@@ -1,0 +1,224 @@
+"""The certificates of a whole data set: a file that grows and goes on where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from hydra_tf.evaluation.accuracy import _batches, _dataset
+from hydra_tf.evaluation.certify import certifier, pieces
+from hydra_tf.models.checks import require_logits
+from hydra_tf.types import Sampling
+
+VRA_S_RADIUS = 110 / 255  # L2, in pixel values: where arXiv 2002.10509 reads VRA-s off
+RADII = (0.0, 0.25, VRA_S_RADIUS, 0.5, 0.75, 1.0)
+
+Row = dict[str, Any]
+
+
+def certify_dataset(
+    model: Any,
+    data: Any,
+    path: str | os.PathLike[str],
+    sigma: float = 0.25,
+    n0: int = 100,
+    n: int = 10_000,
+    alpha: float = 0.001,
+    seed: int = 0,
+    *,
+    samples: int | None = None,
+    batch_size: int = 512,
+    shared_noise: bool = True,
+    verbose: int = 0,
+) -> list[Row]:
+    """Certify the images of a data set and write each to a file as soon as it is done.
+
+    The same call goes on where an interrupted one stopped, and ends with the same file. The
+    first line of the file holds the settings and a hash of the network's weights.
+
+    Args:
+        model: Keras model that outputs logits.
+        data: tf.data.Dataset of (images, labels) batches in a fixed order, or two arrays.
+        path: file of one JSON object a line.
+        sigma: standard deviation of the noise in pixel values.
+        n0: draws that choose the class.
+        n: draws that bound its probability.
+        alpha: probability with which a certificate may be wrong.
+        seed: seed of the noise.
+        samples: certify the first so many images; all of them when left out.
+        batch_size: noisy images per forward pass.
+        shared_noise: as in :func:`hydra_tf.evaluation.certify`.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        A mapping for each image in order: ``index``, ``label``, ``predicted`` (-1 where it
+        abstains), ``radius`` (L2, in pixel values) and ``correct``.
+
+    Raises:
+        ValueError: a file of other settings, of another network or of other data; bad input as
+            in :func:`hydra_tf.evaluation.certify`.
+
+    Example:
+        >>> import tempfile
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2, use_bias=False)])
+        >>> net.set_weights([np.array([[0.0, 1.0], [0.0, 0.0]])])
+        >>> data = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([1, 0])
+        >>> path = os.path.join(tempfile.mkdtemp(), "certify.jsonl")
+        >>> rows = certify_dataset(net, data, path, n=1000)
+        >>> [(row["predicted"], row["correct"]) for row in rows]
+        [(1, True), (1, False)]
+        >>> certified_accuracy(rows, 110 / 255)
+        0.5
+    """
+    how = Sampling(sigma, n0, n, alpha)
+    for name, value in (("batch_size", batch_size), ("samples", samples)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}.")
+    require_logits(model)
+    if not hasattr(model, "output_shape"):
+        model = getattr(model, "net", model)
+    total = samples
+    if isinstance(data, tuple | list):
+        total = min(len(data[1]), samples or len(data[1]))
+    data = _dataset(data, 256)
+    settings = {**dataclasses.asdict(how), "seed": seed, "shared_noise": shared_noise}
+    rows = _open(path, {**settings, "network": weights_hash(model)})[:samples]
+    bar = keras.utils.Progbar(total, verbose=verbose, stateful_metrics=["certified"])
+    run = None
+    for x, labels in _left(model, data, rows, samples):
+        run = run or certifier(model, tuple(x.shape[1:]), how, seed, batch_size, shared_noise)
+        for piece in pieces(len(x), shared_noise):
+            classes, radii = run(x[piece], len(rows))
+            rows += _append(path, len(rows), labels[piece], classes, radii)
+            bar.update(len(rows), [("certified", certified_accuracy(rows, VRA_S_RADIUS))])
+    if not rows:
+        raise ValueError("The data set is empty: there is nothing to certify.")
+    return rows
+
+
+def _left(
+    model: Any, data: Any, rows: Sequence[Row], samples: int | None
+) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
+    """Yield what is left to certify, after a look at the labels of what is done."""
+    done, seen = list(rows), 0
+    for x, y in _batches(model, data):
+        labels = y.numpy()[: None if samples is None else samples - seen]
+        old = done[seen : seen + len(labels)]
+        if [row["label"] for row in old] != labels[: len(old)].tolist():
+            raise ValueError(
+                "The labels are not those that the file of certificates was begun with; the data "
+                "must come in the same order. Write to another file."
+            )
+        seen += len(labels)
+        if len(labels) > len(old):
+            yield x[len(old) : len(labels)], labels[len(old) :]
+        if samples is not None and seen >= samples:
+            return
+
+
+def _open(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> list[Row]:
+    """The finished rows of a file of these settings; a new file gets its first line.
+
+    A line that was cut short is dropped from the file.
+    """
+    content = b""
+    if os.path.exists(path):
+        with open(path, "rb") as file:
+            content = file.read()
+        content = content[: content.rfind(b"\n") + 1]
+    if not content:
+        content = json.dumps(settings).encode() + b"\n"
+        with open(path, "wb") as file:
+            file.write(content)
+    first, rows = read_certificates(path)
+    if first != settings:
+        differing = ", ".join(key for key in settings if first.get(key) != settings[key])
+        raise ValueError(
+            f"{os.fspath(path)} holds certificates of other settings ({differing}); write to "
+            "another file, or remove this one."
+        )
+    os.truncate(path, len(content))
+    return rows
+
+
+def read_certificates(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Row]]:
+    """Return the settings and the finished rows of a file of :func:`certify_dataset`.
+
+    Raises:
+        ValueError: for a file that is none, or is damaged before its last line.
+        FileNotFoundError: when there is no file.
+    """
+    with open(path, encoding="utf-8") as file:
+        lines = [line for line in file if line.endswith("\n")]
+    try:
+        first, *rows = [json.loads(line) for line in lines]
+        if "sigma" not in first or [row["index"] for row in rows] != list(range(len(rows))):
+            raise ValueError
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(
+            f"{os.fspath(path)} is damaged, or no file of certificates; remove it, or write to "
+            "another file."
+        ) from None
+    return first, rows
+
+
+def _append(
+    path: str | os.PathLike[str],
+    first: int,
+    labels: np.ndarray[Any, Any],
+    classes: np.ndarray[Any, Any],
+    radii: np.ndarray[Any, Any],
+) -> list[Row]:
+    """Write finished images to the file and return their rows."""
+    rows = [
+        {
+            "index": first + i,
+            "label": int(label),
+            "predicted": int(predicted),
+            "radius": float(radius),
+            "correct": bool(predicted == label),
+        }
+        for i, (label, predicted, radius) in enumerate(zip(labels, classes, radii, strict=True))
+    ]
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return rows
+
+
+def weights_hash(model: Any) -> str:
+    """Return a short hash of a model's weights, which tells one network from another.
+
+    Example:
+        >>> weights_hash(keras.Sequential([keras.Input([2]), keras.layers.Flatten()]))
+        'e3b0c44298fc'
+    """
+    digest = hashlib.sha256()
+    for weight in getattr(model, "weights", ()):
+        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def certified_accuracy(rows: Sequence[Row], radius: float = VRA_S_RADIUS) -> float:
+    """Return the share of images with the right class and at least this certified radius.
+
+    Args:
+        rows: what :func:`certify_dataset` returns.
+        radius: L2 radius in pixel values; at 0 all right classes count that are no abstention.
+
+    Raises:
+        ValueError: when there are no rows.
+
+    Example:
+        >>> certified_accuracy([{"correct": True, "radius": 0.5}], 0.25)
+        1.0
+    """
+    if not rows:
+        raise ValueError("There are no certificates to count.")
+    return sum(row["correct"] and row["radius"] >= radius for row in rows) / len(rows)

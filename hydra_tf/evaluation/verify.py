@@ -1,0 +1,109 @@
+"""Verified accuracy: the share of images that no perturbation in an Linf ball can turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from hydra_tf import bounds
+from hydra_tf.evaluation.accuracy import _batches, _dataset
+from hydra_tf.models.checks import require_logits
+from hydra_tf.types import Ball
+
+
+def verified_under(
+    model: Any,
+    data: Any,
+    epsilon: float,
+    method: Any = "crown_ibp",
+    *,
+    batch_size: int = 256,
+    verbose: int = 0,
+) -> np.ndarray[Any, Any]:
+    """Return for each sample whether it is proven right on its whole Linf ball in [0, 1].
+
+    It is when the lower bounds of all margins f_y - f_j, j != y, are above 0.
+
+    Args:
+        model: functional or Sequential Keras model that outputs logits, masked or not.
+        data: tf.data.Dataset of (images, labels) batches, or a pair of arrays.
+        epsilon: radius of the ball in units of pixel values in [0, 1].
+        method: ``"ibp"``, ``"crown_ibp"``, ``"crown"``, ``"symbolic"`` or ``"tightest"``, with
+            parameters or without; see :func:`hydra_tf.bounds.margin_lower_bound`.
+        batch_size: batch size for arrays.
+        verbose: 1 shows a progress bar.
+
+    Returns:
+        [samples] booleans.
+
+    Raises:
+        ValueError: an epsilon that is negative or larger than the range of pixel values, an
+            unknown method, a layer without a rule, a model that ends in a softmax, images
+            outside [0, 1], labels out of range, a data set that is empty or has no end.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input([1]), keras.layers.Dense(2, use_bias=False)])
+        >>> net.set_weights([np.array([[0.0, 1.0]])])  # f_1 - f_0 = x
+        >>> data = np.array([[0.5], [0.25]]), np.array([1, 1])
+        >>> verified_under(net, data, 0.3, "ibp").tolist()
+        [True, False]
+    """
+    check_epsilon(epsilon)
+    require_logits(model)
+    built = bounds.build(method)
+    if not hasattr(model, "output_shape"):
+        model = getattr(model, "net", model)
+    data = _dataset(data, batch_size)
+    length = int(data.cardinality()) if int(data.cardinality()) > 0 else None
+    bar = keras.utils.Progbar(length, verbose=verbose, stateful_metrics=["verified"])
+    results: list[np.ndarray[Any, Any]] = []
+    for i, (x, y) in enumerate(_batches(model, data)):
+        margins = bounds.margin_lower_bound(model, x, y, epsilon, built).numpy()
+        others = np.arange(margins.shape[1]) != y.numpy()[:, None]
+        results.append(np.all((margins > 0) | ~others, axis=1))
+        bar.update(i + 1, [("verified", np.mean(np.concatenate(results)))])
+    if not results:
+        raise ValueError("The data set is empty: there is nothing to verify.")
+    return np.concatenate(results)
+
+
+def check_epsilon(epsilon: float) -> None:
+    """Refuse a radius that is none, or larger than the range of pixel values.
+
+    Raises:
+        ValueError: with the radius.
+
+    Example:
+        >>> check_epsilon(2 / 255)
+    """
+    if Ball("linf", epsilon).epsilon > 1:
+        raise ValueError(
+            f"epsilon={epsilon:g} is larger than the range of pixel values, [0, 1]; write 8/255 "
+            "for 8 grey levels, not 8."
+        )
+
+
+def verified_accuracy(
+    model: Any,
+    data: Any,
+    epsilon: float,
+    method: Any = "crown_ibp",
+    *,
+    batch_size: int = 256,
+    verbose: int = 0,
+) -> float:
+    """Return the share of images that are proven right on their whole Linf ball.
+
+    With ``"symbolic"`` this is VRA-m of arXiv 2002.10509 (section 4), with ``"ibp"`` and
+    ``"crown_ibp"`` VRA-t. Arguments and errors as in :func:`verified_under`.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input([1]), keras.layers.Dense(2, use_bias=False)])
+        >>> net.set_weights([np.array([[0.0, 1.0]])])
+        >>> verified_accuracy(net, (np.array([[0.5], [0.25]]), np.array([1, 1])), 0.3, "ibp")
+        0.5
+    """
+    how = {"batch_size": batch_size, "verbose": verbose}
+    return float(np.mean(verified_under(model, data, epsilon, method, **how)))

@@ -1,0 +1,73 @@
+"""What the objectives share that train on verified bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hydra_tf import bounds
+from hydra_tf._lazy import tf
+from hydra_tf.objectives.base import Objective
+from hydra_tf.schedules import RAMPS
+from hydra_tf.types import Ball, Moment
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Watches verified accuracy where other objectives watch an attack.
+
+    Args:
+        epsilon: Linf radius in units of pixel values in [0, 1].
+        method: how logits are bounded; see :func:`hydra_tf.bounds.bound`.
+        samples: how many of each batch to look at, all of it when left out.
+
+    Example:
+        >>> Verification(0.1, "ibp").samples is None
+        True
+    """
+
+    epsilon: float
+    method: str
+    samples: int | None = None
+
+    def held(self, model: Any, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """Return [samples] booleans: no image of the ball is misclassified."""
+        x, y = x[: self.samples], y[: self.samples]
+        margins = bounds.margin_lower_bound(
+            model, x, y, self.epsilon, method=self.method, rounding=False
+        )
+        others = ~tf.one_hot(y, tf.shape(margins)[1], on_value=True, off_value=False)
+        return tf.reduce_all((margins > 0) | ~others, axis=1)
+
+
+@dataclass(frozen=True)
+class Verified(Objective):
+    """An objective with a radius that grows from 0 in every phase.
+
+    Args:
+        epsilon: Linf radius in units of pixel values in [0, 1].
+        ramp: share of the phase, in [0, 1], over which epsilon grows.
+        shape: ``"linear"``, or ``"smoothed"``, which leaves 0 slowly.
+    """
+
+    epsilon: float = 2 / 255
+    ramp: float = 0.5
+    shape: Literal["linear", "smoothed"] = "linear"
+
+    def __post_init__(self) -> None:
+        Ball("linf", self.epsilon)  # refuses what is no ball
+        if self.epsilon > 1:
+            raise ValueError(
+                f"epsilon={self.epsilon:g} is larger than the range of pixel values, [0, 1]; it is "
+                "measured in the same units (8/255, not 8)."
+            )
+        if not 0 <= self.ramp <= 1:
+            raise ValueError(f"ramp is a share of the phase in [0, 1], not {self.ramp}.")
+        if self.shape not in RAMPS:
+            raise ValueError(f'shape must be "linear" or "smoothed", not {self.shape!r}.')
+
+    def grown(self, moment: Moment) -> Any:
+        """Return the share of the full radius at a moment, a scalar in [0, 1]."""
+        if self.ramp == 0:
+            return tf.constant(1.0)
+        return RAMPS[self.shape](tf.minimum(1.0, moment.progress / self.ramp))

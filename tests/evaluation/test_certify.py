@@ -1,0 +1,331 @@
+"""Randomized smoothing against closed forms, SciPy, and itself interrupted."""
+
+import importlib
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.stats import binomtest, kstest, norm
+
+import hydra_tf
+from hydra_tf.evaluation import certificates as files
+from hydra_tf.evaluation import (
+    certified_accuracy,
+    certify,
+    certify_dataset,
+    predict,
+    read_certificates,
+)
+from hydra_tf.evaluation.certify import clopper_pearson_lower, gaussian_draws, vote_counter
+
+SIGMA = 0.25
+W, B = np.array([0.6, -0.8, 0.0]) * 3, 0.15 * 3  # |w| = 3
+
+
+def linear_net(w=W, b=B):
+    """Logits (0, w.x + b): the smoothed network's radius is |w.x + b| / |w|."""
+    net = keras.Sequential([keras.Input([len(w)]), keras.layers.Dense(2)])
+    net.set_weights([np.stack([np.zeros_like(w), w], 1), np.array([0.0, b])])
+    return net
+
+
+def distance(x):
+    return (x @ W + B) / np.linalg.norm(W)
+
+
+RNG = np.random.default_rng(4)
+X = RNG.random((70, 3)).astype("float32")
+Y = (distance(X) > 0).astype(int)
+Y[::5] = 1 - Y[::5]
+
+
+def test_clopper_pearson_by_hand_and_by_scipy():
+    # All of n: P(all | p) = p^n = alpha. None: nothing is known.
+    assert clopper_pearson_lower(100, 100, 0.001) == pytest.approx(0.001 ** (1 / 100), rel=1e-12)
+    assert clopper_pearson_lower(0, 10, 0.05) == 0
+    # One of n: 1 - (1 - p)^n = alpha.
+    assert clopper_pearson_lower(1, 20, 0.05) == pytest.approx(1 - 0.95 ** (1 / 20), rel=1e-12)
+    for n, alpha in ((100, 0.001), (10_000, 0.001), (17, 0.3)):
+        counts = np.unique(np.linspace(0, n, 9, dtype=int))
+        expected = [
+            binomtest(int(k), n, alternative="greater").proportion_ci(1 - alpha, "exact").low
+            for k in counts
+        ]
+        np.testing.assert_allclose(clopper_pearson_lower(counts, n, alpha), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (3,), (5,)])
+def test_a_draw_depends_on_its_place_alone_and_is_standard_normal(shape):
+    whole = gaussian_draws([3, 4], 0, 600, shape).numpy()
+    parts = [gaussian_draws([3, 4], first, n, shape) for first, n in ((0, 7), (7, 500), (507, 93))]
+    assert np.array_equal(whole, np.concatenate(parts))
+    assert kstest(whole.ravel(), norm.cdf).pvalue > 1e-3
+    # No draw comes twice, in this stream or in another.
+    other = gaussian_draws([3, 5], 0, 600, shape).numpy()
+    both = np.concatenate([whole, other]).reshape(1200, -1)
+    assert len(np.unique(both, axis=0)) == 1200
+
+
+def test_votes_are_those_of_the_same_noise_by_hand():
+    noise = SIGMA * gaussian_draws([1, 2], 0, 333, (3,)).numpy()
+    ones = (distance(X[:, None] + noise) > 0).sum(1)
+    for batch_size in (1, 64, 100_000):
+        votes = vote_counter(linear_net(), (3,), SIGMA, batch_size)(X, [1, 2], 333).numpy()
+        assert np.array_equal(votes, np.stack([333 - ones, ones], 1))
+
+
+def test_certificates_of_a_linear_network_reach_almost_to_its_boundary():
+    classes, radii = certify(linear_net(), X, SIGMA)
+    true = np.abs(distance(X))
+    sure = classes >= 0
+    assert np.array_equal(classes[sure], (distance(X) > 0)[sure])
+    assert (radii <= true).all()
+    between = (true > 0.15) & (true < 2 * SIGMA)
+    assert between.sum() > 20
+    assert (radii[between] > 0.9 * true[between]).all()
+    # It abstains near the boundary and nowhere else.
+    assert (true[~sure] < 0.02).all() and (~sure).any()
+    assert (radii[~sure] == 0).all() and (classes[~sure] == -1).all()
+
+
+def test_draws_that_all_agree_certify_the_largest_radius_there_is():
+    # n draws can tell no probability above alpha^(1/n) from 1.
+    _, radii = certify(linear_net(), X, sigma=0.02)
+    far = np.abs(distance(X)) > 0.2
+    most = 0.02 * norm.ppf(0.001 ** (1 / 10_000))
+    np.testing.assert_allclose(radii[far], most, rtol=1e-9)
+    assert radii.max() == radii[far][0]
+
+
+def test_the_boundary_itself_is_never_certified():
+    on = np.array([[0.25, 0.375, 0.5]], "float32")  # 0.6 * 0.25 - 0.8 * 0.375 + 0.15 = 0
+    for seed in range(5):
+        classes, radii = certify(linear_net(), on, n=1000, seed=seed)
+        assert (classes.tolist(), radii.tolist()) == ([-1], [0.0])
+        assert predict(linear_net(), on, n=1000, seed=seed).tolist() == [-1]
+
+
+def test_certificates_are_wrong_as_often_as_alpha_allows_and_no_more():
+    # Radius above the true one, over seeds: at most alpha, and near it, for the bound is tight.
+    x, true = X[:1], abs(distance(X[:1]))[0]
+    assert 0.05 < true < 0.4
+    how = {"n0": 20, "n": 400, "alpha": 0.2}
+    net = linear_net()
+    radii = [certify(net, x, SIGMA, seed=seed, **how)[1][0] for seed in range(200)]
+    wrong = (np.array(radii) > true).sum()
+    assert binomtest(int(wrong), 200, 0.2, alternative="greater").pvalue > 1e-3
+    assert wrong > 0.1 * 200
+
+
+def test_the_result_does_not_depend_on_the_batch_size_and_repeats():
+    expected = certify(linear_net(), X, n=777)
+    net = linear_net()
+    for how in ({"batch_size": 1}, {"batch_size": 45}, {"batch_size": 100_000}):
+        for one, other in zip(expected, certify(net, X, n=777, **how), strict=True):
+            assert np.array_equal(one, other)
+    alone = [certify(net, X[i : i + 1], n=777)[1][0] for i in range(40)]
+    assert np.array_equal(alone, expected[1][:40])
+    assert not np.array_equal(certify(linear_net(), X, n=777, seed=1)[1], expected[1])
+    model = hydra_tf.RobustModel(linear_net(), "natural")
+    assert np.array_equal(certify(model, X, n=777)[1], expected[1])
+
+
+def test_images_can_have_noise_of_their_own():
+    same = np.repeat(X[:1], 12, axis=0)
+    shared = certify(linear_net(), same, n=500)[1]
+    assert len(set(shared)) == 1
+    own = certify(linear_net(), same, n=500, shared_noise=False)[1]
+    assert len(set(own)) > 6
+    assert np.array_equal(certify(linear_net(), same, n=500, shared_noise=False)[1], own)
+    assert np.abs(own - shared[0]).max() < 0.1
+    assert len(set(predict(linear_net(), same, n=500, shared_noise=False))) == 1
+
+
+def test_selection_and_estimation_share_no_noise(monkeypatch):
+    seen = []
+
+    def spy(seed, first, count, shape):
+        seen.append(seed)
+        return gaussian_draws(seed, first, count, shape)
+
+    module = importlib.import_module("hydra_tf.evaluation.certify")  # not the function
+    monkeypatch.setattr(module, "gaussian_draws", spy)
+    tf.config.run_functions_eagerly(True)
+    try:
+        certify(linear_net(), X[:2], n0=5, n=5)
+        predict(linear_net(), X[:2], n=5)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert len({tuple(np.array(seed).tolist()) for seed in seen}) == 3
+
+
+def test_predict_is_the_binomial_test_of_the_two_commonest_classes():
+    found = predict(linear_net(), X, SIGMA, n=100, alpha=0.05)
+    ones = [
+        (distance(x + SIGMA * gaussian_draws(seed, 0, 100, (3,)).numpy()) > 0).sum()
+        for x in X
+        for seed in [tf.random.fold_in(tf.constant([0, 0]), 2)]
+    ]
+    # For 100 draws the two-sided test at 5% wants more than 60 of one class.
+    assert binomtest(60, 100).pvalue > 0.05 > binomtest(61, 100).pvalue
+    expected = [1 if k > 60 else 0 if k < 40 else -1 for k in ones]
+    assert found.tolist() == expected
+    assert set(expected) == {-1, 0, 1}
+
+
+def test_draws_without_numbers_have_no_vote():
+    inputs = keras.Input([1])
+    logits = keras.layers.Dense(2)(inputs)
+    root = keras.ops.sqrt(inputs - 0.5)  # NaN on the left half of the noise
+    net = keras.Model(inputs, logits + 0 * root)
+    net.set_weights([np.array([[0.0, 1.0]]), np.array([0.0, 0.0])])
+    x = np.array([[0.5], [1.0]], "float32")
+    noise = SIGMA * gaussian_draws([0, 0], 0, 400, (1,)).numpy()
+    votes = vote_counter(net, (1,), SIGMA, 64)(x, [0, 0], 400).numpy()
+    assert votes.tolist() == [[0, int((noise > 0).sum())], [0, int((noise > -0.5).sum())]]
+    assert certify(net, x, n=1000)[0].tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ({"sigma": 0.0}, "sigma must be a finite number above 0, not 0.0"),
+        ({"sigma": -1.0}, "sigma must be a finite number above 0, not -1.0"),
+        ({"sigma": float("nan")}, "sigma must be a finite number above 0, not nan"),
+        ({"n0": 0}, "n0 must be at least 1 draw, not 0"),
+        ({"n": 0}, "n must be at least 1 draw, not 0"),
+        ({"alpha": 0.0}, r"alpha is a probability in \(0, 1\), not 0.0"),
+        ({"alpha": 1.0}, r"alpha is a probability in \(0, 1\), not 1.0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+    ],
+)
+def test_bad_settings_have_one_clear_sentence(how, sentence, tmp_path):
+    with pytest.raises(ValueError, match=sentence):
+        certify(linear_net(), X, **how)
+    with pytest.raises(ValueError, match=sentence):
+        certify_dataset(linear_net(), (X, Y), tmp_path / "a.jsonl", **how)
+    assert not list(tmp_path.iterdir())
+    if "n0" not in how:
+        with pytest.raises(ValueError, match=sentence):
+            predict(linear_net(), X, **how)
+
+
+def test_bad_networks_and_images_have_one_clear_sentence(tmp_path):
+    soft = keras.Sequential([keras.Input([3]), keras.layers.Dense(2, activation="softmax")])
+    for call in (certify, predict):
+        with pytest.raises(ValueError, match="ends in probabilities"):
+            call(soft, X)
+        with pytest.raises(ValueError, match=r"pixel values in \[0, 1\]"):
+            call(linear_net(), 255 * X)
+        with pytest.raises(ValueError, match=r"images of shape \(3,\)"):
+            call(linear_net(), X[:, :2])
+    with pytest.raises(ValueError, match="ends in probabilities"):
+        certify_dataset(soft, (X, Y), tmp_path / "a.jsonl")
+    with pytest.raises(ValueError, match=r"pixel values in \[0, 1\]"):
+        certify_dataset(linear_net(), (255 * X, Y), tmp_path / "a.jsonl")
+    with pytest.raises(ValueError, match="samples must be at least 1"):
+        certify_dataset(linear_net(), (X, Y), tmp_path / "a.jsonl", samples=0)
+    assert [len(part) for part in certify(linear_net(), X[:0])] == [0, 0]
+
+
+HOW = {"n0": 20, "n": 500}
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_file_holds_what_certify_says(tmp_path, shared):
+    path = tmp_path / "a.jsonl"
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(23)
+    rows = certify_dataset(linear_net(), data, path, shared_noise=shared, **HOW)
+    classes, radii = certify(linear_net(), X, shared_noise=shared, **HOW)
+    assert [row["predicted"] for row in rows] == classes.tolist()
+    assert [row["radius"] for row in rows] == radii.tolist()
+    assert [row["correct"] for row in rows] == (classes == Y).tolist()
+    assert [row["index"] for row in rows] == list(range(70))
+    settings, stored = read_certificates(path)
+    assert stored == rows
+    assert settings["n"] == 500 and settings["shared_noise"] == shared
+    expected = ((classes == Y) & (radii >= 110 / 255)).mean()
+    assert certified_accuracy(rows) == pytest.approx(expected)
+    assert 0 < expected < certified_accuracy(rows, 0.0) < 1
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_interrupted_certification_ends_with_the_same_bytes(tmp_path, monkeypatch, shared):
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(50)
+    whole = tmp_path / "whole.jsonl"
+    rows = certify_dataset(linear_net(), data, whole, shared_noise=shared, **HOW)
+    path, append = tmp_path / "cut.jsonl", files._append
+    for _ in range(2):
+        calls = []
+
+        def power_cut(*arguments, calls=calls):
+            calls.append(arguments)
+            if len(calls) > 1:
+                raise KeyboardInterrupt
+            return append(*arguments)
+
+        monkeypatch.setattr(files, "_append", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            certify_dataset(linear_net(), data, path, shared_noise=shared, **HOW)
+        done = path.read_bytes()
+        assert 1 < done.count(b"\n") < 70
+        assert whole.read_bytes().startswith(done)
+        # The cut fell in the middle of a line.
+        path.write_bytes(done + b'{"index": 99, "lab')
+    monkeypatch.setattr(files, "_append", append)
+    assert certify_dataset(linear_net(), data, path, shared_noise=shared, **HOW) == rows
+    assert path.read_bytes() == whole.read_bytes()
+    # And with nothing left to do it does nothing.
+    monkeypatch.setattr(files, "_append", power_cut)
+    assert certify_dataset(linear_net(), data, path, shared_noise=shared, **HOW) == rows
+
+
+def test_more_samples_go_on_and_fewer_read_the_first(tmp_path):
+    path = tmp_path / "a.jsonl"
+    few = certify_dataset(linear_net(), (X, Y), path, samples=5, **HOW)
+    assert len(few) == 5
+    more = certify_dataset(linear_net(), (X, Y), path, samples=40, **HOW)
+    assert len(more) == 40 and more[:5] == few
+    assert certify_dataset(linear_net(), (X, Y), path, samples=5, **HOW) == few
+    assert len(certify_dataset(linear_net(), (X, Y), path, **HOW)) == 70
+
+
+def test_files_of_something_else_are_refused_and_left_alone(tmp_path):
+    path = tmp_path / "a.jsonl"
+    certify_dataset(linear_net(), (X, Y), path, samples=5, **HOW)
+    before = path.read_bytes()
+    other = {**HOW, "sigma": 0.5, "seed": 3}
+    with pytest.raises(ValueError, match=r"certificates of other settings \(sigma, seed\)"):
+        certify_dataset(linear_net(), (X, Y), path, **other)
+    with pytest.raises(ValueError, match=r"other settings \(network\)"):
+        certify_dataset(linear_net(b=0.2), (X, Y), path, **HOW)
+    with pytest.raises(ValueError, match="labels are not those"):
+        certify_dataset(linear_net(), (X[::-1], Y[::-1]), path, **HOW)
+    assert path.read_bytes() == before
+    lines = before.splitlines(keepends=True)
+    for damaged in (b"not json\n", b"[]\n", lines[0] + lines[2], lines[0] + b"{\n" + lines[1]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"a\.jsonl is damaged, or no file of certificates"):
+            certify_dataset(linear_net(), (X, Y), path, **HOW)
+        assert path.read_bytes() == damaged
+    with pytest.raises(FileNotFoundError):
+        read_certificates(tmp_path / "missing.jsonl")
+    with pytest.raises(ValueError, match="There are no certificates to count"):
+        certified_accuracy([])
+    empty = tf.data.Dataset.from_tensor_slices((X[:0], Y[:0])).batch(5)
+    with pytest.raises(ValueError, match="data set is empty"):
+        certify_dataset(linear_net(), empty, tmp_path / "b.jsonl", **HOW)
+
+
+def test_certified_accuracy_by_hand():
+    rows = [
+        {"correct": True, "radius": 0.5},
+        {"correct": False, "radius": 0.9},
+        {"correct": True, "radius": 110 / 255},
+        {"correct": False, "radius": 0.0},
+    ]
+    found = [certified_accuracy(rows, radius) for radius in (0.0, 110 / 255, 0.44, 0.5, 0.51)]
+    assert found == [0.5, 0.5, 0.25, 0.25, 0.0]
+    assert json.loads(json.dumps(rows)) == rows
