@@ -5,6 +5,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import pytest
 import tensorflow as tf
 
+collect_ignore = ["bounds/make_reference.py"]  # a script, which needs PyTorch
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Split the CPU in two logical devices before TensorFlow starts: strategies need them."""

@@ -73,6 +73,7 @@ def test_wheel_has_the_licence_and_the_commands(wheel, members):
         assert "Apache License" in archive.read(licence).decode()
         lines = archive.read(commands).decode().split()
     assert sorted(line for line in lines if line.startswith("hydra-")) == [
+        "hydra-certify",
         "hydra-evaluate",
         "hydra-export",
         "hydra-study",
@@ -84,7 +85,7 @@ def test_installed_binaries_run_under_the_package_name(wheel, tmp_path):
     # A wheel of pure Python is installed by unpacking it.
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    for binary in ("train", "evaluate", "export", "study"):
+    for binary in ("train", "evaluate", "certify", "export", "study"):
         assert (ROOT / "flags" / f"{binary}.py").exists()
         code = (
             f"import hydra_tf.flags.{binary} as binary; import hydra_tf, sys;"

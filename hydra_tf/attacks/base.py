@@ -44,6 +44,67 @@ def margin(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return wrong - tf.gather(logits, y, batch_dims=1)
 
 
+def misclassified(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Where the prediction is not the label, [batch] booleans.
+
+    Of equal logits the first is the prediction, as in every accuracy.
+
+    Example:
+        >>> misclassified([0, 1], [[2.0, 2.0], [2.0, 2.0]]).numpy().tolist()
+        [False, True]
+    """
+    return tf.argmax(logits, axis=-1, output_type=tf.int32) != tf.cast(y, tf.int32)
+
+
+def wide(flags: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """Return [batch] values with axes of one added, to broadcast against `x`.
+
+    Example:
+        >>> wide(tf.zeros([5]), tf.zeros([5, 8, 8, 1])).shape.as_list()
+        [5, 1, 1, 1]
+    """
+    return tf.reshape(flags, [-1] + [1] * (len(x.shape) - 1))
+
+
+def climb(
+    predict: Predict,
+    start: tf.Tensor,
+    loss: Loss,
+    move: Callable[..., tuple[Any, ...]],
+    *memory: Any,
+    steps: int,
+    unfinished: Callable[..., Any] | None = None,
+) -> tuple[Any, ...]:
+    """The loop of every attack by gradients: look at the loss, then move.
+
+    Args:
+        predict: maps images to logits in inference mode.
+        start: [batch, ...] first iterate.
+        loss: maps logits to a loss per sample, [batch].
+        move: maps ``(i, x_adv, (gradient, logits, losses), *memory)``, all taken at the
+            iterate x_adv of number i, to the next iterate and the memory after it.
+        *memory: what `move` carries along, tensors or tuples of them.
+        steps: number of moves.
+        unfinished: maps the memory to a scalar; false ends the climb early.
+
+    Returns:
+        The last iterate, on which nobody has looked yet, and the memory.
+    """
+    some = tf.shape(start)[0] > 0
+
+    def going(i: Any, _: Any, *memory: Any) -> Any:
+        # Nothing is done for an empty batch, such as tf.distribute hands to a replica at the
+        # end of an epoch: TensorFlow's convolutions have no gradient there.
+        on = (i < steps) & some
+        return on & unfinished(*memory) if unfinished else on
+
+    def body(i: Any, x_adv: Any, *memory: Any) -> tuple[Any, ...]:
+        return (i + 1, *move(i, x_adv, _look(predict, loss, x_adv), *memory))
+
+    _, *state = tf.while_loop(going, body, (tf.constant(0), start, *memory))
+    return tuple(state)
+
+
 def ascend(
     predict: Predict,
     x: tf.Tensor,
@@ -71,13 +132,11 @@ def ascend(
         [batch, ...] images in the ball and in [0, 1]; no gradient flows through them.
     """
 
-    def body(i: Any, x_adv: Any) -> tuple[Any, Any]:
-        gradient = _gradient(predict, loss, x_adv)[0]
-        moved = x_adv + step_size * steepest_step(gradient, norm)
-        return i + 1, project(moved, x, norm, epsilon)
+    def move(i: Any, x_adv: Any, seen: Any) -> tuple[Any]:
+        moved = x_adv + step_size * steepest_step(seen[0], norm)
+        return (project(moved, x, norm, epsilon),)
 
-    _, x_adv = tf.while_loop(_until(steps, x), body, (tf.constant(0), start))
-    return tf.stop_gradient(x_adv)
+    return tf.stop_gradient(climb(predict, start, loss, move, steps=steps)[0])
 
 
 def ascend_best(
@@ -86,8 +145,7 @@ def ascend_best(
     """Like :func:`ascend`, but return the best iterate met, the start included.
 
     The best iterate of a sample is a misclassified one if there is one, and among those of
-    a kind the one of the largest loss. Of equal logits the first is the prediction, as in
-    every accuracy.
+    a kind the one of the largest loss.
 
     Args:
         predict: maps images to logits in inference mode.
@@ -104,36 +162,26 @@ def ascend_best(
 
     def better(candidate: Any, logits: Any, values: Any, kept: Any) -> tuple[Any, Any, Any]:
         best, best_loss, broken = kept
-        wrong = tf.argmax(logits, axis=-1, output_type=tf.int32) != tf.cast(y, tf.int32)
+        wrong = misclassified(y, logits)
         wins = (wrong & ~broken) | ((wrong == broken) & (values > best_loss))
-        wide = tf.reshape(wins, [-1] + [1] * (len(x.shape) - 1))
-        return tf.where(wide, candidate, best), tf.where(wins, values, best_loss), broken | wrong
+        best = tf.where(wide(wins, x), candidate, best)
+        return best, tf.where(wins, values, best_loss), broken | wrong
 
-    def body(i: Any, x_adv: Any, *kept: Any) -> tuple[Any, ...]:
-        gradient, logits, values = _gradient(predict, loss, x_adv)
+    def move(i: Any, x_adv: Any, seen: Any, *kept: Any) -> tuple[Any, ...]:
+        gradient, logits, values = seen
         kept = better(x_adv, logits, values, kept)
         moved = x_adv + step_size * steepest_step(gradient, norm)
-        return (i + 1, project(moved, x, norm, epsilon), *kept)
+        return (project(moved, x, norm, epsilon), *kept)
 
     count = tf.shape(x)[0]
     first = (start, tf.fill([count], -np.float32(np.inf)), tf.zeros([count], tf.bool))
-    state = tf.while_loop(_until(how["steps"], x), body, (tf.constant(0), start, *first))
-    logits = predict(state[1])
-    best, _, broken = better(state[1], logits, loss(logits), state[2:])
+    last, *kept = climb(predict, start, loss, move, *first, steps=how["steps"])
+    logits = predict(last)
+    best, _, broken = better(last, logits, loss(logits), kept)
     return tf.stop_gradient(best), broken
 
 
-def _until(steps: int, x: tf.Tensor) -> Callable[..., Any]:
-    """The condition of the ascent loop.
-
-    Nothing is done for an empty batch, such as tf.distribute hands to a replica at the end of
-    an epoch: TensorFlow's convolutions have no gradient there.
-    """
-    some = tf.shape(x)[0] > 0
-    return lambda i, *_: (i < steps) & some
-
-
-def _gradient(predict: Predict, loss: Loss, x_adv: tf.Tensor) -> tuple[Any, Any, Any]:
+def _look(predict: Predict, loss: Loss, x_adv: tf.Tensor) -> tuple[Any, Any, Any]:
     """Gradient of the summed loss for the images, with the logits and the losses."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x_adv)
@@ -141,7 +189,9 @@ def _gradient(predict: Predict, loss: Loss, x_adv: tf.Tensor) -> tuple[Any, Any,
         values = loss(logits)
         # The sum keeps each sample's gradient free of the batch size.
         total = tf.reduce_sum(values)
-    return tape.gradient(total, x_adv), logits, values
+    # A model that rounds its input has no gradient at all: the attack then stands still.
+    none = tf.UnconnectedGradients.ZERO
+    return tape.gradient(total, x_adv, unconnected_gradients=none), logits, values
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import ATTACKS, Attack, Predict, ascend_best, cross_entropy, margin
+from hydra_tf.attacks.base import (
+    ATTACKS,
+    Attack,
+    Predict,
+    ascend_best,
+    cross_entropy,
+    margin,
+)
 from hydra_tf.attacks.norms import random_start
+from hydra_tf.attacks.survivors import attack_again
 
 LOSSES = {"ce": cross_entropy, "margin": margin}
 
@@ -53,45 +61,21 @@ class PGD(Attack):
 
     def perturb(self, predict: Predict, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Return the best images of all restarts; see :meth:`Attack.perturb`."""
-        best, broken = self._restart(predict, x, y, seed)
 
-        def body(i: Any, best: Any, broken: Any) -> tuple[Any, Any, Any]:
-            where = tf.where(~broken)
-            x_left, y_left = tf.gather(x, where[:, 0]), tf.gather(y, where[:, 0])
-            fresh = tf.random.fold_in(seed, i)
-            found, broke = self._restart(predict, x_left, y_left, fresh)
-            # Of two unbroken candidates the first stays: only breaking counts across restarts.
-            found = tf.where(
-                tf.reshape(broke, [-1] + [1] * (len(x.shape) - 1)),
-                found,
-                tf.gather(best, where[:, 0]),
+        def restart(_: Any, x: Any, y: Any, seed: Any) -> tuple[Any, Any]:
+            return ascend_best(
+                predict,
+                x,
+                random_start(x, self.norm, self.epsilon, seed, self.start),
+                lambda logits: LOSSES[self.loss](y, logits),
+                y,
+                norm=self.norm,
+                epsilon=self.epsilon,
+                step_size=self.rate,
+                steps=self.steps,
             )
-            best = tf.tensor_scatter_nd_update(best, where, found)
-            return i + 1, best, tf.tensor_scatter_nd_update(broken, where, broke)
 
-        def unfinished(i: Any, _: Any, broken: Any) -> Any:
-            return (i < self.restarts) & ~tf.reduce_all(broken)
-
-        if self.restarts > 1:
-            loop = (tf.constant(1), best, broken)
-            _, best, _ = tf.while_loop(unfinished, body, loop)
-        return tf.stop_gradient(best)
-
-    def _restart(
-        self, predict: Predict, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        begin = random_start(x, self.norm, self.epsilon, seed, self.start)
-        return ascend_best(
-            predict,
-            x,
-            begin,
-            lambda logits: LOSSES[self.loss](y, logits),
-            y,
-            norm=self.norm,
-            epsilon=self.epsilon,
-            step_size=self.rate,
-            steps=self.steps,
-        )
+        return attack_again(restart, x, y, seed, self.restarts)[0]
 
 
 def check_steps(steps: int, step_size: float | None) -> None:

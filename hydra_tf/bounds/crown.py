@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from hydra_tf._lazy import tf
 from hydra_tf.bounds.base import BOUNDS, Bound
 from hydra_tf.bounds.engine import Bounded, Network, in_chunks, propagate
 from hydra_tf.bounds.nodes import Context, LowerSlope, adaptive
+from hydra_tf.bounds.rounding import sizes
 from hydra_tf.types import Interval
 
 
@@ -34,17 +36,14 @@ class CROWN(Bound):
 
 def ends(bounded: Bounded, value: int, chunk: int | None) -> Interval:
     """Bounds from below and above on every element of one value, by going backwards from it."""
-    shape = tf.shape(bounded.values[value].lower)[1:]
-    known = bounded.values[value].lower.shape[1:]
-    size = known.num_elements() or tf.reduce_prod(shape)
+    samples, *shape = sizes(bounded.values[value].lower)
+    size = math.prod(shape)
 
     def rows(indices: Any) -> Any:
         signs = tf.where(indices < size, 1.0, -1.0)
         flat = tf.one_hot(indices % size, size) * signs[:, None]
-        found = tf.reshape(flat, tf.concat([[1, -1], shape], 0))
-        found.set_shape([1, None, *known])
-        return found
+        return tf.reshape(flat, [1, sizes(indices)[0], *shape])
 
     found = in_chunks(bounded, rows, 2 * size, value, True, chunk)
-    full = tf.concat([[-1], shape], 0)
-    return Interval(tf.reshape(found[:, :size], full), tf.reshape(-found[:, size:], full))
+    lower, upper = found[:, :size], -found[:, size:]
+    return Interval(*(tf.reshape(each, [samples, *shape]) for each in (lower, upper)))

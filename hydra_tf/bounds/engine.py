@@ -10,7 +10,7 @@ from typing import Any
 from hydra_tf._lazy import tf
 from hydra_tf.bounds.graph import Call
 from hydra_tf.bounds.nodes import Context, Node
-from hydra_tf.bounds.rounding import dot, floor32
+from hydra_tf.bounds.rounding import dot, floor32, sizes
 from hydra_tf.bounds.rules import require_rule
 from hydra_tf.types import Interval
 
@@ -45,10 +45,10 @@ class Network:
             values.append(taken[0])
         return cls(tuple(nodes), tuple(sources))
 
-    def uses(self, number: int) -> int:
-        """The largest number of nodes that share a source of one node."""
+    def uses(self) -> list[int]:
+        """The largest number of nodes that share a source, for each node."""
         counts = Counter(source for taken in self.sources for source in taken)
-        return max(counts[source] for source in self.sources[number])
+        return [max(counts[source] for source in taken) for taken in self.sources]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +140,7 @@ def propagate(
     """
     bounded = Bounded(network, context, [box], [])
     exact = {0: "independent"}
-    done = set()
+    done, uses = set(), network.uses()
     for number, (node, sources) in enumerate(zip(network.nodes, network.sources, strict=True)):
         if refine is not None and not node.affine:
             for source in sources:
@@ -149,7 +149,7 @@ def propagate(
                     done.add(source)
         inputs = bounded.inputs(number)
         bounded.values.append(node.interval(inputs, context))
-        error = node.error(inputs, network.uses(number)) if context.rounding else None
+        error = node.error(inputs, uses[number]) if context.rounding else None
         bounded.errors.append(error)
         kind = exact.get(sources[0]) if len(sources) == 1 else None
         if kind and node.diagonal:
@@ -177,15 +177,14 @@ def in_chunks(
     Returns:
         [batch, count] float32.
     """
-    box = bounded.values[0].lower
-    batch = tf.shape(box)[0] if box.shape[0] is None else box.shape[0]
+    batch = sizes(bounded.values[0].lower)[0]
     if chunk is None:
         chunk = max(1, _FLOATS // _largest(bounded, value))
 
     def work(indices: Any) -> Any:
         found = bounded.lower(rows(indices), value, through)
         found = floor32(found) if bounded.context.rounding else found
-        return tf.broadcast_to(found, [batch, tf.shape(indices)[0]])
+        return tf.broadcast_to(found, [batch, sizes(indices)[0]])
 
     if chunk == 0:
         return work(tf.range(count))

@@ -53,7 +53,7 @@ def bound(
             is negative or larger than the pixel range, images outside that range.
 
     Example:
-        >>> import keras, hydra_tf
+        >>> import keras, hydra_tf, numpy as np
         >>> net = keras.Sequential([keras.Input([1]), keras.layers.Dense(2)])
         >>> net.set_weights([np.array([[1.0, -2.0]]), np.zeros(2)])
         >>> found = hydra_tf.bounds.bound(net, [[0.5]], 0.25, rounding=False)
@@ -102,7 +102,7 @@ def margin_lower_bound(
         ValueError: as :func:`bound`, and for labels out of range.
 
     Example:
-        >>> import keras, hydra_tf
+        >>> import keras, hydra_tf, numpy as np
         >>> net = keras.Sequential([keras.Input([1]), keras.layers.Dense(2)])
         >>> net.set_weights([np.array([[1.0, -2.0]]), np.zeros(2)])
         >>> how = {"epsilon": 0.25, "rounding": False}

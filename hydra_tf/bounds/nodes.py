@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hydra_tf._lazy import tf
-from hydra_tf.bounds.rounding import TINY, U, dot, gamma, magnitude, outward
+from hydra_tf.bounds.rounding import TINY, U, dot, gamma, magnitude, outward, sizes
 from hydra_tf.types import Interval
 
 # Of an interval around 0 and the slopes of the function left and right of 0, the slope of the
@@ -142,27 +142,24 @@ class Affine:
         self, rows: Any, inputs: Sequence[Interval], context: Context
     ) -> tuple[list[Any], Any]:
         """The map's transpose, which is its vector-Jacobian product; the bias is a constant."""
-        shape = tf.shape(rows)
-        flat = tf.reshape(rows, tf.concat([[shape[0] * shape[1]], shape[2:]], 0))
-        flat.set_shape([None, *rows.shape[2:]])
-        sizes = [_sizes(part.lower) for part in inputs]
-        if self.transpose is not None and all(isinstance(n, int) for n in sizes[0]):
-            found = [self.transpose(flat, sizes[0])]
+        samples, count, *outer = sizes(rows)
+        flat = tf.reshape(rows, [samples * count, *outer])
+        inner = [sizes(part.lower)[1:] for part in inputs]
+        if self.transpose is not None and all(isinstance(size, int) for size in inner[0]):
+            found = [self.transpose(flat, inner[0])]
         else:
-            zeros = [tf.zeros([tf.shape(flat)[0], *each]) for each in sizes]
+            zeros = [tf.zeros([samples * count, *each]) for each in inner]
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(zeros)
                 outputs = self.linear(*zeros)
             found = tape.gradient(outputs, zeros, output_gradients=flat)
         found = [
-            tf.reshape(part, [shape[0], shape[1], *each])
-            for part, each in zip(found, sizes, strict=True)
+            tf.reshape(part, [samples, count, *each])
+            for part, each in zip(found, inner, strict=True)
         ]
         if self.bias is None:
             return found, None
-        bias = tf.broadcast_to(self.bias, tf.concat([[1], shape[2:]], 0))
-        bias.set_shape([1, *rows.shape[2:]])
-        return found, dot(rows, bias, context.rounding)
+        return found, dot(rows, tf.broadcast_to(self.bias, [1, *outer]), context.rounding)
 
     def error(self, inputs: Sequence[Interval], uses: int) -> Any:
         """Errors of the forward sums and of the coefficients, which have the same form."""
@@ -230,9 +227,3 @@ class Rectifier:
 
 def _sides(inputs: Sequence[Interval]) -> tuple[list[Any], list[Any]]:
     return [part.lower for part in inputs], [part.upper for part in inputs]
-
-
-def _sizes(tensor: Any) -> list[Any]:
-    """Sizes of a tensor after its batch axis, as numbers where they are known."""
-    known = tensor.shape.as_list()
-    return [tf.shape(tensor)[i] if n is None else n for i, n in enumerate(known)][1:]

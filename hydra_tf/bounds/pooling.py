@@ -11,7 +11,7 @@ import numpy as np
 
 from hydra_tf._lazy import tf
 from hydra_tf.bounds.nodes import Context
-from hydra_tf.bounds.rounding import TINY, dot, gamma, magnitude
+from hydra_tf.bounds.rounding import TINY, dot, gamma, magnitude, sizes
 from hydra_tf.types import Interval
 
 
@@ -50,10 +50,7 @@ class MaxPool:
         kept = tf.where((rows < 0) & ~decided[:, None], 0.0, rows)
 
         # In the shape of `kept`, not of `rows`, which all samples may share.
-        shape = tf.shape(kept)
-        inner = [tf.shape(inputs[0].lower)[1:]]
-        zeros = tf.zeros(tf.concat([shape[:2], *inner], 0))
-        zeros.set_shape([None, None, *inputs[0].lower.shape[1:]])
+        zeros = tf.zeros([*sizes(kept)[:2], *sizes(inputs[0].lower)[1:]])
         mask = tf.cast(chosen, tf.float32)[:, None]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(zeros)
@@ -87,22 +84,24 @@ class MaxPool:
         parts = []
         for offset in np.ndindex(*layer.pool_size):
             cut = [slice(None)] * len(x.shape)
-            places = zip(spatial, offset, counts, layer.strides, strict=True)
-            for axis, start, count, step in places:
+            axes = zip(spatial, offset, counts, layer.strides, strict=True)
+            for axis, start, count, step in axes:
                 cut[axis] = slice(start, start + (count - 1) * step + 1, step)
             parts.append(x[tuple(cut)])
         return tf.stack(parts, axis=lead)
 
     def _everywhere(self, x: Any, lead: int, rank: int, first: bool) -> Any:
         """All places of each channel as one window."""
-        shape = tf.shape(x)
-        places, channels = math.prod(x.shape[lead + first : lead + first + rank]), x.shape[-1]
-        if first:
-            channels = x.shape[lead]
-            flat = tf.reshape(x, tf.concat([shape[:lead], [channels, places]], 0))
-            flat = tf.linalg.matrix_transpose(flat)
-        else:
-            flat = tf.reshape(x, tf.concat([shape[:lead], [places, channels]], 0))
+        *outer, a, b = [*sizes(x)[:lead], *_two(x.shape[lead:], first)]
+        flat = tf.reshape(x, [*outer, a, b])
         ones = [1] * rank if self.layer.keepdims else []
-        inner = [places, channels, *ones] if first else [places, *ones, channels]
-        return tf.reshape(flat, tf.concat([shape[:lead], inner], 0))
+        if first:
+            return tf.reshape(tf.linalg.matrix_transpose(flat), [*outer, b, a, *ones])
+        return tf.reshape(flat, [*outer, a, *ones, b])
+
+
+def _two(shape: Any, first: bool) -> tuple[int, int]:
+    """Sizes of an image with all places in one axis."""
+    if first:
+        return shape[0], math.prod(shape[1:])
+    return math.prod(shape[:-1]), shape[-1]

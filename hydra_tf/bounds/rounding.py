@@ -13,6 +13,7 @@ precision, BatchNorm folded into kernels) are not covered.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -94,11 +95,26 @@ def dot(rows: tf.Tensor, values: Any, exact: bool) -> tf.Tensor:
     """
     if exact:
         rows, values = tf.cast(rows, tf.float64), tf.cast(values, tf.float64)
-    shape = tf.shape(rows)
+    samples, count, *inner = sizes(rows)
+    length = math.prod(inner)
     if values.shape[0] == 1:  # one vector for all samples: one product, whose gradient is one too
-        flat = tf.reshape(rows, [shape[0] * shape[1], tf.reduce_prod(shape[2:])])
-        found = tf.matmul(tf.reshape(values, [1, -1]), flat, transpose_b=True)
-        return tf.reshape(found, shape[:2])
-    flat = tf.reshape(rows, [shape[0], shape[1], tf.reduce_prod(shape[2:])])
-    values = tf.reshape(values, [tf.shape(values)[0], 1, -1])
-    return tf.matmul(values, flat, transpose_b=True)[:, 0]
+        flat = tf.reshape(rows, [samples * count, length])
+        found = tf.matmul(tf.reshape(values, [1, length]), flat, transpose_b=True)
+        return tf.reshape(found, [samples, count])
+    flat = tf.reshape(rows, [samples, count, length])
+    values = tf.reshape(values, [sizes(values)[0], 1, length])
+    return tf.squeeze(tf.matmul(values, flat, transpose_b=True), 1)
+
+
+def sizes(tensor: Any) -> list[Any]:
+    """Sizes of a tensor, as whole numbers where they are known and scalar tensors elsewhere.
+
+    Example:
+        >>> sizes(tf.zeros([2, 3]))
+        [2, 3]
+    """
+    known = tensor.shape.as_list()
+    if None not in known:
+        return known
+    dynamic = tf.unstack(tf.shape(tensor))
+    return [dynamic[i] if size is None else size for i, size in enumerate(known)]

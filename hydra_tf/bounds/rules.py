@@ -324,13 +324,13 @@ def global_average_pooling(layer: Any, shapes: Shapes) -> list[Node]:
 
 
 def _places(layer: Any, shape: tuple[int | None, ...]) -> int:
-    """Number of places that a layer averages over."""
+    """Number of places of the images that a layer takes."""
     places = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
     sizes = [size for size in places if size is not None]
     if len(sizes) < len(places):
         raise ValueError(
-            f'Layer "{layer.name}" averages over images of unknown size; give the model an Input '
-            "of fixed height and width."
+            f'Layer "{layer.name}" pools images of unknown size; give the model an Input of fixed '
+            "height and width."
         )
     return math.prod(sizes)
 
@@ -341,4 +341,5 @@ def _places(layer: Any, shape: tuple[int | None, ...]) -> int:
 )  # fmt: skip
 def max_pooling(layer: Any, shapes: Shapes) -> list[Node]:
     """The largest value of each window, or of each channel."""
+    _places(layer, shapes[0])  # refuses an unknown number
     return [MaxPool(layer)]

@@ -17,7 +17,7 @@ METHODS = ("ibp", "crown_ibp", "crown", "symbolic", "tightest")
 NETS = ("plain", "normed", "residual", "pooled", "masked")
 
 
-def points(net, x, y, epsilon, count, seed):
+def points(net, x, y, epsilon, count, seed, ascents=1):
     """`count` points of each ball: random ones, corners, and ends of PGD away from each class."""
     rng = np.random.default_rng(seed)
     moves = rng.uniform(-1, 1, (count, *x.shape))
@@ -25,17 +25,19 @@ def points(net, x, y, epsilon, count, seed):
     moves[corner] = np.sign(moves[corner])
     found = np.clip(x + np.float32(epsilon) * moves.astype("float32"), 0, 1)
     classes = net.output_shape[-1]
-    if epsilon > 0:
+    if epsilon > 0 and ascents:
         attack = attacks.build("pgd", epsilon=float(epsilon), steps=10, loss="margin")
         wrong = (y + np.arange(classes)[:, None]) % classes
         tiled = np.broadcast_to(x, (classes, *x.shape)).reshape(-1, *x.shape[1:])
-        found[:classes] = attack(net, tiled, wrong.ravel(), seed=seed).numpy().reshape(-1, *x.shape)
+        for i in range(ascents):
+            ends = attack(net, tiled, wrong.ravel(), seed=seed + i).numpy()
+            found[i * classes : (i + 1) * classes] = ends.reshape(-1, *x.shape)
     return found
 
 
-def least_slack(net, x, y, epsilon, methods, count, seed=0, **how):
+def least_slack(net, x, y, epsilon, methods, count, seed=0, ascents=1, **how):
     """Smallest distance of any point's logits and margins to their bounds; negative: outside."""
-    inside = points(net, x, y, epsilon, count, seed)
+    inside = points(net, x, y, epsilon, count, seed, ascents)
     flat = inside.reshape(-1, *x.shape[1:])
     slack = []
     # In batches of several sizes: the order of summation may differ.
@@ -67,7 +69,7 @@ def test_rounding_is_accounted_for(build_net, batch, name):
     methods = ("ibp", "crown")
     # Balls of a point or little more: all that can lie outside is rounding.
     for epsilon in (0.0, 1e-7):
-        assert least_slack(net, x, y, epsilon, methods, 64) >= 0
+        assert least_slack(net, x, y, epsilon, methods, 64, ascents=0) >= 0
     # And without the allowance it does.
     assert least_slack(net, x, y, 0.0, methods, 64, rounding=False) < 0
 
@@ -86,7 +88,6 @@ def test_the_allowance_for_rounding_is_small(build_net, batch, name):
 @st.composite
 def networks(draw):
     """A functional network of up to five layers on 4x4 images, ending in two to four logits."""
-    keras.utils.set_random_seed(draw(st.integers(0, 2**20)))
     images = keras.Input((4, 4, 2))
     x = images
     for _ in range(draw(st.integers(1, 5))):
@@ -122,10 +123,10 @@ def networks(draw):
     return net
 
 
-def check_any_network(net, method, epsilon, seed):
+def check_any_network(net, method, epsilon, seed, ascents):
     x = np.random.default_rng(seed).random((2, 4, 4, 2)).astype("float32")
     y = np.arange(2)
-    assert least_slack(net, x, y, epsilon, [method], 64, seed) >= 0
+    assert least_slack(net, x, y, epsilon, [method], 64, seed, ascents) >= 0
 
 
 ANY = {
@@ -137,17 +138,17 @@ ANY = {
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
-@settings(deadline=None, max_examples=8, suppress_health_check=QUIET)
+@settings(deadline=None, max_examples=6, suppress_health_check=QUIET)
 @given(**ANY)
 def test_any_architecture(net, method, epsilon, seed):
-    check_any_network(net, method, epsilon, seed)
+    check_any_network(net, method, epsilon, seed, ascents=0)
 
 
 @pytest.mark.slow
 @settings(deadline=None, max_examples=150, suppress_health_check=QUIET)
 @given(**ANY)
 def test_many_architectures(net, method, epsilon, seed):
-    check_any_network(net, method, epsilon, seed)
+    check_any_network(net, method, epsilon, seed, ascents=1)
 
 
 @pytest.mark.slow
@@ -158,14 +159,15 @@ def test_a_million_points(build_net, batch, trained):
         count = 80_000 // len(x)
         boxes = [bounds.bound(net, x, epsilon, method) for method in METHODS]
         margins = [bounds.margin_lower_bound(net, x, y, epsilon, method) for method in METHODS]
-        found = points(net, x, y, epsilon, count, seed=1)
+        boxes = [(box.lower.numpy(), box.upper.numpy()) for box in boxes]
+        found = points(net, x, y, epsilon, count, seed=1, ascents=50)
         for part in found.reshape(-1, 500 * len(x), *x.shape[1:]):
-            logits = net(part).numpy().reshape(-1, len(x), boxes[0].lower.shape[1])
+            logits = net(part).numpy().reshape(-1, len(x), net.output_shape[-1])
             gaps = logits[:, np.arange(len(x)), y][..., None] - logits
-            for box, low in zip(boxes, margins, strict=True):
-                assert (logits >= box.lower).all()
-                assert (logits <= box.upper).all()
-                assert (gaps >= low).all()
+            for (lower, upper), low in zip(boxes, margins, strict=True):
+                assert (logits >= lower).all()
+                assert (logits <= upper).all()
+                assert (gaps >= low.numpy()).all()
             tried += len(part)
     assert tried >= 1_000_000
 

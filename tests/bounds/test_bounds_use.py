@@ -1,0 +1,312 @@
+"""Gradients, graphs, chunks, parameters, and what is refused."""
+
+import gc
+import weakref
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import hydra_tf
+from hydra_tf import bounds
+from hydra_tf.bounds import engine
+from hydra_tf.bounds.convolution import transpose_of
+from hydra_tf.bounds.graph import walk
+from hydra_tf.bounds.rules import rules
+from hydra_tf.layers import kernels_computed_once
+
+METHODS = ("ibp", "crown_ibp", "crown", "symbolic")
+
+
+def loss_of(net, x, y, method, **how):
+    """Cross-entropy of the negated bounds, as objectives have it."""
+    low = bounds.margin_lower_bound(net, x, y, 0.05, method, rounding=False, **how)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=-low)
+    return tf.reduce_mean(losses)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("normed", "ibp"), ("normed", "crown_ibp"), ("pooled", "symbolic"), ("residual", "crown")],
+)
+def test_gradients_are_slopes(build_net, batch, name, method):
+    net, (x, y) = build_net(name), batch
+    variables = net.trainable_variables
+    loss = tf.function(lambda: loss_of(net, x, y, method))
+    with tf.GradientTape() as tape:
+        value = loss()
+    found = tape.gradient(value, [variable.value for variable in variables])
+    rng, right = np.random.default_rng(0), []
+    for variable, gradient in zip(variables, found, strict=True):
+        before, move = variable.numpy(), rng.normal(size=variable.shape).astype("float32")
+        ends = []
+        for sign in (1, -1):
+            variable.assign(before + sign * 3e-5 * move)
+            ends.append(float(loss()))
+        variable.assign(before)
+        slope = float(tf.reduce_sum(gradient * move))
+        right.append((ends[0] - ends[1]) / 6e-5 == pytest.approx(slope, rel=0.05, abs=0.012))
+    # Where CROWN's lower slope changes from 0 to 1 the bound jumps, and has no slope to speak of.
+    assert np.mean(right) >= (0.7 if "crown" in method else 1)
+    assert max(float(tf.reduce_max(tf.abs(gradient))) for gradient in found) > 0.1
+
+
+def test_gradients_flow_to_images_and_radius():
+    # f1 - f0 = x: its lower bound is x - epsilon.
+    net = keras.Sequential([keras.Input([1]), layers.Dense(2)])
+    net.set_weights([np.array([[0.0, 1.0]]), np.zeros(2)])
+    x, epsilon = tf.constant([[0.5]]), tf.constant(0.25)
+    with tf.GradientTape() as tape:
+        tape.watch([x, epsilon])
+        low = bounds.margin_lower_bound(net, x, [1], epsilon, "crown_ibp", rounding=False)[0, 0]
+    assert float(low) == 0.25
+    of_x, of_epsilon = tape.gradient(low, [x, epsilon])
+    assert (float(of_x[0, 0]), float(of_epsilon)) == (1.0, -1.0)
+
+
+def test_parameters_in_the_name_win():
+    assert bounds.build("crown", chunk=7).chunk == 7
+    assert bounds.build("crown:chunk=9", chunk=7).chunk == 9
+    assert bounds.build("ibp:rounding=false", rounding=True).rounding is False
+
+
+def test_chunks_bound_memory(monkeypatch):
+    rows = []
+    lower = engine.Bounded.lower
+    monkeypatch.setattr(
+        engine.Bounded,
+        "lower",
+        lambda self, part, *how: rows.append(part.shape[1]) or lower(self, part, *how),
+    )
+    net = keras.Sequential([keras.Input([4]), layers.Dense(6, "relu"), layers.Dense(50)])
+    bounds.margin_lower_bound(net, np.full((4, 4), 0.5), [0, 1, 2, 3], 0.1, "crown", chunk=40)
+    # 49 margins, at most 10 at once for 4 images: 5 chunks of 10. The first layer is exact.
+    assert rows == [10]
+
+
+def test_fast_transposed_convolutions_are_transposed_convolutions():
+    rng = np.random.default_rng(0)
+    for size, kernel, stride, padding in [
+        (5, 3, 2, "same"), (8, 4, 2, "same"), (9, 5, 3, "valid"), (7, 2, 3, "valid"),
+    ]:  # fmt: skip
+        how = {"strides": (stride, stride), "dilation_rate": (1, 1), "padding": padding}
+        weights = tf.constant(rng.normal(size=(kernel, kernel, 3, 4)), tf.float32)
+        upstream = tf.constant(rng.normal(size=(2, size, size + 2, 3)), tf.float32)
+        rows = tf.nn.conv2d(upstream, weights, stride, padding.upper())
+        fast = transpose_of({**how, "data_format": "channels_last"}, weights.shape)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch([rows, weights])
+            found = fast(rows, weights, [size, size + 2, 3])
+            known = tf.nn.conv2d_transpose(
+                rows, weights, upstream.shape, stride, padding=padding.upper()
+            )
+            of_found, of_known = (tf.reduce_sum(z * upstream) for z in (found, known))
+        np.testing.assert_allclose(found, known, atol=1e-4)
+        for one, other in zip(
+            tape.gradient(of_found, [rows, weights]),
+            tape.gradient(of_known, [rows, weights]),
+            strict=True,
+        ):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
+
+
+def test_masked_kernels_are_read_when_the_graph_is_run(build_net, batch):
+    net, (x, y) = build_net("masked", 1), batch
+    first = bounds.margin_lower_bound(net, x, y, 0.05).numpy()
+    with kernels_computed_once([layer for layer in net.layers if hasattr(layer, "mask")]):
+        np.testing.assert_array_equal(bounds.margin_lower_bound(net, x, y, 0.05), first)
+    weights = net.get_weights()
+    hydra_tf.set_density(net, 0.1)
+    assert np.abs(bounds.margin_lower_bound(net, x, y, 0.05).numpy() - first).max() > 1e-3
+    net.set_weights(weights)
+    np.testing.assert_array_equal(bounds.margin_lower_bound(net, x, y, 0.05), first)
+
+
+def test_nested_and_shared_layers_are_walked_in_order():
+    shared, images = layers.Dense(2, name="shared"), keras.Input([2])
+    inner = keras.Sequential([keras.Input([2]), shared, layers.ReLU(name="relu")])
+    x = inner(shared(images))
+    net = keras.Model(images, layers.Add(name="sum")([inner(x), x]))
+    calls = [(call.layer.name, call.sources) for call in walk(net)]
+    assert calls == [
+        ("shared", (0,)), ("shared", (1,)), ("relu", (2,)),
+        ("shared", (3,)), ("relu", (4,)), ("sum", (5, 3)),
+    ]  # fmt: skip
+
+
+def test_graphs_go_away_with_the_model():
+    net = keras.Sequential([keras.Input([2]), layers.Dense(2)])
+    bounds.bound(net, [[0.5, 0.5]], 0.1)
+    gone = weakref.ref(net)
+    del net
+    gc.collect()
+    assert gone() is None
+
+
+def test_another_layer_is_not_taken_for_the_old_one():
+    net = keras.Sequential([keras.Input([2]), layers.Dense(2)])
+    net.set_weights([np.eye(2), np.zeros(2)])
+    assert bounds.bound(net, [[0.5, 0.5]], 0.0, rounding=False).lower.numpy()[0, 0] == 0.5
+    net.add(layers.Dense(2))
+    net.layers[-1].set_weights([3 * np.eye(2), np.zeros(2)])
+    assert bounds.bound(net, [[0.5, 0.5]], 0.0, rounding=False).lower.numpy()[0, 0] == 1.5
+
+
+class Squared(keras.layers.Layer):
+    def call(self, x):
+        return x * x
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(2)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def stack(*added, shape=(4, 4, 2)):
+    return keras.Sequential([keras.Input(shape), *added])
+
+
+def flat(*added):
+    return stack(*added, shape=(3,))
+
+
+def in_training_mode():
+    images = keras.Input([3])
+    return keras.Model(images, layers.Dense(2)(layers.Dropout(0.5)(images, training=True)))
+
+
+def plus_one():
+    images = keras.Input([3])
+    return keras.Model(images, layers.Dense(2)(images + 1.0))
+
+
+def two_inputs():
+    one, two = keras.Input([3]), keras.Input([3])
+    return keras.Model([one, two], layers.Dense(2)(layers.Add()([one, two])))
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (
+            lambda: flat(layers.Dense(2), Squared(name="square"), layers.Dense(2)),
+            r'There is no bound rule for layer "square" \(Squared\); supported are .*Dense.*',
+        ),
+        (
+            lambda: flat(keras.Sequential([layers.Dense(2, "tanh", name="inner")])),
+            'no bound rule for the activation "tanh" of layer "inner"; supported are linear, relu',
+        ),
+        (
+            lambda: flat(layers.Dense(2, "softmax", name="last")),
+            'Layer "last" turns logits into probabilities, but bounds are on logits; remove',
+        ),
+        (
+            lambda: flat(layers.Dense(2), layers.Softmax(name="last")),
+            'Layer "last" turns logits into probabilities',
+        ),
+        (
+            lambda: flat(layers.Dense(2), layers.Activation("sigmoid", name="last")),
+            'Layer "last" turns logits into probabilities',
+        ),
+        (
+            lambda: flat(layers.ReLU(max_value=6.0, name="six"), layers.Dense(2)),
+            r'layer "six" \(ReLU\) with a max_value or threshold',
+        ),
+        (
+            lambda: flat(layers.LeakyReLU(negative_slope=2.0), layers.Dense(2)),
+            "negative_slope=2.0; it must lie in",
+        ),
+        (
+            lambda: flat(layers.Dense(2, dtype="mixed_bfloat16", name="half")),
+            'Layer "half" computes in bfloat16, but bounds hold for float32',
+        ),
+        (in_training_mode, r"\(Dropout\) is called with training, for which bounds have no rule"),
+        (plus_one, "is called with numbers beside tensors"),
+        (two_inputs, "need a model of one input and one output; .* has 2 and 1"),
+        (
+            lambda: keras.Sequential(
+                [keras.Input([None, None, 2]), layers.GlobalAveragePooling2D(), layers.Dense(2)]
+            ),
+            "pools images of unknown size",
+        ),
+        (lambda: flat(layers.Dense(1)), r"at least 2 classes, not \(None, 1\)"),
+        (lambda: stack(layers.Conv2D(2, 1)), r"logits of shape \[batch, classes\]"),
+        (lambda: keras.Sequential([layers.Dense(2)]), "not built yet"),
+    ],
+)
+def test_networks_without_bounds_are_refused(make, sentence):
+    net = make()
+    shape = (4, 4, 2) if net.built and len(net.inputs[0].shape) == 4 else (3,)
+    for method in ("ibp", "crown"):
+        with pytest.raises(ValueError, match=sentence):
+            bounds.bound(net, np.full((1, *shape), 0.5), 0.1, method)
+
+
+def test_networks_without_a_graph_are_refused():
+    net = Subclassed()
+    net(np.zeros((1, 3)))
+    with pytest.raises(TypeError, match="Subclassed is a subclassed model, whose layers cannot"):
+        bounds.bound(net, np.zeros((1, 3)), 0.1)
+    inside = keras.Sequential([keras.Input([3]), net])
+    with pytest.raises(TypeError, match="Subclassed is a subclassed model"):
+        bounds.bound(inside, np.zeros((1, 3)), 0.1)
+    with pytest.raises(TypeError, match="functional or Sequential Keras model, not function"):
+        bounds.bound(lambda x: x, np.zeros((1, 3)), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "sentence"),
+    [
+        ({"epsilon": -0.1}, ValueError, "epsilon must be a finite number of at least 0, not -0.1"),
+        ({"epsilon": np.nan}, ValueError, "epsilon must be a finite number"),
+        ({"epsilon": tf.constant(-1.0)}, ValueError, "at least 0, not -1"),
+        ({"epsilon": 8}, ValueError, r"epsilon=8 is larger than the range .*\[0, 1\]; .*8/255"),
+        ({"epsilon": 3, "clip": (0, 2)}, ValueError, r"larger than the range .*\[0, 2\]"),
+        ({"clip": (1, 0)}, ValueError, r"clip must be \(least, largest\) .* not \(1, 0\)"),
+        ({"x": np.full((2, 3), 1.5)}, ValueError, r"in \[0, 1\], but they span \[1.5, 1.5\]"),
+        ({"x": np.full((2, 3), np.nan)}, ValueError, r"in \[0, 1\]"),
+        ({"x": np.zeros((2, 4))}, ValueError, r"images of shape \(3,\), but these are \(4,\)"),
+        ({"x": np.zeros((2, 3, 1))}, ValueError, r"images of shape \(3,\), but these are"),
+        ({"y": [0, 2]}, ValueError, r"from 0 to 1, one for each logit, but they span \[0, 2\]"),
+        ({"y": [-1, 0]}, ValueError, r"they span \[-1, 0\]"),
+        ({"y": [0]}, ValueError, "There are 2 images but 1 labels"),
+        ({"y": [[0], [1]]}, ValueError, r"must have shape \[batch\], not \(2, 1\)"),
+        ({"y": [0.0, 1.0]}, TypeError, "Labels must be whole numbers, not of type float32"),
+        ({"method": "crwn"}, ValueError, 'Unknown bound "crwn"; did you mean "crown"'),
+        ({"method": "crown:chunks=3"}, ValueError, 'did you mean "chunk"'),
+        ({"chunk": -1}, ValueError, "chunk must be at least 0, not -1"),
+    ],
+)
+def test_bad_arguments_are_refused(how, error, sentence):
+    net = flat(layers.Dense(2))
+    given = {"x": np.full((2, 3), 0.5), "y": [0, 1], "epsilon": 0.1, **how}
+    with pytest.raises(error, match=sentence):
+        bounds.margin_lower_bound(net, **given)
+
+
+def test_an_empty_batch_has_empty_bounds():
+    net = flat(layers.Dense(4, "relu"), layers.Dense(2))
+    for method in METHODS:
+        assert bounds.margin_lower_bound(
+            net, np.zeros((0, 3)), np.zeros(0, int), 0.1, method
+        ).shape == (0, 2)
+
+
+def test_rules_may_be_added(monkeypatch):
+    class Doubled(keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    net = flat(Doubled(), layers.Dense(2, kernel_initializer="ones"))
+    with pytest.raises(ValueError, match="no bound rule"):
+        bounds.bound(net, np.full((1, 3), 0.5), 0.1)
+    rescaled = rules()[layers.Rescaling](layers.Rescaling(2.0), ())
+    monkeypatch.setitem(rules(), Doubled, lambda layer, shapes: rescaled)
+    box = bounds.bound(net, np.full((1, 3), 0.5), 0.1, rounding=False)
+    np.testing.assert_allclose(box.upper, [[3.6, 3.6]], rtol=1e-6)
