@@ -16,8 +16,8 @@ INSTALLED := $(VENV)/.installed-$(call checksum,requirements.lock setup.py pypro
 
 DEMO ?= $(BIN)/python -m flags.study --flagfile=flags/recipes/mnist_5k_trades.flags \
 	--methods=hydra,lwm --densities=0.01 --seeds=1 --tflite --out=runs/demo
-# Pytest's worker processes (0: none) and further arguments, such as PYTEST_ARGS="-k masks".
-JOBS ?= 0
+# Pytest's worker processes (0: none, for one core) and further arguments, such as PYTEST_ARGS="-k masks".
+JOBS ?= 2
 PYTEST_ARGS ?=
 PYTEST = $(BIN)/python -m pytest --doctest-modules -n $(JOBS) $(PYTEST_ARGS)
 # `make lock UPGRADE=--upgrade` moves every pin to the newest version.

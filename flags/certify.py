@@ -78,16 +78,12 @@ def validate() -> dict[str, Any]:
 def _epsilon() -> float:
     """The radius of the flag, checked without TensorFlow."""
     from hydra_tf.registry import parse_value
-    from hydra_tf.types import Ball
+    from hydra_tf.types import require_linf_radius
 
     value = parse_value(FLAGS.epsilon)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UsageError(f"--epsilon must be a number such as 2/255, not {FLAGS.epsilon!r}.")
-    if Ball("linf", value).epsilon > 1:
-        raise UsageError(
-            f"--epsilon={FLAGS.epsilon} is larger than the range of pixel values, [0, 1]; write "
-            "2/255 for 2 grey levels, not 2."
-        )
+    require_linf_radius(value)
     return float(value)
 
 

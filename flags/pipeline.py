@@ -20,7 +20,7 @@ from .common import UsageError
 _OWN_FILES = (
     "config.json", "metrics.jsonl", "model.keras", "dense.keras", "report.json", "plots",
     "tensorboard", "backup", "best", "last_good.keras", "model.tflite", "export.json",
-    "certify.jsonl",
+    "certify.jsonl", "certify_validation.jsonl",
 )  # fmt: skip
 
 

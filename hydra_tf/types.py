@@ -34,6 +34,25 @@ class Ball:
             raise ValueError(f"epsilon must be a finite number of at least 0, not {self.epsilon}.")
 
 
+def require_linf_radius(epsilon: float) -> None:
+    """Refuse an Linf radius that is none, or larger than the range of pixel values.
+
+    Args:
+        epsilon: radius in units of pixel values in [0, 1].
+
+    Raises:
+        ValueError: with the radius and what to do.
+
+    Example:
+        >>> require_linf_radius(2 / 255)
+    """
+    if Ball("linf", epsilon).epsilon > 1:
+        raise ValueError(
+            f"epsilon={epsilon:g} is larger than the range of pixel values, [0, 1]; write 8/255 "
+            "for 8 grey levels, not 8."
+        )
+
+
 def require_pixel_range(low: float, high: float) -> None:
     """Refuse images whose values span more than [0, 1].
 

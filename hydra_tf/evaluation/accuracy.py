@@ -30,6 +30,21 @@ def _dataset(data: Any, batch_size: int) -> tf.data.Dataset:
     return data
 
 
+def network_of(model: Any) -> Any:
+    """Return what is judged of a model: a :class:`hydra_tf.RobustModel`'s net, else itself.
+
+    Raises:
+        ValueError: for a model that ends in a softmax.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+        >>> network_of(net) is net
+        True
+    """
+    require_logits(model)
+    return model if hasattr(model, "output_shape") else getattr(model, "net", model)
+
+
 def _shapes(model: Any, x: tf.Tensor) -> tuple[tuple[int | None, ...], int]:
     """Input shape and number of logits of a model, asked of a subclassed one by a call."""
     if hasattr(model, "output_shape"):
@@ -75,9 +90,7 @@ def held_under(
         >>> held_under(net, (np.zeros((3, 2), "float32"), np.zeros(3, int)), []).shape
         (1, 3)
     """
-    require_logits(model)
-    if not hasattr(model, "output_shape"):
-        model = getattr(model, "net", model)
+    model = network_of(model)
     data = _dataset(data, batch_size)
     length = int(data.cardinality()) if int(data.cardinality()) > 0 else None
     bar = keras.utils.Progbar(length, verbose=verbose, stateful_metrics=["accuracy"])

@@ -12,9 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from hydra_tf.evaluation.accuracy import _batches, _dataset
+from hydra_tf.evaluation.accuracy import _batches, _dataset, network_of
 from hydra_tf.evaluation.certify import certifier, pieces
-from hydra_tf.models.checks import require_logits
 from hydra_tf.types import Sampling
 
 VRA_S_RADIUS = 110 / 255  # L2, in pixel values: where arXiv 2002.10509 reads VRA-s off
@@ -81,9 +80,7 @@ def certify_dataset(
     for name, value in (("batch_size", batch_size), ("samples", samples)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}.")
-    require_logits(model)
-    if not hasattr(model, "output_shape"):
-        model = getattr(model, "net", model)
+    model = network_of(model)
     total = samples
     if isinstance(data, tuple | list):
         total = min(len(data[1]), samples or len(data[1]))

@@ -23,8 +23,8 @@ import numpy as np
 import tensorflow as tf
 
 from hydra_tf.attacks.base import stateless_seed
-from hydra_tf.evaluation.accuracy import _shapes
-from hydra_tf.models.checks import check_batch, require_logits
+from hydra_tf.evaluation.accuracy import _shapes, network_of
+from hydra_tf.models.checks import check_batch
 from hydra_tf.types import Sampling
 
 ABSTAIN = -1
@@ -207,11 +207,9 @@ def pieces(length: int, shared_noise: bool) -> list[slice]:
 
 def _checked(model: Any, x: Any, batch_size: int) -> tuple[Any, tf.Tensor]:
     """The model and the images, refused unless they fit."""
-    require_logits(model)
+    model = network_of(model)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
-    if not hasattr(model, "output_shape"):
-        model = getattr(model, "net", model)
     check_batch(x, np.zeros(len(x)), *_shapes(model, tf.convert_to_tensor(x)))
     return model, tf.cast(x, tf.float32)
 

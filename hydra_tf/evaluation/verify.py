@@ -8,9 +8,8 @@ import keras
 import numpy as np
 
 from hydra_tf import bounds
-from hydra_tf.evaluation.accuracy import _batches, _dataset
-from hydra_tf.models.checks import require_logits
-from hydra_tf.types import Ball
+from hydra_tf.evaluation.accuracy import _batches, _dataset, network_of
+from hydra_tf.types import require_linf_radius
 
 
 def verified_under(
@@ -50,11 +49,8 @@ def verified_under(
         >>> verified_under(net, data, 0.3, "ibp").tolist()
         [True, False]
     """
-    check_epsilon(epsilon)
-    require_logits(model)
-    built = bounds.build(method)
-    if not hasattr(model, "output_shape"):
-        model = getattr(model, "net", model)
+    require_linf_radius(epsilon)
+    model, built = network_of(model), bounds.build(method)
     data = _dataset(data, batch_size)
     length = int(data.cardinality()) if int(data.cardinality()) > 0 else None
     bar = keras.utils.Progbar(length, verbose=verbose, stateful_metrics=["verified"])
@@ -67,22 +63,6 @@ def verified_under(
     if not results:
         raise ValueError("The data set is empty: there is nothing to verify.")
     return np.concatenate(results)
-
-
-def check_epsilon(epsilon: float) -> None:
-    """Refuse a radius that is none, or larger than the range of pixel values.
-
-    Raises:
-        ValueError: with the radius.
-
-    Example:
-        >>> check_epsilon(2 / 255)
-    """
-    if Ball("linf", epsilon).epsilon > 1:
-        raise ValueError(
-            f"epsilon={epsilon:g} is larger than the range of pixel values, [0, 1]; write 8/255 "
-            "for 8 grey levels, not 8."
-        )
 
 
 def verified_accuracy(

@@ -19,14 +19,15 @@ class MixTrain(Verified):
     """CE(f(x), y) + alpha * CE(-m, y) with lower bounds m of the margins on a few samples.
 
     m comes from symbolic linear relaxation, which costs many passes a sample: it is taken on
-    `samples` random ones of the batch, and with probability `share` a batch at all. alpha is
+    `samples` random ones of the batch, and counts with probability `share` a batch. alpha is
     ``0.1 * 2.5^floor((progress - ramp) / growth)``, at most `alpha_max`: with the paper's 60
     epochs, a ramp of 15 and a growth every 5 of them, the defaults. Each phase begins anew
     at epsilon 0. Parameters: those of :class:`Verified`, and
 
     Args:
         samples: how many samples of a batch are bounded (k of the paper, 1 or 5).
-        share: probability that a batch is bounded at all.
+        share: probability that the bounded term of a batch counts (it costs as much if not:
+            TensorFlow cannot differentiate the bounds within a condition of the graph).
         growth: share of the phase, in (0, 1], after which alpha grows again.
         alpha_max: largest weight of the bounded term.
 

@@ -9,7 +9,7 @@ from hydra_tf import bounds
 from hydra_tf._lazy import tf
 from hydra_tf.objectives.base import Objective
 from hydra_tf.schedules import RAMPS
-from hydra_tf.types import Ball, Moment
+from hydra_tf.types import Moment, require_linf_radius
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,7 @@ class Verified(Objective):
     shape: Literal["linear", "smoothed"] = "linear"
 
     def __post_init__(self) -> None:
-        Ball("linf", self.epsilon)  # refuses what is no ball
-        if self.epsilon > 1:
-            raise ValueError(
-                f"epsilon={self.epsilon:g} is larger than the range of pixel values, [0, 1]; it is "
-                "measured in the same units (8/255, not 8)."
-            )
+        require_linf_radius(self.epsilon)
         if not 0 <= self.ramp <= 1:
             raise ValueError(f"ramp is a share of the phase in [0, 1], not {self.ramp}.")
         if self.shape not in RAMPS:

@@ -8,6 +8,7 @@ import pytest
 
 REGISTRIES = {
     "hydra_tf.attacks": ["ATTACKS"],
+    "hydra_tf.bounds": ["BOUNDS"],
     "hydra_tf.objectives": ["OBJECTIVES"],
     "hydra_tf.sparsity": ["SCORE_INITS", "GRANULARITIES", "ALLOCATIONS"],
     "hydra_tf.data": ["DATASETS"],
