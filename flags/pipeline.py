@@ -10,16 +10,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import hydra_tf
 
-from .common import UsageError
+from .common import StoppedError, UsageError
 
 _OWN_FILES = (
     "config.json", "metrics.jsonl", "model.keras", "dense.keras", "report.json", "plots",
-    "tensorboard", "backup", "best", "last_good.keras", "model.tflite", "export.json",
+    "tensorboard", "checkpoints", "last_good.keras", "suspects.npz", "model.tflite", "export.json",
     "certify.jsonl", "certify_validation.jsonl",
 )  # fmt: skip
 
@@ -141,22 +141,31 @@ def load_network(run: str, name: str = "model.keras") -> Any:
         raise UsageError(f"{path} is cut short or not a network of hydra_tf: {error}") from error
 
 
-def load_data(settings: Mapping[str, Any], seed: int, first_epoch: int = 0) -> Any:
-    """Return the data splits that the settings name, from a pass of the training data on."""
+def load_data(settings: Mapping[str, Any], seed: int) -> Any:
+    """Return the data splits that the settings name."""
+    return _splits(settings, seed, 0, 0)
+
+
+def _splits(settings: Mapping[str, Any], seed: int, epoch: int, step: int) -> Any:
+    """The data splits, their training batches from a step of an epoch on."""
     from hydra_tf import data
 
     return data.load(
-        settings["dataset"], batch_size=settings["batch_size"], seed=seed, first_epoch=first_epoch
+        settings["dataset"],
+        batch_size=settings["batch_size"],
+        seed=seed,
+        extra=settings.get("extra"),
+        # The first pass is that of a look at the data: epochs are numbered from 1.
+        first_epoch=epoch + 1,
+        first_step=step,
     )
 
 
-def epochs_done(out: str) -> int:
-    """Return the number of epochs that an interrupted run has finished and backed up."""
-    path = os.path.join(out, "backup", "training_metadata.json")
-    if not os.path.exists(path):
-        return 0
-    with open(path, encoding="utf-8") as file:
-        return int(json.load(file)["epoch"])
+def set_precision(settings: Mapping[str, Any]) -> None:
+    """Have layers made from now on compute as the settings say."""
+    import keras
+
+    keras.config.set_dtype_policy(settings.get("dtype_policy", "float32"))
 
 
 def build_network(settings: Mapping[str, Any], data: Any, seed: int) -> Any:
@@ -177,9 +186,10 @@ def build_network(settings: Mapping[str, Any], data: Any, seed: int) -> Any:
                 f"logits, but {settings['dataset']} has images {wanted[:-1]}, {wanted[-1]} classes."
             )
         return net
-    return models.build(
+    net = models.build(
         settings["model"], input_shape=data.image_shape, num_classes=data.num_classes, seed=seed
     )
+    return models.synchronize_batchnorm(net) if settings.get("sync_batchnorm") else net
 
 
 def optimizer_of(settings: Mapping[str, Any]) -> Any:
@@ -204,32 +214,41 @@ def train_network(
     net: Any,
     data: Any,
     settings: Mapping[str, Any],
-    out: str,
+    out: str | None,
     *,
     density: float,
     method: str,
     seed: int,
     verbose: int,
+    options: Any = None,
+    chief: bool = True,
+    watchers: Sequence[Any] = (),
 ) -> Any:
-    """Run the phases that the settings give epochs to, resuming what `out` holds.
+    """Run the phases that the settings give epochs to, going on where `out` has a checkpoint.
 
     Args:
         net: the network to start from, plain or masked.
         data: data splits.
-        settings: see :func:`common.training_settings`.
-        out: run directory; gets metrics.jsonl, TensorBoard logs and the networks.
+        settings: see :func:`recipe.training_settings`.
+        out: run directory; gets checkpoints, metrics.jsonl and TensorBoard logs. None keeps
+            nothing.
         density: share of the weights to keep.
         method: pruning method.
         seed: seed of training.
         verbose: as in Keras.
+        options: see :class:`hydra_tf.training.LoopOptions`.
+        chief: whether this process writes.
+        watchers: further Keras callbacks.
 
     Returns:
         The trained masked network.
     """
     import keras
 
+    from hydra_tf import training
+
     rates = {p: settings[f"{p}_learning_rate"] for p in ("pretrain", "prune", "finetune")}
-    pipeline = hydra_tf.HydraCallback(
+    phases = hydra_tf.HydraCallback(
         density,
         settings["pretrain_epochs"],
         settings["prune_epochs"],
@@ -239,33 +258,48 @@ def train_network(
         learning_rate=rates,
         schedule=settings["schedule"],
         warmup=settings["warmup"],
-        best_dir=os.path.join(out, "best"),
     )
     model = hydra_tf.RobustModel(net, settings["objective"], seed=seed)
-    model.compile(optimizer_of(settings), metrics=["accuracy"])
-    log = hydra_tf.training.MetricsLog(os.path.join(out, "metrics.jsonl"))
+    model.compile(optimizer_of(settings))
+    writers, checkpoints, suspects = [], None, None
+    if out is not None:
+        checkpoints = training.Checkpoints(os.path.join(out, "checkpoints"), writes=chief)
+    if out is not None and chief:
+        logs = os.path.join(out, "tensorboard")
+        writers = [
+            keras.callbacks.TensorBoard(logs, write_graph=False),
+            training.MetricsLog(os.path.join(out, "metrics.jsonl")),
+        ]
+        suspects = os.path.join(out, "suspects.npz")
     try:
-        # One endless pass after another, so that each epoch reads its own, resumed or not.
-        model.fit(
-            data.train.repeat(),
-            epochs=pipeline.epochs,
-            steps_per_epoch=int(data.train.cardinality()),
-            validation_data=data.validation,
-            verbose=verbose,
-            callbacks=[
-                pipeline,
-                keras.callbacks.BackupAndRestore(os.path.join(out, "backup")),
-                keras.callbacks.TensorBoard(os.path.join(out, "tensorboard"), write_graph=False),
-                log,
-            ],
+        training.train(
+            model,
+            lambda epoch, step: _splits(settings, seed, epoch, step).train.repeat(),
+            data.steps,
+            phases,
+            validation=data.validation,
+            callbacks=[*writers, *watchers],
+            checkpoints=checkpoints,
+            options=options,
+            suspects=suspects,
+            verbose=verbose if chief else 0,
         )
+    except training.PreemptionError as error:
+        raise StoppedError(str(error)) from error
     except FloatingPointError as error:
-        kept = os.path.join(out, "last_good.keras")
+        if suspects is None:
+            raise
+        kept = os.path.join(os.path.dirname(suspects), "last_good.keras")
         save(model.net, kept)
-        raise FloatingPointError(f"{error} They are saved as {kept}.") from error
-    store(model.net, out)
-    shutil.rmtree(os.path.join(out, "best"), ignore_errors=True)
+        raise FloatingPointError(
+            f"{error} They are saved as {kept}, the batch as {suspects}."
+        ) from error
     return model.net
+
+
+def conclude(out: str) -> None:
+    """Remove what only an unfinished run needs."""
+    shutil.rmtree(os.path.join(out, "checkpoints"), ignore_errors=True)
 
 
 def store(net: Any, out: str) -> None:

@@ -72,9 +72,7 @@ class Bounded:
         """Intervals of what a node takes."""
         return [self.values[source] for source in self.network.sources[number]]
 
-    def lower(
-        self, rows: Any, value: int, through: bool, signs: Sequence[float] = (1.0,)
-    ) -> Any:
+    def lower(self, rows: Any, value: int, through: bool, signs: Sequence[float] = (1.0,)) -> Any:
         """Lower bounds of linear functions of one value.
 
         Args:
