@@ -10,6 +10,7 @@ import numpy.typing as npt
 from hydra_tf._lazy import tf
 from hydra_tf.data.augmentation import Augment
 from hydra_tf.data.base import Source
+from hydra_tf.data.passes import shuffled
 
 # The splits of a published result must never change: the seed is part of the data set, and
 # of NumPy's generators only RandomState promises the same stream in every version.
@@ -39,6 +40,28 @@ def stratified_order(labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         members = generator.permutation(np.flatnonzero(labels == label))
         place[members] = (np.arange(len(members)) + 0.5) / len(members)
     return np.lexsort((labels, place))
+
+
+def check_shares(validation: float, test: float) -> None:
+    """Refuse shares of validation and test that leave nothing to train on.
+
+    Args:
+        validation: the parameter ``validation_share``.
+        test: the parameter ``test_share``.
+
+    Raises:
+        ValueError: naming the parameter.
+
+    Example:
+        >>> check_shares(0.1, 0.2)
+    """
+    for name, share in (("validation_share", validation), ("test_share", test)):
+        if not 0 <= share < 1:
+            raise ValueError(f"{name} is a share of the images from 0 to below 1, not {share}.")
+    if validation + test >= 1:
+        raise ValueError(
+            f"validation_share={validation} and test_share={test} leave no image to train on."
+        )
 
 
 def split_arrays(
@@ -72,12 +95,24 @@ def split_arrays(
             "on; ask for fewer."
         )
     order = stratified_order(labels)
-    parts = np.split(order, [train, train + validation])
-    examples = [tf.data.Dataset.from_tensor_slices((images[part], labels[part])) for part in parts]
+    with tf.device("CPU"):  # where tf.data reads, and where memory is not the network's
+        table, targets, places = tf.constant(images), tf.constant(labels), tf.constant(order)
+
+    def examples(part: npt.NDArray[np.int64]) -> tf.data.Dataset:
+        indices = tf.data.Dataset.from_tensor_slices(part)
+        return indices.map(lambda index: (table[index], targets[index]))
+
+    def look_up(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        indices = tf.gather(places, batch)
+        return tf.gather(table, indices), tf.gather(targets, indices)
+
     return Source(
-        train=examples[0],
-        validation=examples[1],
-        test=examples[2],
+        train=examples(order[:train]),
+        validation=examples(order[train : train + validation]),
+        test=examples(order[train + validation :]),
         num_classes=int(labels.max()) + 1,
         augment=augment,
+        # Places are shuffled, not images, which would stand in the buffer a second time.
+        order=lambda seeds: shuffled(tf.data.Dataset.range(train), train, seeds),
+        look_up=look_up,
     )

@@ -9,6 +9,10 @@ from typing import Any
 
 from hydra_tf._lazy import tf
 from hydra_tf.data.augmentation import Augment, check_crop, crop_and_flip
+from hydra_tf.data.batches import Training, fixed, prefetched
+from hydra_tf.data.decoding import Unreadable
+from hydra_tf.data.mixing import check_match, extra_of, split_share
+from hydra_tf.data.passes import Passes
 from hydra_tf.registry import Registry
 
 DATASETS: Registry[Callable[[], Source]] = Registry("data set", "hydra_tf.data")
@@ -19,6 +23,9 @@ build = DATASETS.build
 class Source:
     """What a data set hands over: single examples, not yet shuffled or batched.
 
+    A data set that fits into memory needs the first four fields alone. One that does not
+    holds records, file names or encoded images say, and tells how they are shuffled and decoded.
+
     Args:
         train: examples (image [height, width, channels], integer label); the image is uint8
             in [0, 255] or float32 in [0, 1]. The number of examples must be known.
@@ -26,6 +33,14 @@ class Source:
         test: the same, for the final report only.
         num_classes: number of classes.
         augment: the data set's standard augmentation of training batches, if it has one.
+        decode: (record, seed) -> (image, label), when examples are records; the seed is int64
+            [2], or None for an image that is not to be cut at random. A label of
+            ``decoding.UNREADABLE`` marks an image that the next good one of the batch replaces.
+        order: seeds int64 [2] -> the training examples of a pass, in an order that depends on
+            the seeds alone; when left out, `train` is shuffled in memory as a whole.
+        look_up: batch of what `order` gives -> (images, labels), when those are places in a
+            table that is in memory.
+        unreadable: where `decode` notes what it could not read.
     """
 
     train: tf.data.Dataset
@@ -33,6 +48,10 @@ class Source:
     test: tf.data.Dataset
     num_classes: int
     augment: Augment | None = None
+    decode: Callable[[Any, Any], tuple[Any, Any]] | None = None
+    order: Callable[[Any], Any] | None = None
+    look_up: Callable[[Any], tuple[Any, Any]] | None = None
+    unreadable: Unreadable | None = None
 
 
 @dataclass(frozen=True)
@@ -66,12 +85,16 @@ class DataSplits:
 
     Args:
         name: name of the data set.
-        train: shuffled anew in every epoch, and augmented.
+        train: shuffled anew in every iteration, and augmented: the n-th iteration is
+            ``train_pass(first_epoch + n)``.
         validation: in a fixed order; for every choice made during training.
         test: in a fixed order; for the final report only.
         image_shape: (height, width, channels).
         num_classes: number of classes.
-        sizes: number of images of ``"train"``, ``"validation"`` and ``"test"``.
+        sizes: number of images of ``"train"``, ``"validation"`` and ``"test"``, extra ones not
+            counted.
+        steps: number of training batches of a whole pass.
+        train_pass: (n, first_step=0) -> the training batches of pass n from `first_step` on.
     """
 
     name: str
@@ -81,6 +104,8 @@ class DataSplits:
     image_shape: tuple[int, int, int]
     num_classes: int
     sizes: Mapping[str, int]
+    steps: int
+    train_pass: Callable[..., Any]
 
 
 def load(
@@ -90,11 +115,13 @@ def load(
     augment: Augment | bool | None = None,
     drop_remainder: bool = False,
     first_epoch: int = 0,
+    first_step: int = 0,
+    extra: Any = None,
 ) -> DataSplits:
     """Return the batches of a data set.
 
     The order of the n-th pass over the training images, and their augmentation, depend on
-    `seed` and n alone (and on ``tf.random.set_seed``, where that is used).
+    `seed` and n alone.
 
     Args:
         spec: name with parameters (``"cifar10:crop=0"``), mapping, instance, or a callable
@@ -102,10 +129,18 @@ def load(
         batch_size: images per batch.
         seed: seed of the order and the augmentation.
         augment: None for the data set's own augmentation, False for none, or a function
-            (images [batch, height, width, channels], seed int64 [2]) -> images.
+            (images [batch, height, width, channels], seed int64 [2]) -> images. Images that
+            are decoded are cut at random before it, unless it is False.
         drop_remainder: leave out the last training batch if it is not full.
         first_epoch: number of passes to skip, so that a resumed run sees what the
             interrupted one would have seen.
+        first_step: number of batches of that pass to skip, before anything is decoded. The
+            first iteration is then shorter than the others, and the cardinality of ``train``
+            unknown; ``steps`` is that of a whole pass.
+        extra: a data set whose training images (all, if it is cut from one pile) are mixed into
+            every batch, as a ``share`` of it that stands among its parameters and is 0.5 when
+            left out: ``"npz:path=tiny.npz,share=0.5"``. The labelled images give a pass its
+            length; the extra ones go on in the next pass where they have stopped in this.
 
     Returns:
         The three splits, each of known cardinality.
@@ -124,37 +159,47 @@ def load(
     _check_whole("batch_size", batch_size, 1)
     _check_whole("seed", seed, 0)
     _check_whole("first_epoch", first_epoch, 0)
+    _check_whole("first_step", first_step, 0)
     if augment is True or not (augment is None or augment is False or callable(augment)):
         raise TypeError(
             "augment is None (the data set's own), False (none) or a function of (images, seed), "
             f"not {augment!r}."
         )
-    part = build(spec)
-    source = part()
-    if not isinstance(source, Source):
-        raise TypeError(f"A data set given as a callable must return a Source, not {source!r}.")
+    part, more, extra_count = build(spec), None, 0
+    if extra is not None:
+        more, share = _build_extra(extra)
+        extra_count = extra_of(share, batch_size)
+    source = _read(part)
     sizes = {split: _count(getattr(source, split), split) for split in _SPLITS}
-    if drop_remainder and batch_size > sizes["train"]:
+    if drop_remainder and batch_size - extra_count > sizes["train"]:
         raise ValueError(
             f"With drop_remainder, batch_size={batch_size} leaves no batch of the "
             f"{sizes['train']} training images; choose a smaller one."
         )
-    chosen = source.augment if augment is None else augment or None
-    train = source.train.shuffle(sizes["train"], seed=seed, reshuffle_each_iteration=True)
-    train = _augmented(_batches(train, batch_size, drop_remainder), chosen, seed)
-    finished = {
-        "train": _finish(train),
-        "validation": _finish(_batches(source.validation, batch_size)),
-        "test": _finish(_batches(source.test, batch_size)),
-    }
-    for _ in range(first_epoch):
-        iter(finished["train"])  # a new iterator draws the seeds of its pass, and reads nothing
+    shape, random = _image_shape(source), augment is not False
+    training = Training(
+        Passes(source, sizes["train"], seed, random=random),
+        batch_size,
+        drop_remainder,
+        source.augment if augment is None else augment or None,
+        None if more is None else _extra_passes(more, source, shape, seed, random),
+        extra_count,
+    )
+    if first_step >= training.steps:
+        raise ValueError(
+            f"first_step={first_step} is beyond the {training.steps} batches of a pass; start with "
+            "the next pass."
+        )
     return DataSplits(
         name=DATASETS.parse(spec)[0] if isinstance(spec, str | Mapping) else _name_of(part),
-        image_shape=_image_shape(source.train),
+        train=training.from_pass(first_epoch, first_step),
+        validation=fixed(source, source.validation, batch_size),
+        test=fixed(source, source.test, batch_size),
+        image_shape=shape,
         num_classes=source.num_classes,
         sizes=sizes,
-        **finished,
+        steps=training.steps,
+        train_pass=lambda n, first_step=0: prefetched(training.one_pass(n, first_step)),
     )
 
 
@@ -167,6 +212,35 @@ def _check_whole(name: str, value: Any, least: int) -> None:
         raise TypeError(f"{name} must be a whole number, not {value!r}.")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}.")
+
+
+def _read(part: Callable[[], Any]) -> Source:
+    """Read a data set."""
+    source = part()
+    if not isinstance(source, Source):
+        raise TypeError(f"A data set given as a callable must return a Source, not {source!r}.")
+    return source
+
+
+def _build_extra(extra: Any) -> tuple[Callable[[], Source], float]:
+    """The data set of extra images, not yet read, and its share of a batch."""
+    spec, share = split_share(extra)
+    whole: dict[str, float] = {}
+    if isinstance(spec, str | Mapping) and "test_share" in DATASETS.parameters(
+        DATASETS.parse(spec)[0]
+    ):
+        # Cut from one pile, of which nothing is needed for validation and test.
+        whole = {"validation_share": 0.0, "test_share": 0.0}
+    return DATASETS.build(spec, **whole), share
+
+
+def _extra_passes(
+    part: Callable[[], Source], main: Source, shape: tuple[int, int, int], seed: int, random: bool
+) -> Passes:
+    """The passes over extra images, which must fit the labelled ones."""
+    source = _read(part)
+    check_match(shape, main.num_classes, _image_shape(source), source.num_classes)
+    return Passes(source, _count(source.train, "extra"), seed, lane=1, random=random)
 
 
 def _name_of(part: Any) -> str:
@@ -188,8 +262,12 @@ def _count(examples: tf.data.Dataset, split: str) -> int:
     return count
 
 
-def _image_shape(examples: tf.data.Dataset) -> tuple[int, int, int]:
+def _image_shape(source: Source) -> tuple[int, int, int]:
     """Shape of an image, all three axes known."""
+    examples = source.train
+    if source.decode is not None:
+        decode = source.decode
+        examples = examples.map(lambda record: decode(record, None))
     shape = examples.element_spec[0].shape
     if shape.rank != 3 or not shape.is_fully_defined():
         raise ValueError(
@@ -198,36 +276,3 @@ def _image_shape(examples: tf.data.Dataset) -> tuple[int, int, int]:
         )
     height, width, channels = shape.as_list()
     return height, width, channels
-
-
-def _batches(
-    examples: tf.data.Dataset, batch_size: int, drop_remainder: bool = False
-) -> tf.data.Dataset:
-    """Batches of float32 images in [0, 1] and int32 labels."""
-
-    def convert(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        if images.dtype == tf.uint8:
-            images = tf.cast(images, tf.float32) / 255.0
-        return tf.cast(images, tf.float32), tf.cast(labels, tf.int32)
-
-    batches = examples.batch(batch_size, drop_remainder=drop_remainder)
-    return batches.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def _augmented(batches: tf.data.Dataset, augment: Augment | None, seed: int) -> tf.data.Dataset:
-    """Augment every batch with a seed of its own."""
-    if augment is None:
-        return batches
-    # Not the batch's number in the pass: that would draw the same crops in every epoch.
-    seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
-    return tf.data.Dataset.zip((batches, seeds)).map(
-        lambda batch, pair: (augment(batch[0], pair), batch[1]),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
-
-
-def _finish(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Prefetch, and let workers of tf.distribute share batches whatever the source is."""
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return batches.prefetch(tf.data.AUTOTUNE).with_options(options)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pathlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from hydra_tf import data
@@ -29,52 +30,26 @@ def _image(split: str, index: int, shape: tuple[int, ...]) -> np.ndarray:
     return image
 
 
-def _prepare(root: pathlib.Path, name: str) -> None:
-    """Write what `tfds build` would: record files and metadata, with few images."""
-    builder = tfds.builder(name, data_dir=root)
-    features = builder.info.features
-    folder = pathlib.Path(builder.data_dir)
-    folder.mkdir(parents=True)
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=builder.data_path, dataset_name=name, filetype_suffix="tfrecord"
-    )
-    infos = []
-    for split, count in SIZES.items():
-        records = [
-            features.serialize_example(
-                features.encode_example(
-                    {
-                        "image": _image(split, index, features["image"].shape),
-                        "label": index % features["label"].num_classes,
-                        **({"id": f"{split}_{index}"} if "id" in features else {}),
-                        **({"coarse_label": 0} if "coarse_label" in features else {}),
-                    }
-                )
-            )
-            for index in range(count)
-        ]
-        path = folder / f"{name}-{split}.tfrecord-00000-of-00001"
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for record in records:
-                writer.write(record)
-        infos.append(
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=[count],
-                num_bytes=sum(map(len, records)),
-                filename_template=template,
-            )
-        )
-    tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=features, split_infos=infos, version=builder.version
-    )
+def _examples(name: str, split: str) -> list[dict[str, Any]]:
+    features = tfds.builder(name).info.features
+    return [
+        {
+            "image": _image(split, index, features["image"].shape),
+            "label": index % features["label"].num_classes,
+            **({"id": f"{split}_{index}"} if "id" in features else {}),
+            **({"coarse_label": 0} if "coarse_label" in features else {}),
+        }
+        for index in range(SIZES[split])
+    ]
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def prepared(
+    tmp_path_factory: pytest.TempPathFactory, prepare: Callable[..., None]
+) -> pathlib.Path:
     root = tmp_path_factory.mktemp("tfds")
     for name, _, _ in BUILDERS.values():
-        _prepare(root, name)
+        prepare(root, name, {split: _examples(name, split) for split in SIZES})
     return root
 
 

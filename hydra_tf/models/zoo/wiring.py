@@ -52,6 +52,19 @@ class Wiring:
             name=name,
         )(x)
 
+    def max_pool(self, x: Any, name: str, size: int, stride: int) -> Any:
+        """Take the maximum over windows, padded by (size - 1) // 2 zeros on every side.
+
+        Zeros stand for the padding that never wins only where the input is never negative, as
+        behind a ReLU.
+        """
+        padding = (size - 1) // 2
+        same = all(_same_is_symmetric(n, size, stride, padding) for n in x.shape[1:3])
+        if padding and not same:
+            x = keras.layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
+        how = "same" if padding and same else "valid"
+        return keras.layers.MaxPooling2D(size, stride, how, name=name)(x)
+
     def norm(self, x: Any, name: str) -> Any:
         """Normalise over the batch, with a tenth of each batch going into the averages."""
         return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)

@@ -1,0 +1,136 @@
+"""Photographs that TensorFlow Datasets has prepared, read as a stream of bounded memory.
+
+What is shuffled are the names of the files and, in a buffer of fixed length, encoded images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hydra_tf._lazy import tf
+from hydra_tf.data.base import Source
+from hydra_tf.data.decoding import Decoder, Unreadable, attempt, check_size
+from hydra_tf.data.passes import shuffled
+from hydra_tf.data.tfds import PreparedDataSet, prepared_builder
+
+# Files that are read at a time, in blocks of so many examples.
+_FILES, _BLOCK = 16, 8
+
+
+@dataclass(frozen=True)
+class PreparedPhotographs(PreparedDataSet):
+    """Base of the sets of photographs of all sizes; one subclass for each.
+
+    Training images are cut at random, validation and test images at the centre; see
+    :class:`hydra_tf.data.decoding.Decoder`. An image that cannot be decoded is replaced by the
+    next good one of its batch, and named in a warning at the end of the pass.
+
+    Args:
+        crop: pixels of random shift on top of the cut, see :class:`DataSet`.
+        flip: mirror training images at random.
+        data_dir: folder of the prepared data sets, see :class:`PreparedDataSet`.
+        validation_share: share of the training images, the last ones, kept for validation.
+        size: height and width that images are resized to.
+        buffer: number of encoded images among which the next one of a pass is chosen; about
+            a tenth of a megabyte each.
+    """
+
+    flip: bool = True
+    size: int = 224
+    buffer: int = 4096
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size(self.size)
+        if self.buffer < 1:
+            raise ValueError(f"buffer is a number of images, at least 1, not {self.buffer}.")
+
+    def __call__(self) -> Source:
+        """Read the data set; see :class:`DataSet`.
+
+        Raises:
+            FileNotFoundError: when it is not prepared, saying how to prepare it.
+            ValueError: when it is prepared in another format than TFRecord.
+        """
+        builder = prepared_builder(self.full_name, self.data_dir)
+        if (kind := builder.info.file_format.value) != "tfrecord":
+            raise ValueError(
+                f'The data set "{self.full_name}" is prepared as {kind} files, but is read from '
+                "TFRecord files; prepare it in that format."
+            )
+        total = builder.info.splits["train"].num_examples
+        train = total - max(1, round(total * self.validation_share))
+        unreadable = Unreadable()
+        return Source(
+            train=_records(builder, f"train[:{train}]"),
+            validation=_records(builder, f"train[{train}:]"),
+            test=_records(builder, "validation"),
+            num_classes=builder.info.features["label"].num_classes,
+            augment=self.augmentation(),
+            decode=_decode(builder.info.features, Decoder(self.size), unreadable),
+            order=lambda seeds: _order(builder, f"train[:{train}]", self.buffer, seeds),
+            unreadable=unreadable,
+        )
+
+    @property
+    def full_name(self) -> str:
+        """Name in TensorFlow Datasets, with its configuration."""
+        return self.builder_name
+
+
+def _files(builder: Any, split: str) -> tuple[Any, int]:
+    """The files of a split with the stretch of each that counts, and the number of examples."""
+    stretches = builder.info.splits[split].file_instructions
+    table = (
+        [str(stretch.filename) for stretch in stretches],
+        np.array([stretch.skip for stretch in stretches]),
+        np.array([stretch.take for stretch in stretches]),
+    )
+    return tf.data.Dataset.from_tensor_slices(table), sum(s.take for s in stretches)
+
+
+def _stretch(name: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
+    return tf.data.TFRecordDataset(name).skip(skip).take(take)
+
+
+def _records(builder: Any, split: str) -> tf.data.Dataset:
+    """Encoded examples in the order of the files."""
+    files, count = _files(builder, split)
+    known = tf.data.experimental.assert_cardinality(count)
+    return files.flat_map(_stretch).apply(known)
+
+
+def _order(builder: Any, split: str, buffer: int, seeds: tf.Tensor) -> tf.data.Dataset:
+    """Encoded examples of a pass: files in an order of their own, several at a time, then a buffer.
+
+    The same in every run: reading in parallel does not change the order.
+    """
+    files, count = _files(builder, split)
+    records = shuffled(files, files.cardinality(), seeds).interleave(
+        _stretch,
+        cycle_length=_FILES,
+        block_length=_BLOCK,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    return shuffled(records, min(buffer, count), tf.reverse(seeds, [0]))
+
+
+def _decode(features: Any, decoder: Decoder, unreadable: Unreadable) -> Any:
+    """The function from an encoded example to image and label."""
+    import tensorflow_datasets as tfds
+
+    def decode(record: tf.Tensor, seed: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        encoded = tfds.decode.SkipDecoding()
+        example = features.deserialize_example(record, decoders={"image": encoded})
+        label = tf.cast(example["label"], tf.int64)
+        unnamed = tf.strings.format(
+            "an image of class {} ({})", (label, tf.strings.to_hash_bucket_fast(record, 10**9))
+        )
+        name = example.get("file_name", unnamed)
+        return attempt(lambda: (decoder(example["image"], seed), label), decoder, name, unreadable)
+
+    return decode

@@ -1,0 +1,196 @@
+"""Passes are functions of (seed, number, place): what is skipped changes nothing that follows."""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hydra_tf import data
+from hydra_tf.data.passes import pair, shuffled
+
+NAMES = ["digits", "mnist_5k", "npz", "folder", "cifar10", "imagenet", "imagenette"]
+Specs = dict[str, str]
+
+
+def _batches(dataset: tf.data.Dataset) -> list[tuple[np.ndarray, np.ndarray]]:
+    return list(dataset.as_numpy_iterator())
+
+
+def _assert_same(one: list[Any], other: list[Any]) -> None:
+    assert len(one) == len(other)
+    for (x, y), (other_x, other_y) in zip(one, other, strict=True):
+        np.testing.assert_array_equal(x, other_x)
+        np.testing.assert_array_equal(y, other_y)
+
+
+@pytest.mark.parametrize("seed", [0, 5, 2**31 - 1, 2**40])
+def test_passes_come_in_the_order_of_a_dataset_that_is_shuffled_anew(seed: int) -> None:
+    """Published results were made with that order."""
+    old = tf.data.Dataset.range(50).shuffle(50, seed=seed, reshuffle_each_iteration=True)
+    for n in range(5):
+        seeds = pair([87654321, seed % (2**31 - 1)], n)
+        new = shuffled(tf.data.Dataset.range(50), 50, seeds)
+        assert list(new.as_numpy_iterator()) == list(old.as_numpy_iterator())
+
+
+def test_the_global_seed_changes_nothing() -> None:
+    once = _batches(data.load("digits:crop=1", seed=3).train)
+    tf.random.set_seed(99)
+    _assert_same(_batches(data.load("digits:crop=1", seed=3).train), once)
+
+
+@pytest.mark.parametrize("extra", [False, True], ids=["plain", "extra"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_is_taken_up_sees_what_it_would_have_seen(
+    name: str, extra: bool, offline_specs: Specs
+) -> None:
+    spec, how = offline_specs[name], {"batch_size": 7, "seed": 4}
+    if name in ("digits", "mnist_5k"):
+        how["batch_size"] = 300
+    if extra:
+        how["extra"] = f"{spec}{',' if ':' in spec else ':'}share=0.4"
+    whole = data.load(spec, **how)
+    passes = [_batches(whole.train) for _ in range(3)]
+    assert all(len(batches) == whole.steps for batches in passes)
+    assert not np.array_equal(passes[0][0][0], passes[1][0][0])
+    for epoch, step in ((0, 0), (0, 1), (1, whole.steps - 1), (1, 2)):
+        late = data.load(spec, first_epoch=epoch, first_step=step, **how)
+        following = [*passes[epoch][step:], *passes[epoch + 1]]
+        _assert_same(_batches(late.train) + _batches(late.train), following)
+        endless = data.load(spec, first_epoch=epoch, first_step=step, **how).train.repeat()
+        _assert_same(_batches(endless.take(len(following))), following)
+        _assert_same(_batches(whole.train_pass(epoch, step)), passes[epoch][step:])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_pass_holds_every_image_once(name: str, offline_specs: Specs) -> None:
+    splits = data.load(offline_specs[name], batch_size=9, augment=False)
+    passes = [_batches(splits.train) for _ in range(2)]
+    assert int(splits.train.cardinality()) == splits.steps == -(-splits.sizes["train"] // 9)
+    flat = [np.concatenate([x for x, _ in batches]) for batches in passes]
+    flat = [images.reshape(len(images), -1) for images in flat]
+    assert len(flat[0]) == splits.sizes["train"]
+    assert len(np.unique(flat[0], axis=0)) == splits.sizes["train"]
+    np.testing.assert_array_equal(*(images[np.lexsort(images.T)] for images in flat))
+
+
+def test_what_is_skipped_is_not_decoded() -> None:
+    decoded: list[int] = []
+
+    def note(place: np.ndarray) -> np.ndarray:
+        decoded.append(int(place))
+        return np.full((2, 2, 1), place, np.uint8)
+
+    def decode(record: tf.Tensor, seed: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        image = tf.numpy_function(note, [record], tf.uint8)
+        return tf.ensure_shape(image, [2, 2, 1]), record
+
+    def source() -> data.Source:
+        records = tf.data.Dataset.range(100)
+        return data.Source(records, records.take(1), records.take(1), 100, decode=decode)
+
+    late = _batches(data.load(source, batch_size=10, first_step=7).train)
+    assert sorted(decoded) == sorted(np.concatenate([y for _, y in late]))
+    assert len(decoded) == 30
+
+
+def test_a_stream_is_not_read_far_ahead() -> None:
+    """What is in memory is bounded by the buffer and the batches on their way, not by the set."""
+    read = itertools.count()
+
+    def note(record: np.ndarray) -> np.ndarray:
+        next(read)
+        return record
+
+    def source() -> data.Source:
+        size = 20_000
+        records = tf.data.Dataset.range(size)
+
+        def order(seeds: tf.Tensor) -> tf.data.Dataset:
+            seen = records.map(lambda r: tf.numpy_function(note, [r], tf.int64))
+            return shuffled(seen.map(lambda r: tf.ensure_shape(r, [])), 64, seeds)
+
+        def decode(record: tf.Tensor, seed: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+            return tf.zeros([1, 1, 1], tf.uint8), record
+
+        return data.Source(
+            records, records.take(1), records.take(1), 2, decode=decode, order=order
+        )
+
+    batches = iter(data.load(source, batch_size=4).train)
+    for _ in range(25):
+        next(batches)
+    assert 100 + 64 <= next(read) < 2_000
+
+
+def test_only_bytes_of_files_wait_in_a_buffer(offline_specs: Specs) -> None:
+    seeds = tf.constant([1, 2], tf.int64)
+    for name in ("imagenet", "imagenette", "folder"):
+        source = data.build(offline_specs[name])()
+        kinds = {source.train.element_spec.dtype, source.order(seeds).element_spec.dtype}
+        assert kinds <= {tf.string, tf.int64} and len(kinds) == 1
+
+
+def test_images_are_bytes_up_to_the_last_function_on_a_batch(offline_specs: Specs) -> None:
+    for name in ("npz", "folder", "cifar10", "imagenet"):
+        source = data.build(offline_specs[name])()
+        example = source.train
+        if source.decode is not None:
+            example = example.map(lambda r, decode=source.decode: decode(r, None))
+        assert example.element_spec[0].dtype == tf.uint8
+
+
+def test_keras_sees_a_new_pass_in_every_epoch(npz_path: pathlib.Path) -> None:
+    splits = data.load(f"npz:path={npz_path}", batch_size=16, seed=2)
+    seen: list[np.ndarray] = []
+
+    class Spy(keras.Model):
+        def train_step(self, batch: Any) -> dict[str, Any]:
+            seen.append(batch[0].numpy())
+            return {}
+
+    model = Spy()
+    model.compile(run_eagerly=True)
+    model.build((None, 8, 8, 1))
+    model.fit(splits.train, epochs=2, verbose=0)
+    expected = [x for n in range(2) for x, _ in _batches(splits.train_pass(n))]
+    assert len(seen) == len(expected) == 2 * splits.steps
+    for x, expected_x in zip(seen, expected, strict=True):
+        np.testing.assert_array_equal(x, expected_x)
+
+
+def test_replicas_share_the_batches(
+    npz_path: pathlib.Path, two_replicas: tf.distribute.MirroredStrategy
+) -> None:
+    spec, how = f"npz:path={npz_path}", {"batch_size": 10, "seed": 1}
+    how["extra"] = f"npz:path={npz_path},share=0.4"
+    plain = _batches(data.load(spec, **how).train)
+    with two_replicas.scope():
+        train = data.load(spec, **how).train
+    shared = two_replicas.experimental_distribute_dataset(train)
+    for (x, y), batch in zip(plain, shared, strict=True):
+        parts = [two_replicas.experimental_local_results(part) for part in batch]
+        np.testing.assert_array_equal(np.concatenate(parts[0]), x)
+        np.testing.assert_array_equal(np.concatenate(parts[1]), y)
+        assert len(parts[1][0]) == -(-len(y) // 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        ({"first_step": -1}, ValueError, "first_step must be at least 0"),
+        ({"first_step": 1.0}, TypeError, "first_step must be a whole number"),
+        ({"first_step": 13, "batch_size": 100}, ValueError, "beyond the 13 batches of a pass"),
+    ],
+)
+def test_a_place_beyond_the_pass_is_refused(
+    options: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        data.load("digits", **options)
