@@ -94,6 +94,7 @@ def training_settings() -> dict[str, Any]:
         ValueError: for a value that the library would refuse later.
     """
     from hydra_tf import attacks, data, models, objectives
+    from hydra_tf.data import mixing
     from hydra_tf.sparsity.allocation import ALLOCATIONS
 
     data.DATASETS.build(FLAGS.dataset)
@@ -101,7 +102,9 @@ def training_settings() -> dict[str, Any]:
     objective = objectives.build(FLAGS.objective)
     ALLOCATIONS.build(FLAGS.allocation)
     if FLAGS.extra:
-        data.check_extra(FLAGS.extra)
+        spec, share = mixing.split_share(FLAGS.extra)
+        data.DATASETS.build(spec)
+        mixing.extra_of(share, FLAGS.batch_size)
     for spec in attack_specs(FLAGS.attacks):
         attacks.build(spec, **ball_of(objective))
     for name in ("pretrain_epochs", "prune_epochs", "finetune_epochs"):

@@ -63,8 +63,9 @@ def rehearse(net: Any, data: Any, settings: Mapping[str, Any], how: Mapping[str,
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if sys.platform == "darwin":
         kilobytes //= 1024
+    minutes = -(-int(total) // 60)
     lines.append(
-        f"about {total / 3600:.1f} hours of training, validation and final report apart; "
-        f"memory so far {kilobytes / 1024:,.0f} MB"
+        f"about {minutes // 60} h {minutes % 60:02} min of training, validation and final report "
+        f"apart; peak memory {kilobytes / 1024:,.0f} MB"
     )
     return "\n".join(lines) + "\n"
