@@ -68,9 +68,19 @@ def launch(
     except StoppedError as error:
         sys.stderr.write(f"{name}: {error}\n")
         sys.exit(STOPPED)
-    except failures as error:
+    except Exception as error:
+        cause = _as_raised(error)
+        if not isinstance(cause, failures):
+            raise
         logging.debug("%s", error, exc_info=True)
-        _end(name, error)
+        _end(name, cause)
+
+
+def _as_raised(error: BaseException) -> BaseException:
+    """The error itself, where TensorFlow has put the story of a graph's making in its place."""
+    while str(error).startswith("in user code:") and error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def _terminated(*_: Any) -> None:
@@ -110,7 +120,7 @@ def _load_tensorflow(start: Callable[[], Any] | None) -> tuple[type[Exception], 
             os.close(screen)
 
 
-def _end(name: str, error: Exception) -> None:
+def _end(name: str, error: BaseException) -> None:
     """Write one line about an error and leave with the status of bad input."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:

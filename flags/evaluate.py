@@ -16,7 +16,9 @@ is the run's own unless an attack says otherwise; era counts the images that hol
 attacks together.
 
   python -m flags.evaluate --run=runs/a --attacks="pgd:steps=50,restarts=10;fgsm"
-  python -m flags.evaluate --run=runs/a --attacks="cleverhans_pgd:steps=40"
+  python -m flags.evaluate --run=runs/a --attacks=autoattack
+
+cleverhans_pgd, CleverHans's own PGD, needs: pip install "hydra_tf[cleverhans]"
 """
 
 flags.DEFINE_string("run", None, "Run directory to judge.")

@@ -146,6 +146,39 @@ def test_evaluate_with_other_attacks(finished):
     assert report["era"] <= min(attack["robust_accuracy"] for attack in report["attacks"])
 
 
+def test_an_attack_that_is_not_installed_is_refused_before_tensorflow_loads(finished):
+    out, _ = finished
+    code = (
+        "import importlib.util, sys; importlib.util.find_spec = lambda name: None;"
+        "import atexit; atexit.register(lambda: print('tensorflow' in sys.modules));"
+        "import flags.evaluate; flags.evaluate.main()"
+    )
+    how = {"capture_output": True, "text": True, "cwd": ROOT}
+    flags = [f"--run={out}", "--attacks=cleverhans_pgd"]
+    result = subprocess.run([sys.executable, "-c", code, *flags], **how)
+    assert result.returncode == 2
+    assert 'run pip install "hydra_tf[cleverhans]"' in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stdout == "False\n"
+
+
+@pytest.mark.parametrize("kind", ["ImportError", "ValueError"])
+def test_an_error_while_a_graph_is_made_is_one_line(kind, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom flags import common\n"
+        "def attack(x):\n"
+        f"    raise {kind}('a part is missing; install it.') from KeyError('inner')\n"
+        "def run(_):\n    import tensorflow as tf\n    tf.function(attack)(1.0)\n"
+        "common.launch('script', '', lambda: None, run)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    how = {"capture_output": True, "text": True, "env": environment}
+    result = subprocess.run([sys.executable, script], **how)
+    assert result.returncode == 2
+    assert result.stderr == "script: a part is missing; install it.\n"
+
+
 def test_export_writes_a_file_that_agrees(finished):
     out, _ = finished
     result = call("export", f"--run={out}")
