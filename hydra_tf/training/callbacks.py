@@ -19,6 +19,7 @@ from hydra_tf.sparsity.model import layer_densities, masked_layers, report, set_
 from hydra_tf.sparsity.score_init import initial_scores
 from hydra_tf.sparsity.topk import kept_count
 from hydra_tf.training.batches import checked
+from hydra_tf.training.optimizer import settings_of
 from hydra_tf.training.phases import NO_PHASE, PHASES, Phase
 from hydra_tf.training.step import moment_of, robust_gradients
 from hydra_tf.training.watch import BestEpoch, NaNGuard, PhaseProgbar
@@ -134,7 +135,7 @@ class HydraCallback(keras.callbacks.Callback):
             )
         optimizer = self.model.optimizer
         self._rate_at = SCHEDULES[self.schedule] if self.schedule else None
-        if isinstance(_settings(optimizer)["learning_rate"], dict):
+        if isinstance(settings_of(optimizer)["learning_rate"], dict):
             self._rate_at = None  # the optimizer was compiled with a schedule of its own
         self._peak_rate = self.model.compiled_rate.note(optimizer)
         self.best.start()
@@ -153,7 +154,6 @@ class HydraCallback(keras.callbacks.Callback):
             self.model.set_phase(name, steps)
         elif self.model.phase.name != name or self.model.phase_steps != steps:
             for layer in masked_layers(self.model):
-                layer.density = float(np.mean(layer.mask, dtype=np.float64))
                 layer.granularity = self.granularity
             self.model.set_phase(name, steps)
             self.best.resume(name)
@@ -196,8 +196,7 @@ class HydraCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Go back to the best epoch where training stopped early; warn before the last phase."""
-        if self._rate_at is not None:
-            self.model.compiled_rate.move(self._peak_rate)
+        self.model.compiled_rate.give_back()
         if not any(getattr(peer, "restore_best_weights", False) for peer in self.peers):
             self.best.restore(self.model)
         last = list(self.plan)[-1]
@@ -220,7 +219,7 @@ class HydraCallback(keras.callbacks.Callback):
             set_density(self.model, self.density, self.allocation, self.granularity)
         elif name == next(iter(self.plan)):
             set_density(self.model, self.density, self.allocation, self.granularity)
-        self._reset_optimizer()
+        self.model.renew_optimizer()
         self.model.phase_entered.assign(PHASES[name].index)
         self.best.start()
         for peer in self.peers:
@@ -276,26 +275,10 @@ class HydraCallback(keras.callbacks.Callback):
             given = given.get(phase.name)
         return phase.rate * self._peak_rate if given is None else given
 
-    def _reset_optimizer(self) -> None:
-        """Give the optimizer the state of a new one: no momentum crosses a phase."""
-        optimizer = self.model.optimizer
-        with self.model.distribute_strategy.scope():
-            fresh = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
-            fresh.build(self.model.trainable_variables)
-        for variable, value in zip(optimizer.variables, fresh.variables, strict=True):
-            variable.assign(value)
-
 
 def _number(variable: Any) -> float:
     """The value of a scalar variable, mirrored or not."""
     return float(keras.ops.convert_to_numpy(variable))
-
-
-def _settings(optimizer: Any) -> dict[str, Any]:
-    """The optimizer's config, that within a loss-scaling wrapper if there is one."""
-    config: dict[str, Any] = optimizer.get_config()
-    inner = config.get("inner_optimizer")
-    return inner["config"] if inner else config
 
 
 def arrange(callbacks: Any, verbose: Any, initial_epoch: int) -> list[Any]:

@@ -40,3 +40,8 @@ class CompiledRate:
         """Set the rate for the next step."""
         self._optimizer.learning_rate = rate
         self._moved_to = float(np.float32(rate))
+
+    def give_back(self) -> None:
+        """Set the compiled rate again, if it was moved."""
+        if self._moved_to is not None and self.rate is not None:
+            self.move(self.rate)

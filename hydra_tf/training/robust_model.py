@@ -10,11 +10,12 @@ import tensorflow as tf
 from hydra_tf import attacks, models, objectives
 from hydra_tf.models.checks import check_batch, check_logits, first_batch, require_logits
 from hydra_tf.objectives.base import Replayed
-from hydra_tf.sparsity.model import masked_layers
+from hydra_tf.sparsity.model import adopt_masks, masked_layers
 from hydra_tf.training.batch_steps import BatchSteps
 from hydra_tf.training.batches import plain_sentences
 from hydra_tf.training.callbacks import arrange
 from hydra_tf.training.carried import carried_shape
+from hydra_tf.training.optimizer import OptimizerState, require_supported
 from hydra_tf.training.phases import NO_PHASE, PHASES, Phase
 from hydra_tf.training.rate import CompiledRate
 
@@ -69,6 +70,7 @@ class RobustModel(BatchSteps):
         self.phase_steps: int | None = None
         self.first_batch: tuple[Any, Any] | None = None
         self.compiled_rate = CompiledRate()
+        self.optimizer_state = OptimizerState()
         self._traced_for: Any = None
         self._attack_spec = validation_attack
         if validation_attack == "auto":
@@ -98,7 +100,7 @@ class RobustModel(BatchSteps):
         return self.net(inputs, training=training)
 
     def set_phase(self, name: str, steps: int | None = None) -> None:
-        """Choose what `fit` trains from its next step on.
+        """Choose what `fit` trains from its next step on, at the density of the present masks.
 
         Args:
             name: ``"pretrain"``, ``"prune"`` or ``"finetune"``.
@@ -109,6 +111,7 @@ class RobustModel(BatchSteps):
         """
         if name not in PHASES:
             raise ValueError(f'Unknown phase "{name}". Known: {", ".join(PHASES)}.')
+        adopt_masks(self.net)
         self.phase, self.phase_steps = PHASES[name], steps
         self.train_function = None
         if self.compiled:
@@ -136,9 +139,10 @@ class RobustModel(BatchSteps):
             **kwargs: whatever else Keras's `fit` takes, but class and sample weights.
 
         Raises:
-            ValueError: images outside [0, 1] or of the wrong shape, labels out of range.
-            FloatingPointError: when the loss becomes NaN; the weights of the last finished
-                epoch are restored first.
+            ValueError: images outside [0, 1] or of the wrong shape, labels out of range, an
+                optimizer that averages weights or accumulates gradients itself.
+            FloatingPointError: when the loss becomes NaN; the model has the weights of the last
+                finished epoch then, and its optimizer the state of a new one.
         """
         for name in ("class_weight", "sample_weight"):
             if kwargs.get(name) is not None:
@@ -153,9 +157,9 @@ class RobustModel(BatchSteps):
             self.first_batch = first_batch(x, y, limit=batch_size or 32)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = arrange(callbacks, verbose, kwargs.get("initial_epoch", 0))
-        # Densities are numbers of the traced step: after set_density it must be traced anew.
-        layers = masked_layers(self.net)
-        traced_for = [(layer.density, layer.granularity) for layer in layers]
+        # Densities are numbers of the traced step: after a change it must be traced anew.
+        adopt_masks(self.net)
+        traced_for = [(layer.density, layer.granularity) for layer in masked_layers(self.net)]
         if traced_for != self._traced_for:
             self.train_function, self._traced_for = None, traced_for
         self.prepare()
@@ -168,7 +172,8 @@ class RobustModel(BatchSteps):
         """Make what training needs beside the network, once `first_batch` is known.
 
         Raises:
-            ValueError: for an objective that needs the first batch, and there is none.
+            ValueError: for an objective that needs the first batch, and there is none; for an
+                optimizer that averages weights or accumulates gradients itself.
         """
         if isinstance(self.objective, Replayed) and self.carried is None:
             if self.first_batch is None:
@@ -178,10 +183,16 @@ class RobustModel(BatchSteps):
                 )
             replicas = self.distribute_strategy.num_replicas_in_sync
             self._carry(carried_shape(self.first_batch[0], replicas))
-        if self.compiled and not self.optimizer.built:
+        if self.compiled:
+            require_supported(self.optimizer)
             # For all variables, whatever the phase: its saved state keeps one form.
             with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
+                self.optimizer_state.build(self.optimizer, self.trainable_variables)
+
+    def renew_optimizer(self) -> None:
+        """Give the optimizer the state of a new one: no momentum is left."""
+        with self.distribute_strategy.scope():
+            self.optimizer_state.renew()
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate like `keras.Model.evaluate`, with accuracy under `validation_attack`."""
@@ -194,6 +205,7 @@ class RobustModel(BatchSteps):
         """Compile as saved; Keras calls this."""
         super().compile_from_config(config)
         self.compiled_rate.adopt(self.optimizer)
+        self.optimizer_state.note(self.optimizer, self.trainable_variables)
 
     def _carry(self, shape: tuple[int, ...]) -> None:
         """Make room for what a replayed objective carries from batch to batch."""
