@@ -196,15 +196,15 @@ class _Loop:
             self._execute(iterator, watchers, asked)
         logs = means(self.sums)
         phase, first = self.pipeline.phase_at(epoch)
-        averaged = self.average is not None and not PHASES[phase].trains_scores
-        if averaged:
-            self.average.swap()
+        average = None if PHASES[phase].trains_scores else self.average
+        if average is not None:
+            average.swap()
         if validation is not None:
             logs |= means(self._judged(validation), "val_")
         watchers.on_epoch_end(epoch, logs)
         last = epoch + 1 == first + self.pipeline.plan[phase] or self.model.stop_training
-        if averaged and not last:  # a phase ends with the average, others begin from it
-            self.average.swap()
+        if average is not None and not last:  # a phase ends with it, and the next begins there
+            average.swap()
         self.place, self.sums = Place(epoch + 1, 0), np.zeros(6)
         self._save()
         return logs
