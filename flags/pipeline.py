@@ -7,11 +7,14 @@ model.keras (masked), dense.keras (plain layers), report.json, plots/ and tensor
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from absl import logging
 
 import hydra_tf
 
@@ -23,12 +26,32 @@ _OWN_FILES = (
     "certify.jsonl", "certify_validation.jsonl",
 )  # fmt: skip
 
+# What every run's config holds.
+_NEEDED = {"dataset": str, "objective": str, "attacks": str, "batch_size": int, "seed": int}
+
 
 def _stamped(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with the library's version and a hash of both."""
     content = {**config, "hydra_tf": hydra_tf.__version__}
     text = json.dumps(content, sort_keys=True)
     return {**content, "hash": hashlib.sha256(text.encode()).hexdigest()[:12]}
+
+
+def _versions() -> dict[str, str]:
+    """The versions of what a run's numbers come from beside this library."""
+    return {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
+
+
+def _warn_of_other_versions(out: str) -> None:
+    """Say so when a run goes on with other versions than it was begun with."""
+    begun, now = read_config(out).get("versions"), _versions()
+    if begun not in (None, now):
+        logging.warning(
+            "hydra_tf: %s was begun with %s and goes on with %s; its numbers may differ.",
+            out,
+            begun,
+            now,
+        )
 
 
 def is_finished(out: str, config: Mapping[str, Any], overwrite: bool = False) -> bool:
@@ -43,7 +66,7 @@ def is_finished(out: str, config: Mapping[str, Any], overwrite: bool = False) ->
         UsageError: when the directory holds something else, or cannot be written.
     """
     if os.path.exists(os.path.join(out, "config.json")):
-        same = read_config(out) == _stamped(config)
+        same = {**read_config(out), "versions": None} == {**_stamped(config), "versions": None}
         if not (same or overwrite):
             raise UsageError(
                 f"{out} holds another run; choose another --out, or pass --overwrite to replace it."
@@ -71,6 +94,8 @@ def claim(out: str, config: Mapping[str, Any], overwrite: bool = False) -> None:
         UsageError: when it cannot be written.
     """
     path = os.path.join(out, "config.json")
+    if os.path.exists(path) and not overwrite:
+        _warn_of_other_versions(out)
     if overwrite and os.path.exists(path):
         for name in _OWN_FILES:
             target = os.path.join(out, name)
@@ -82,7 +107,7 @@ def claim(out: str, config: Mapping[str, Any], overwrite: bool = False) -> None:
     try:
         os.makedirs(out, exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(_stamped(config), file, indent=2)
+            json.dump({**_stamped(config), "versions": _versions()}, file, indent=2)
         os.replace(temporary, path)
     except OSError as error:
         raise UsageError(
@@ -102,10 +127,12 @@ def read_config(run: str) -> dict[str, Any]:
             content: dict[str, Any] = json.load(file)
     except FileNotFoundError:
         raise UsageError(f"{run} is not a run directory: it has no config.json.") from None
-    except json.JSONDecodeError:
+    except ValueError:  # not JSON, or not even text
         raise UsageError(f"{path} is damaged: it is not JSON.") from None
-    needed = {"dataset", "objective", "attacks", "batch_size", "seed"}
-    if not isinstance(content, dict) or not needed <= set(content):
+    fits = isinstance(content, dict) and all(
+        type(content.get(key)) is kind for key, kind in _NEEDED.items()
+    )
+    if not fits:
         raise UsageError(f"{path} is not the config of a run of hydra_tf.")
     return content
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
-from .common import UsageError
+from .common import StoppedError, UsageError
 
 NAMES = ("default", "mirrored", "multi_worker")
 
@@ -97,3 +99,33 @@ def start(name: str) -> Any:
     if name == "mirrored":
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
+
+
+@contextlib.contextmanager
+def lost_workers_explained(name: str) -> Iterator[None]:
+    """Say in one sentence that another worker has gone, which TensorFlow says in pages.
+
+    Args:
+        name: of the strategy, checked.
+
+    Raises:
+        StoppedError: when a step cannot be made for want of a worker.
+    """
+    import tensorflow as tf
+
+    gone = (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.InternalError,
+    )
+    try:
+        yield
+    except gone as error:
+        if name != "multi_worker":
+            raise
+        raise StoppedError(
+            "another worker is gone; start the same command on all workers again, which go on "
+            "from the last checkpoint."
+        ) from error

@@ -88,7 +88,8 @@ def run(config: dict[str, Any], strategy: Any) -> None:
             pipeline.claim(FLAGS.out, config, FLAGS.overwrite)
             if config["pretrained"]:
                 before = judging.measure(net, data, config, **judged)
-        net = pipeline.train_network(net, data, config, FLAGS.out, **how)
+        with strategies.lost_workers_explained(FLAGS.strategy):
+            net = pipeline.train_network(net, data, config, FLAGS.out, **how)
     if not chief:
         return
     pipeline.store(net, FLAGS.out)

@@ -203,7 +203,7 @@ class _Loop:
             logs |= means(self._judged(validation), "val_")
         watchers.on_epoch_end(epoch, logs)
         last = epoch + 1 == first + self.pipeline.plan[phase] or self.model.stop_training
-        if average is not None and not last:  # a phase ends with it, others begin from it
+        if average is not None and not last:  # a phase ends with it, and the next begins there
             average.swap()
         self.place, self.sums = Place(epoch + 1, 0), np.zeros(6)
         self._save()
