@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from hydra_tf import attacks
 from hydra_tf.attacks.base import sparse_labels
-from hydra_tf.models.checks import check_batch, require_logits
+from hydra_tf.checks import check_use, network_of
 
 DEFAULT_ATTACK = "pgd:steps=50,restarts=10"
 
@@ -30,32 +30,10 @@ def _dataset(data: Any, batch_size: int) -> tf.data.Dataset:
     return data
 
 
-def network_of(model: Any) -> Any:
-    """Return what is judged of a model: a :class:`hydra_tf.RobustModel`'s net, else itself.
-
-    Raises:
-        ValueError: for a model that ends in a softmax.
-
-    Example:
-        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
-        >>> network_of(net) is net
-        True
-    """
-    require_logits(model)
-    return model if hasattr(model, "output_shape") else getattr(model, "net", model)
-
-
-def _shapes(model: Any, x: tf.Tensor) -> tuple[tuple[int | None, ...], int]:
-    """Input shape and number of logits of a model, asked of a subclassed one by a call."""
-    if hasattr(model, "output_shape"):
-        return model.input_shape, model.output_shape[-1]
-    return (None, *x.shape[1:]), int(model(tf.cast(x[:1], tf.float32), training=False).shape[-1])
-
-
 def _batches(model: Any, data: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """Yield checked batches of images and integer labels."""
     for x, y in data:
-        check_batch(x, y, *_shapes(model, x))
+        check_use(model, x, y)
         yield tf.cast(x, tf.float32), sparse_labels(y)
 
 

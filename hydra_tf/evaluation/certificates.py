@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from hydra_tf.evaluation.accuracy import _batches, _dataset, network_of
+from hydra_tf.checks import network_of
+from hydra_tf.evaluation.accuracy import _batches, _dataset
 from hydra_tf.evaluation.certify import certifier, pieces
 from hydra_tf.types import Sampling
 

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from hydra_tf import attacks, models, objectives
-from hydra_tf.models.checks import check_batch, check_logits, first_batch, require_logits
+from hydra_tf.checks import check_use, first_batch, require_logits
 from hydra_tf.objectives.base import Replayed
 from hydra_tf.sparsity.model import adopt_masks, masked_layers
 from hydra_tf.training.batch_steps import BatchSteps
@@ -229,8 +229,7 @@ class RobustModel(BatchSteps):
         """
         batch = first_batch(x, y)
         if batch is not None:
-            check_batch(*batch, self.net.input_shape, self.net.output_shape[-1])
-            check_logits(self.net(batch[0][:32], training=False))
+            check_use(self.net, *batch)
         return batch
 
     def get_config(self) -> dict[str, Any]:

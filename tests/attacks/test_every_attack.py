@@ -1,5 +1,6 @@
 """What holds for every registered attack, with few steps."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -159,3 +160,32 @@ def test_a_model_without_gradients_is_no_error(name):
     found = run(short(name, "linf", 0.1, queries=300), model, x, y)
     broken = np.argmax(model(found), -1) == 1
     assert broken.all() == (name in ("square", "autoattack"))
+
+
+def softmax_in_disguise(net):
+    # The last operation is a division, so that only the outputs give it away.
+    images = keras.Input([8, 8, 1])
+    positive = keras.ops.exp(net(images))
+    return keras.Model(images, positive / keras.ops.sum(positive, axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd"])
+def test_what_cannot_be_attacked_is_refused_in_a_sentence(trained, name):
+    net, x, y = trained
+    attack = short(name, "linf", 0.1)
+    softmax = keras.Sequential([keras.Input([8, 8, 1]), net, keras.layers.Softmax()])
+    logarithm = keras.Sequential([softmax_in_disguise(net), keras.layers.Lambda(tf.math.log)])
+    cases = [
+        (softmax, x, y, "ends in probabilities"),
+        (softmax_in_disguise(net), x, y, "outputs probabilities"),
+        (logarithm, x, y, "logarithms of probabilities"),
+        (net, x, np.eye(11)[y], r"one-hot of shape \[batch, 10\]"),
+        (net, x, y + 10, "from 0 to 9"),
+        (net, x, y - 10, "from 0 to 9"),
+        (net, x, y[1:], "64 images but 63 labels"),
+        (net, x[..., 0], y, r"images of shape \(8, 8, 1\), but the data hold \(8, 8\)"),
+        (net, 255 * x, y, "divide 8-bit images by 255"),
+    ]
+    for model, images, labels, sentence in cases:
+        with pytest.raises(ValueError, match=sentence):
+            attack(model, images, labels)
