@@ -61,7 +61,10 @@ def test_outputs_that_sum_to_one_are_no_logits():
         check_logits([[0.25]])
     with pytest.raises(ValueError, match="logarithms of probabilities"):
         check_logits(np.log([[0.25, 0.75], [0.5, 0.5]]))
+    with pytest.raises(ValueError, match="every row sums to 1"):
+        check_logits(tf.nn.softmax(tf.random.stateless_normal([9, 10], [0, 0], dtype="bfloat16")))
     assert check_logits([[0.25, 0.75], [2.0, 0.0]]) is None
+    assert check_logits(np.float32([[0.25, 0.7501]])) is None
     assert check_logits(np.log([[0.25, 0.75], [0.5, 0.4]])) is None
     assert check_logits([[-0.25, 1.25]]) is None
 

@@ -260,6 +260,16 @@ def stateless_seed(seed: Any) -> tf.Tensor:
     return tf.cast(seed, tf.int32)
 
 
+def is_one_hot(y: Any) -> bool:
+    """Whether labels have a row of numbers each, by their shape.
+
+    Example:
+        >>> is_one_hot(tf.zeros([2, 3])), is_one_hot(tf.zeros([2, 1])), is_one_hot(tf.zeros([2]))
+        (True, False, False)
+    """
+    return len(y.shape) == 2 and y.shape[-1] != 1
+
+
 def sparse_labels(y: Any) -> tf.Tensor:
     """Return labels as int32 [batch]; one-hot rows become the index of their one.
 
@@ -271,10 +281,10 @@ def sparse_labels(y: Any) -> tf.Tensor:
         [1, 0]
     """
     y = tf.convert_to_tensor(y)
-    if len(y.shape) == 2 and y.shape[-1] == 1:
-        y = y[:, 0]
-    elif len(y.shape) == 2:
+    if is_one_hot(y):
         y = tf.argmax(y, axis=-1)
+    elif len(y.shape) == 2:
+        y = y[:, 0]
     if len(y.shape) != 1:
         raise ValueError(
             f"Labels must be integers of shape [batch] or one-hot of shape [batch, classes], "

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from hydra_tf.attacks.base import cross_entropy, sparse_labels
+from hydra_tf.attacks.base import cross_entropy, is_one_hot, sparse_labels
 from hydra_tf.objectives.base import Replayed
 from hydra_tf.training.batches import checked, held
 from hydra_tf.training.carried import put, take
@@ -28,6 +28,7 @@ class BatchSteps(keras.Model):
     validation_attack: Any
     robust_accuracy: Any
     carried: Any
+    metrics_take_rows: bool  # whether the compiled metrics have met one-hot labels first
 
     @property
     def replays(self) -> int:
@@ -41,7 +42,7 @@ class BatchSteps(keras.Model):
         self._loss_tracker.update_state(terms.loss, sample_weight=tf.shape(x)[0])
         if terms.adversarial_logits is not None:
             self.robust_accuracy.update_state(held(y, terms.logits, terms.adversarial_logits))
-        results: dict[str, Any] = self.compute_metrics(x, y, terms.logits)
+        results: dict[str, Any] = self.compute_metrics(x, data[1], terms.logits)
         if terms.adversarial_logits is None:
             results.pop("robust_accuracy")
         return results
@@ -94,7 +95,7 @@ class BatchSteps(keras.Model):
         )
         if self.validation_attack is not None:
             self.robust_accuracy.update_state(self.watched(x, y, logits))
-        results: dict[str, Any] = self.compute_metrics(x, y, logits)
+        results: dict[str, Any] = self.compute_metrics(x, data[1], logits)
         if self.validation_attack is None:
             results.pop("robust_accuracy")
         return results
@@ -119,5 +120,15 @@ class BatchSteps(keras.Model):
         return held(y, logits, self(x_adv, training=False))
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Update the compiled metrics with integer labels, whatever form the data have."""
-        return super().compute_metrics(x, sparse_labels(y), y_pred, sample_weight)
+        """Update the compiled metrics with labels in the form of the first that they met.
+
+        "accuracy" becomes that of integers or of one-hot rows at the first update; training
+        and validation data may differ.
+        """
+        metrics = self._compile_metrics
+        if metrics is not None and not metrics.built:
+            self.metrics_take_rows = is_one_hot(y)
+        elif metrics is not None and is_one_hot(y) != self.metrics_take_rows:
+            sparse = sparse_labels(y)
+            y = tf.one_hot(sparse, y_pred.shape[-1]) if self.metrics_take_rows else sparse
+        return super().compute_metrics(x, y, y_pred, sample_weight)

@@ -47,6 +47,25 @@ def require_supported(optimizer: Any) -> None:
         )
 
 
+def require_scope(strategy: Any, variables: Sequence[Any]) -> None:
+    """Refuse variables that do not belong to a tf.distribute strategy.
+
+    Args:
+        strategy: what is to train them.
+        variables: Keras variables.
+
+    Raises:
+        ValueError: naming the first, and what to do.
+    """
+    for variable in variables:
+        if not strategy.extended.variable_created_in_scope(variable.value):
+            raise ValueError(
+                f'The variable "{variable.path}" does not belong to the tf.distribute strategy '
+                "that is to train it; build the network, put it into a RobustModel and compile "
+                "within one strategy.scope()."
+            )
+
+
 class OptimizerState:
     """Builds the state of an optimizer, and gives it that of a new one.
 

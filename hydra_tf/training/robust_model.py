@@ -11,13 +11,14 @@ from hydra_tf import attacks, models, objectives
 from hydra_tf.checks import check_use, first_batch, require_logits
 from hydra_tf.objectives.base import Replayed
 from hydra_tf.sparsity.model import adopt_masks, masked_layers
+from hydra_tf.training.arrangement import arrange, warn_of_coarse_rates
 from hydra_tf.training.batch_steps import BatchSteps
 from hydra_tf.training.batches import plain_sentences
-from hydra_tf.training.callbacks import arrange
 from hydra_tf.training.carried import carried_shape
-from hydra_tf.training.optimizer import OptimizerState, require_supported
+from hydra_tf.training.optimizer import OptimizerState, require_scope, require_supported
 from hydra_tf.training.phases import NO_PHASE, PHASES, Phase
 from hydra_tf.training.rate import CompiledRate
+from hydra_tf.types import require_whole_number
 
 
 @keras.saving.register_keras_serializable(package="hydra_tf")
@@ -39,8 +40,9 @@ class RobustModel(BatchSteps):
         train_batchnorm: whether BatchNorm's gamma and beta are trained in the prune phase.
 
     Raises:
-        ValueError: a net that ends in a softmax, an unknown objective or attack.
-        TypeError: a subclassed net without masks.
+        ValueError: a net that ends in a softmax or has several outputs, an unknown objective
+            or attack.
+        TypeError: a subclassed net without masks, a RobustModel, a seed that is no whole number.
 
     Example:
         >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])
@@ -60,18 +62,22 @@ class RobustModel(BatchSteps):
         train_batchnorm: bool = True,
         **kwargs: Any,
     ) -> None:
+        require_whole_number("seed", seed)
+        if isinstance(net, RobustModel):
+            raise TypeError("The net is a RobustModel already; pass its network, model.net.")
         super().__init__(**kwargs)
         require_logits(net)
         self.net = net if masked_layers(net) else models.mask_model(net)
         self.objective = objectives.build(objective)
         self.seed = seed
         self.train_batchnorm = train_batchnorm
+        self.metrics_take_rows = False
         self.phase: Phase = PHASES["pretrain"]
         self.phase_steps: int | None = None
         self.first_batch: tuple[Any, Any] | None = None
         self.compiled_rate = CompiledRate()
         self.optimizer_state = OptimizerState()
-        self._traced_for: Any = None
+        self._traced_for: dict[str, list[Any]] = {}
         self._attack_spec = validation_attack
         if validation_attack == "auto":
             own = getattr(self.objective, "validation_attack", lambda: None)()
@@ -148,32 +154,42 @@ class RobustModel(BatchSteps):
             if kwargs.get(name) is not None:
                 raise ValueError(f"RobustModel.fit does not support {name}.")
         self.first_batch = self.check_data(x, y)
-        for_validation = kwargs.get("validation_data")
-        if isinstance(for_validation, tuple):
-            self.check_data(*for_validation[:2])
-        elif for_validation is not None:
-            self.check_data(for_validation)
+        self._trace_for("train_function", self.first_batch)
+        data = kwargs.get("validation_data")
+        if data is not None:
+            pair = data[:2] if isinstance(data, tuple) else (data,)
+            self._trace_for("test_function", self.check_data(*pair))
         if y is not None:
             self.first_batch = first_batch(x, y, limit=batch_size or 32)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = arrange(callbacks, verbose, kwargs.get("initial_epoch", 0))
-        # Densities are numbers of the traced step: after a change it must be traced anew.
-        adopt_masks(self.net)
-        traced_for = [(layer.density, layer.granularity) for layer in masked_layers(self.net)]
-        if traced_for != self._traced_for:
-            self.train_function, self._traced_for = None, traced_for
+            warn_of_coarse_rates(callbacks, self.steps_per_execution)
         self.prepare()
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # Keras cannot, and warns where it is left on
         with plain_sentences():
             return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
 
+    def _trace_for(self, function: str, batch: tuple[Any, Any] | None) -> None:
+        """Have a graph made anew where what it was made for has changed.
+
+        Densities are numbers of the graph; Keras makes one graph for labels of one and of two
+        axes, in which nothing is known of their axes.
+        """
+        adopt_masks(self.net)
+        form: list[Any] = [None if batch is None else batch[1].ndim]
+        form += [(layer.density, layer.granularity) for layer in masked_layers(self.net)]
+        if self._traced_for.get(function) != form:
+            setattr(self, function, None)
+            self._traced_for[function] = form
+
     def prepare(self) -> None:
         """Make what training needs beside the network, once `first_batch` is known.
 
         Raises:
             ValueError: for an objective that needs the first batch, and there is none; for an
-                optimizer that averages weights or accumulates gradients itself.
+                optimizer that averages weights or accumulates gradients itself; for variables
+                that were made outside the scope of the tf.distribute strategy.
         """
         if isinstance(self.objective, Replayed) and self.carried is None:
             if self.first_batch is None:
@@ -185,6 +201,8 @@ class RobustModel(BatchSteps):
             self._carry(carried_shape(self.first_batch[0], replicas))
         if self.compiled:
             require_supported(self.optimizer)
+            made = [*self.net.variables, self.phase_entered, self.optimizer.iterations]
+            require_scope(self.distribute_strategy, made)
             # For all variables, whatever the phase: its saved state keeps one form.
             with self.distribute_strategy.scope():
                 self.optimizer_state.build(self.optimizer, self.trainable_variables)
@@ -197,9 +215,25 @@ class RobustModel(BatchSteps):
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate like `keras.Model.evaluate`, with accuracy under `validation_attack`."""
         if not kwargs.get("_use_cached_eval_dataset"):
-            self.check_data(x, y)
+            self._trace_for("test_function", self.check_data(x, y))
         with plain_sentences():
             return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train on one batch like `keras.Model.train_on_batch`."""
+        self.first_batch = self.check_data(x, y)
+        self._trace_for("train_function", self.first_batch)
+        self.prepare()
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Judge one batch like `keras.Model.test_on_batch`."""
+        self._trace_for("test_function", self.check_data(x, y))
+        return super().test_on_batch(x, y, *args, **kwargs)
+
+    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        """Export the network of plain layers like `keras.Model.export`."""
+        return models.strip_masks(self.net).export(filepath, *args, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as saved; Keras calls this."""
@@ -228,6 +262,8 @@ class RobustModel(BatchSteps):
                 network whose outputs are probabilities.
         """
         batch = first_batch(x, y)
+        if batch is not None and not len(batch[0]):
+            raise ValueError("The data are empty: there are no images.")
         if batch is not None:
             check_use(self.net, *batch)
         return batch
@@ -239,6 +275,8 @@ class RobustModel(BatchSteps):
             attack = attacks.ATTACKS.config(attack)
         return {
             "name": self.name,
+            # Keras wraps the optimizer for loss scaling where this says mixed_float16.
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "net": keras.saving.serialize_keras_object(self.net),
             "objective": objectives.OBJECTIVES.config(self.objective),
             "seed": self.seed,

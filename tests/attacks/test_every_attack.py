@@ -46,7 +46,8 @@ def linear(shape, classes=4):
 @pytest.mark.parametrize("name", NAMES)
 def test_images_stay_in_ball_and_pixel_range_whatever_their_shape(name, norm):
     rng = np.random.default_rng(0)
-    for shape, epsilon in BALLS:
+    for shape, radius in BALLS:
+        epsilon = min(radius, 1.0) if norm == "linf" else radius
         x = rng.random((9, *shape)).astype("float32")
         x[:3] = np.round(x[:3])  # pixels at the ends of their range
         model = linear(shape)
@@ -58,7 +59,7 @@ def test_images_stay_in_ball_and_pixel_range_whatever_their_shape(name, norm):
         assert found.min() >= 0
         assert found.max() <= 1
         assert (length(found - x, norm) <= epsilon * (1 + 1e-6) + 2e-7).all()
-        if epsilon > 1:
+        if radius > 1:
             assert (np.argmax(model(found), -1) != y).mean() > 0.5
 
 
@@ -189,3 +190,10 @@ def test_what_cannot_be_attacked_is_refused_in_a_sentence(trained, name):
     for model, images, labels, sentence in cases:
         with pytest.raises(ValueError, match=sentence):
             attack(model, images, labels)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_grey_levels_are_no_radius(name):
+    with pytest.raises(ValueError, match="write 8/255 for 8 grey levels, not 8"):
+        attacks.build(f"{name}:epsilon=8")
+    assert attacks.build(f"{name}:norm=l2,epsilon=8").epsilon == 8

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import hydra_tf
 from hydra_tf.sparsity.model import masked_layers
@@ -84,3 +85,61 @@ def test_layers_may_be_frozen_between_two_fits():
     assert np.array_equal(frozen, model.net.layers[0].kernel)
     for layer in masked_layers(model):
         assert int(np.sum(layer.mask)) == round(0.3 * np.size(layer.kernel))
+
+
+@pytest.mark.parametrize("first", ["rows", "integers"])
+def test_metrics_are_right_for_either_form_of_labels(first):
+    model = hydra_tf.RobustModel(make().net, "natural", validation_attack=None)
+    own = "categorical_accuracy" if first == "rows" else "sparse_categorical_accuracy"
+    model.compile("sgd", metrics=["accuracy", own])
+    right = float(np.mean(np.argmax(model.predict(X, verbose=0), 1) == Y))
+    forms = {"rows": np.eye(10)[Y], "integers": Y, "column": Y[:, None]}
+    for form in (first, *forms):
+        found = model.evaluate(X, forms[form], verbose=0, return_dict=True)
+        assert found["accuracy"] == pytest.approx(right)
+        assert found[own] == pytest.approx(right)
+    history = model.fit(X, forms["rows"], validation_data=(X, Y), verbose=0).history
+    right = float(np.mean(np.argmax(model.predict(X, verbose=0), 1) == Y))
+    assert history["val_accuracy"] == pytest.approx([right])
+
+
+def test_a_callable_is_a_schedule():
+    def halves(step, steps, peak, warmup):
+        return peak / 2 ** (step + 1)
+
+    rates = []
+    watch = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: rates.append(float(model.optimizer.learning_rate))
+    )
+    model = make("natural")
+    pipeline = phases(1, schedule=halves)
+    model.fit(X, Y, batch_size=32, verbose=0, callbacks=[pipeline, watch])
+    assert rates == pytest.approx([0.05, 0.025])
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.1)
+
+
+def test_export_writes_the_network_of_plain_layers(tmp_path):
+    model = make("natural")
+    hydra_tf.set_density(model, 0.3)
+    model.export(tmp_path / "saved", verbose=False)
+    artifact = tf.saved_model.load(tmp_path / "saved")
+    np.testing.assert_allclose(artifact.serve(X), model(X), rtol=1e-5, atol=1e-6)
+
+
+def test_mixed_precision_survives_saving(tmp_path):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = make("natural")
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    model.fit(X, Y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert loaded.dtype_policy.name == "mixed_float16"
+    for one, two in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
+        assert np.array_equal(one, two), one.path
+    losses = [each.fit(X, Y, verbose=0, shuffle=False).history for each in (model, loaded)]
+    assert losses[0] == losses[1]
