@@ -94,23 +94,28 @@ def check_logits(outputs: Any) -> None:
     """
     array = np.asarray(outputs)
     # Wider, and a few images' logits could sum to 1 by chance; halves are no more exact.
-    close = {"rtol": 0.0, "atol": 1e-2 if array.dtype.itemsize == 2 else 1e-5}
+    tolerance = 1e-2 if array.dtype.itemsize == 2 else 1e-5
     rows = array.astype(np.float64)
     if rows.ndim != 2 or rows.shape[1] < 2:
         raise ValueError(
             f"The model must output logits of shape [batch, classes] with at least 2 classes, not "
             f"{rows.shape}."
         )
-    if rows.size and rows.min() >= 0 and np.allclose(rows.sum(axis=1), 1.0, **close):
+    if rows.size and rows.min() >= 0 and _all_one(rows, tolerance):
         raise ValueError(
             "The model outputs probabilities (every row sums to 1), but robust losses and attacks "
             "need logits; remove the softmax."
         )
-    if rows.size and rows.max() <= 0 and np.allclose(np.exp(rows).sum(axis=1), 1.0, **close):
+    if rows.size and rows.max() <= 0 and _all_one(np.exp(rows), tolerance):
         raise ValueError(
             "The model outputs logarithms of probabilities (the exponentials of every row sum to "
             "1), but robust losses and attacks need logits; remove the softmax and the logarithm."
         )
+
+
+def _all_one(rows: np.ndarray[Any, Any], tolerance: float) -> bool:
+    """Whether every row sums to 1."""
+    return bool(np.all(np.abs(rows.sum(axis=1) - 1.0) <= tolerance))
 
 
 def check_images(x: Any, input_shape: tuple[int | None, ...]) -> None:

@@ -19,6 +19,11 @@ DEFAULT_ATTACK = "pgd:steps=50,restarts=10"
 def _dataset(data: Any, batch_size: int) -> tf.data.Dataset:
     """Batches of a tf.data.Dataset or of a pair of arrays."""
     if not isinstance(data, tf.data.Dataset):
+        if not isinstance(data, tuple | list) or len(data) != 2:
+            raise TypeError(
+                "The data must be a tf.data.Dataset of (images, labels) batches or a pair of "
+                f"arrays, (images, labels), not {type(data).__name__}."
+            )
         x, y = (np.asarray(part) for part in data)
         if len(x) != len(y):
             raise ValueError(f"There are {len(x)} images but {len(y)} labels.")
@@ -119,6 +124,7 @@ def correct_under(
     Raises:
         ValueError: a model that ends in a softmax, images outside [0, 1], labels out of
             range, an unknown attack, a data set that is empty or has no end.
+        TypeError: data without labels.
 
     Example:
         >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 
 def _checked(path: str | os.PathLike[str], suffix: str) -> pathlib.Path:
     """Return the target as a path, refusing what could never be written."""
+    given: object = path
+    if not isinstance(given, str | os.PathLike):
+        raise TypeError(f'The path must name a file that ends in "{suffix}", not {path!r}.')
     target = pathlib.Path(path)
     if target.suffix != suffix:
         raise ValueError(f'The file name must end in "{suffix}", but the path is "{target}".')
@@ -33,6 +36,7 @@ def replacing(path: str | os.PathLike[str], suffix: str) -> Iterator[pathlib.Pat
         suffix: what its name must end in, dot included.
 
     Raises:
+        TypeError: for what is no path.
         ValueError: for another suffix.
         FileNotFoundError: when the folder is missing.
         IsADirectoryError: when the path is a folder.

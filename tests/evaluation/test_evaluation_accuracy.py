@@ -176,6 +176,9 @@ def test_data_that_cannot_be_counted_are_refused():
     pairs = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
     with pytest.raises(ValueError, match="There are 37 images but 36 labels"):
         accuracy(linear_net(), (X, Y[1:]))
+    for unlabelled in (X, X[:2], (X,)):
+        with pytest.raises(TypeError, match=r"pair of arrays, \(images, labels\), not"):
+            robust_accuracy(linear_net(), unlabelled)
     with pytest.raises(ValueError, match="repeats without end"):
         accuracy(linear_net(), pairs.repeat())
     with pytest.raises(ValueError, match=r"pairs of \(images, labels\)"):
