@@ -8,6 +8,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Sequence
+from logging import ERROR
 from typing import Any
 
 from absl import flags, logging
@@ -53,6 +54,7 @@ def launch(
     except (flags.Error, UsageError, ValueError, TypeError, OSError, ImportError) as error:
         _end(name, error)
     logging.use_absl_handler()
+    logging.get_absl_logger().addFilter(_is_for_the_user)
     failures: tuple[type[Exception], ...] = (
         *(UsageError, ValueError, TypeError, OSError, ImportError, ArithmeticError),
         *(RuntimeError, MemoryError),
@@ -74,6 +76,11 @@ def launch(
             raise
         logging.debug("%s", error, exc_info=True)
         _end(name, cause)
+
+
+def _is_for_the_user(record: Any) -> bool:
+    """Not what TensorFlow Datasets notes of folders: what is missing has a sentence of its own."""
+    return record.levelno >= ERROR or "tensorflow_datasets" not in record.pathname
 
 
 def _as_raised(error: BaseException) -> BaseException:

@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from . import common, judging, pipeline
+from . import common, judging, networks, pipeline
 from .common import FLAGS, UsageError
 
 TEACH = """
@@ -34,6 +34,7 @@ def validate() -> dict[str, Any]:
     if not FLAGS.run:
         raise UsageError("--run is missing: name the run directory to judge.")
     config = pipeline.read_config(FLAGS.run)
+    networks.network_path(FLAGS.run)
     if FLAGS.attacks is not None:
         config["attacks"] = FLAGS.attacks
     for spec in common.attack_specs(config["attacks"]):
@@ -43,7 +44,7 @@ def validate() -> dict[str, Any]:
 
 def run(config: dict[str, Any]) -> None:
     """Measure and write."""
-    net = pipeline.load_network(FLAGS.run)
+    net = networks.load_network(FLAGS.run)
     data = pipeline.load_data(config, config["seed"])
     report = judging.judge(net, data, config, FLAGS.run, seed=FLAGS.seed, verbose=FLAGS.verbose)
     rows = [("benign", report["benign_accuracy"])]
