@@ -216,42 +216,22 @@ def train_network(
     Returns:
         The trained masked network.
     """
-    import keras
-
     from hydra_tf import training
 
-    rates = {p: settings[f"{p}_learning_rate"] for p in ("pretrain", "prune", "finetune")}
-    phases = hydra_tf.HydraCallback(
-        density,
-        settings["pretrain_epochs"],
-        settings["prune_epochs"],
-        settings["finetune_epochs"],
-        method,
-        allocation=settings["allocation"],
-        learning_rate=rates,
-        schedule=settings["schedule"],
-        warmup=settings["warmup"],
-    )
     model = hydra_tf.RobustModel(net, settings["objective"], seed=seed)
     model.compile(optimizer_of(settings))
-    writers, checkpoints, suspects = [], None, None
+    checkpoints = None
     if out is not None:
         checkpoints = training.Checkpoints(os.path.join(out, "checkpoints"), writes=chief)
-    if out is not None and chief:
-        logs = os.path.join(out, "tensorboard")
-        writers = [
-            keras.callbacks.TensorBoard(logs, write_graph=False),
-            training.MetricsLog(os.path.join(out, "metrics.jsonl")),
-        ]
-        suspects = os.path.join(out, "suspects.npz")
+    suspects = os.path.join(out, "suspects.npz") if out is not None and chief else None
     try:
         training.train(
             model,
             lambda epoch, step: _splits(settings, seed, epoch, step).train.repeat(),
             data.steps,
-            phases,
+            _phases(settings, density, method),
             validation=data.validation,
-            callbacks=[*writers, *watchers],
+            callbacks=[*(_writers(out) if out is not None and chief else []), *watchers],
             checkpoints=checkpoints,
             options=options,
             suspects=suspects,
@@ -269,6 +249,30 @@ def train_network(
             f"another rate, pass --pretrained={kept} with another --out."
         ) from error
     return model.net
+
+
+def _phases(settings: Mapping[str, Any], density: float, method: str) -> Any:
+    """The phases that the settings give epochs to."""
+    names = ("pretrain", "prune", "finetune")
+    return hydra_tf.HydraCallback(
+        density,
+        **{f"{name}_epochs": settings[f"{name}_epochs"] for name in names},
+        method=method,
+        allocation=settings["allocation"],
+        learning_rate={name: settings[f"{name}_learning_rate"] for name in names},
+        schedule=settings["schedule"],
+        warmup=settings["warmup"],
+    )
+
+
+def _writers(out: str) -> list[Any]:
+    """What writes down each epoch in a run directory."""
+    import keras
+
+    return [
+        keras.callbacks.TensorBoard(os.path.join(out, "tensorboard"), write_graph=False),
+        hydra_tf.training.MetricsLog(os.path.join(out, "metrics.jsonl")),
+    ]
 
 
 def conclude(out: str) -> None:

@@ -11,7 +11,14 @@ from .common import FLAGS, UsageError, at_least, attack_specs, ball_of
 
 
 def define_training() -> None:
-    """Define the flags that say what is trained and how."""
+    """Define the flags that say what is trained, how, and by what means."""
+    _define_job()
+    _define_phases()
+    _define_means()
+
+
+def _define_job() -> None:
+    """What is trained on what, and how it is judged."""
     flags.DEFINE_string(
         "dataset",
         "mnist_5k",
@@ -36,6 +43,18 @@ def define_training() -> None:
         "Run directory or .keras file whose network to start from, instead of a new one; "
         "{seed} in it stands for the seed.",
     )
+    flags.DEFINE_string(
+        "attacks",
+        "pgd:steps=50,restarts=10",
+        "Attacks of the final report, "
+        "separated by semicolons; epsilon and norm are the objective's unless "
+        "given.",
+    )
+    flags.DEFINE_integer("verbose", 1, "0 is silent, 1 shows progress bars, 2 a line per epoch.")
+
+
+def _define_phases() -> None:
+    """Epochs, rates and densities."""
     flags.DEFINE_integer("pretrain_epochs", 100, "Epochs that train all weights.")
     flags.DEFINE_integer("prune_epochs", 20, "Epochs that train the importance scores.")
     flags.DEFINE_integer("finetune_epochs", 100, "Epochs that train the surviving weights.")
@@ -50,13 +69,10 @@ def define_training() -> None:
     flags.DEFINE_enum("schedule", "cosine", ["cosine", "constant"], "Learning rate in each phase.")
     flags.DEFINE_float("warmup", 0.05, "Share of each phase over which the learning rate rises.")
     flags.DEFINE_string("allocation", "uniform", "Density per layer: uniform, erk or largest.")
-    flags.DEFINE_string(
-        "attacks",
-        "pgd:steps=50,restarts=10",
-        "Attacks of the final report, "
-        "separated by semicolons; epsilon and norm are the objective's unless "
-        "given.",
-    )
+
+
+def _define_means() -> None:
+    """What large runs need, and what machines differ in."""
     flags.DEFINE_string(
         "extra",
         None,
@@ -84,7 +100,6 @@ def define_training() -> None:
         10.0,
         "A checkpoint is written when the last is as old, and after each epoch.",
     )
-    flags.DEFINE_integer("verbose", 1, "0 is silent, 1 shows progress bars, 2 a line per epoch.")
 
 
 def training_settings() -> dict[str, Any]:
