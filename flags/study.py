@@ -119,7 +119,6 @@ def _cell(settings: Mapping[str, Any], method: str, density: float, seed: int) -
         own["pretrained"] = own["pretrained"].replace("{seed}", str(seed))
     config = {**own, "density": density, "method": method, "seed": seed}
     if not pipeline.is_finished(out, config):
-        pipeline.claim(out, config)
         sys.stdout.write(f"\n{out}\n")
         data = pipeline.load_data(own, seed)
         net = (
@@ -127,6 +126,7 @@ def _cell(settings: Mapping[str, Any], method: str, density: float, seed: int) -
             if dense
             else networks.load_network(os.path.join(FLAGS.out, f"seed{seed}", "dense"))
         )
+        pipeline.claim(out, config)
         if dense and not own["pretrain_epochs"]:
             networks.store(net, out)
         else:
