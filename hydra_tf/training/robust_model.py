@@ -224,7 +224,8 @@ class RobustModel(BatchSteps):
         self.first_batch = self.check_data(x, y)
         self._trace_for("train_function", self.first_batch)
         self.prepare()
-        return super().train_on_batch(x, y, *args, **kwargs)
+        with plain_sentences():
+            return super().train_on_batch(x, y, *args, **kwargs)
 
     def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Judge one batch like `keras.Model.test_on_batch`."""
