@@ -106,7 +106,9 @@ def check_logits(outputs: Any) -> None:
             "The model outputs probabilities (every row sums to 1), but robust losses and attacks "
             "need logits; remove the softmax."
         )
-    if rows.size and rows.max() <= 0 and _all_one(np.exp(rows), tolerance):
+    # A class whose logit is always 0 is one that the others are told from, however surely.
+    told_from = bool((rows == 0).all(axis=0).any())
+    if rows.size and rows.max() <= 0 and not told_from and _all_one(np.exp(rows), tolerance):
         raise ValueError(
             "The model outputs logarithms of probabilities (the exponentials of every row sum to "
             "1), but robust losses and attacks need logits; remove the softmax and the logarithm."

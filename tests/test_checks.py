@@ -66,6 +66,7 @@ def test_outputs_that_sum_to_one_are_no_logits():
     assert check_logits([[0.25, 0.75], [2.0, 0.0]]) is None
     assert check_logits(np.float32([[0.25, 0.7501]])) is None
     assert check_logits(np.log([[0.25, 0.75], [0.5, 0.4]])) is None
+    assert check_logits([[0.0, -50.0], [0.0, -40.0]]) is None  # sure, but no logarithms
     assert check_logits([[-0.25, 1.25]]) is None
 
 

@@ -123,7 +123,7 @@ def test_few_classes(norm, classes):
 
 
 def test_one_class_is_refused():
-    with pytest.raises(ValueError, match=r"at least 2, but its output has the shape"):
+    with pytest.raises(ValueError, match=r"with at least 2 classes, not \(2, 1\)"):
         AutoAttack()(lambda z, training: z[:, :1], np.zeros((2, 3), "float32"), [0, 0])
 
 

@@ -43,6 +43,7 @@ def test_results_are_in_ball_and_pixel_range(
 ):
     net, x, y = trained
     how = {"steps": steps, "restarts": restarts, "start": start, "loss": loss}
+    epsilon = min(epsilon, 1.0) if norm == "linf" else epsilon
     attack = PGD(norm=norm, epsilon=epsilon, **how)
     found = attack.perturb(
         lambda z: net(z, training=False), tf.constant(x[:8]), tf.constant(y[:8]),
