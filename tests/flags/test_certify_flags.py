@@ -199,6 +199,7 @@ def test_runs_that_lack_something_are_explained(run):
     whole = (run / "model.keras").read_bytes()
     (run / "model.keras").write_bytes(whole[:1000])
     refused("model.keras is cut short or not a network")
+    (run / "model.keras").write_bytes(whole)
     (run / "report.json").write_text("not json")
     refused("report.json is damaged: it is not JSON")
     os.remove(run / "report.json")
