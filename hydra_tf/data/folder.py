@@ -142,4 +142,4 @@ def _decode(files: Listing, following: Any, decoder: Decoder, unreadable: Unread
         )
         return image, label
 
-    return decode
+    return tf.function(decode)  # traced once, however many splits and passes call it

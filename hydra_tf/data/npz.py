@@ -71,6 +71,8 @@ def _read(path: str) -> tuple[Any, Any]:
     if not os.path.isfile(path):
         raise FileNotFoundError(f'The file "{path}" of images does not exist.')
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no archive, or is cut short")
         # Loading never runs code: arrays of Python objects, which are pickled, are refused.
         with np.load(path, allow_pickle=False) as archive:
             for keys in _KEYS:
@@ -79,7 +81,7 @@ def _read(path: str) -> tuple[Any, Any]:
                     break
             else:
                 raise ValueError(f"it holds {', '.join(archive.files) or 'nothing'}")
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f'"{path}" is no .npz file of images and labels (or data and extrapolated_targets): '
             f"{error}."

@@ -56,16 +56,14 @@ def test_a_run_that_is_taken_up_sees_what_it_would_have_seen(
     if extra:
         how["extra"] = f"{spec}{',' if ':' in spec else ':'}share=0.4"
     whole = data.load(spec, **how)
-    passes = [_batches(whole.train) for _ in range(3)]
+    passes = [_batches(whole.train) for _ in range(2)]
     assert all(len(batches) == whole.steps for batches in passes)
     assert not np.array_equal(passes[0][0][0], passes[1][0][0])
-    for epoch, step in ((0, 0), (0, 1), (1, whole.steps - 1), (1, 2)):
-        late = data.load(spec, first_epoch=epoch, first_step=step, **how)
-        following = [*passes[epoch][step:], *passes[epoch + 1]]
-        _assert_same(_batches(late.train) + _batches(late.train), following)
-        endless = data.load(spec, first_epoch=epoch, first_step=step, **how).train.repeat()
-        _assert_same(_batches(endless.take(len(following))), following)
-        _assert_same(_batches(whole.train_pass(epoch, step)), passes[epoch][step:])
+    late = data.load(spec, first_epoch=0, first_step=whole.steps - 2, **how)
+    following = [*passes[0][-2:], *passes[1]]
+    _assert_same(_batches(late.train.repeat().take(len(following))), following)
+    _assert_same(_batches(whole.train_pass(1, 2)), passes[1][2:])
+    _assert_same(_batches(data.load(spec, first_epoch=1, **how).train), passes[1])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -119,9 +117,7 @@ def test_a_stream_is_not_read_far_ahead() -> None:
         def decode(record: tf.Tensor, seed: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
             return tf.zeros([1, 1, 1], tf.uint8), record
 
-        return data.Source(
-            records, records.take(1), records.take(1), 2, decode=decode, order=order
-        )
+        return data.Source(records, records.take(1), records.take(1), 2, decode=decode, order=order)
 
     batches = iter(data.load(source, batch_size=4).train)
     for _ in range(25):
@@ -153,7 +149,7 @@ def test_keras_sees_a_new_pass_in_every_epoch(npz_path: pathlib.Path) -> None:
     class Spy(keras.Model):
         def train_step(self, batch: Any) -> dict[str, Any]:
             seen.append(batch[0].numpy())
-            return {}
+            return {"loss": 0.0}
 
     model = Spy()
     model.compile(run_eagerly=True)
