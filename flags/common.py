@@ -125,7 +125,8 @@ def define_training() -> None:
     flags.DEFINE_string(
         "model",
         "mnist_cnn",
-        "Network, such as mnist_cnn, cnn_large, vgg16_bn, resnet50 or wide_resnet:depth=28,width=4.",
+        "Network, such as mnist_cnn, cnn_large, vgg16_bn, resnet50 or "
+        "wide_resnet:depth=28,width=4.",
     )
     flags.DEFINE_string(
         "objective",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hydra_tf.data.arrays import check_shares, split_arrays
+from hydra_tf.data.arrays import check_shares, parts_of, split_arrays
 from hydra_tf.data.base import DATASETS, DataSet, Source
 
 # The second pair of names is that of the 500,000 images of Carmon et al. (NeurIPS 2019).
@@ -57,13 +57,8 @@ class Npz(DataSet):
                 'The data set "npz" needs the path of its file: npz:path=/data/tiny.npz.'
             )
         images, labels = _read(os.path.expanduser(self.path))
-        return split_arrays(
-            images,
-            labels,
-            validation=round(len(labels) * self.validation_share),
-            test=round(len(labels) * self.test_share),
-            augment=self.augmentation(),
-        )
+        validation, test = parts_of(len(labels), self.validation_share, self.test_share)
+        return split_arrays(images, labels, validation, test, augment=self.augmentation())
 
 
 def _read(path: str) -> tuple[Any, Any]:
