@@ -7,21 +7,27 @@ model.keras (masked), dense.keras (plain layers), report.json, plots/ and tensor
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from absl import logging
 
 import hydra_tf
 
-from .common import UsageError
+from .common import StoppedError, UsageError
 
 _OWN_FILES = (
     "config.json", "metrics.jsonl", "model.keras", "dense.keras", "report.json", "plots",
-    "tensorboard", "backup", "best", "last_good.keras", "model.tflite", "export.json",
+    "tensorboard", "checkpoints", "last_good.keras", "suspects.npz", "model.tflite", "export.json",
     "certify.jsonl", "certify_validation.jsonl",
 )  # fmt: skip
+
+# What every run's config holds.
+_NEEDED = {"dataset": str, "objective": str, "attacks": str, "batch_size": int, "seed": int}
 
 
 def _stamped(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,6 +35,23 @@ def _stamped(config: Mapping[str, Any]) -> dict[str, Any]:
     content = {**config, "hydra_tf": hydra_tf.__version__}
     text = json.dumps(content, sort_keys=True)
     return {**content, "hash": hashlib.sha256(text.encode()).hexdigest()[:12]}
+
+
+def _versions() -> dict[str, str]:
+    """The versions of what a run's numbers come from beside this library."""
+    return {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
+
+
+def _warn_of_other_versions(out: str) -> None:
+    """Say so when a run goes on with other versions than it was begun with."""
+    begun, now = read_config(out).get("versions"), _versions()
+    if begun not in (None, now):
+        logging.warning(
+            "hydra_tf: %s was begun with %s and goes on with %s; its numbers may differ.",
+            out,
+            begun,
+            now,
+        )
 
 
 def is_finished(out: str, config: Mapping[str, Any], overwrite: bool = False) -> bool:
@@ -43,7 +66,7 @@ def is_finished(out: str, config: Mapping[str, Any], overwrite: bool = False) ->
         UsageError: when the directory holds something else, or cannot be written.
     """
     if os.path.exists(os.path.join(out, "config.json")):
-        same = read_config(out) == _stamped(config)
+        same = {**read_config(out), "versions": None} == {**_stamped(config), "versions": None}
         if not (same or overwrite):
             raise UsageError(
                 f"{out} holds another run; choose another --out, or pass --overwrite to replace it."
@@ -71,6 +94,8 @@ def claim(out: str, config: Mapping[str, Any], overwrite: bool = False) -> None:
         UsageError: when it cannot be written.
     """
     path = os.path.join(out, "config.json")
+    if os.path.exists(path) and not overwrite:
+        _warn_of_other_versions(out)
     if overwrite and os.path.exists(path):
         for name in _OWN_FILES:
             target = os.path.join(out, name)
@@ -82,7 +107,7 @@ def claim(out: str, config: Mapping[str, Any], overwrite: bool = False) -> None:
     try:
         os.makedirs(out, exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(_stamped(config), file, indent=2)
+            json.dump({**_stamped(config), "versions": _versions()}, file, indent=2)
         os.replace(temporary, path)
     except OSError as error:
         raise UsageError(
@@ -102,10 +127,12 @@ def read_config(run: str) -> dict[str, Any]:
             content: dict[str, Any] = json.load(file)
     except FileNotFoundError:
         raise UsageError(f"{run} is not a run directory: it has no config.json.") from None
-    except json.JSONDecodeError:
+    except ValueError:  # not JSON, or not even text
         raise UsageError(f"{path} is damaged: it is not JSON.") from None
-    needed = {"dataset", "objective", "attacks", "batch_size", "seed"}
-    if not isinstance(content, dict) or not needed <= set(content):
+    fits = isinstance(content, dict) and all(
+        type(content.get(key)) is kind for key, kind in _NEEDED.items()
+    )
+    if not fits:
         raise UsageError(f"{path} is not the config of a run of hydra_tf.")
     return content
 
@@ -141,22 +168,31 @@ def load_network(run: str, name: str = "model.keras") -> Any:
         raise UsageError(f"{path} is cut short or not a network of hydra_tf: {error}") from error
 
 
-def load_data(settings: Mapping[str, Any], seed: int, first_epoch: int = 0) -> Any:
-    """Return the data splits that the settings name, from a pass of the training data on."""
+def load_data(settings: Mapping[str, Any], seed: int) -> Any:
+    """Return the data splits that the settings name."""
+    return _splits(settings, seed, 0, 0)
+
+
+def _splits(settings: Mapping[str, Any], seed: int, epoch: int, step: int) -> Any:
+    """The data splits, their training batches from a step of an epoch on."""
     from hydra_tf import data
 
     return data.load(
-        settings["dataset"], batch_size=settings["batch_size"], seed=seed, first_epoch=first_epoch
+        settings["dataset"],
+        batch_size=settings["batch_size"],
+        seed=seed,
+        extra=settings.get("extra"),
+        # The first pass is that of a look at the data: epochs are numbered from 1.
+        first_epoch=epoch + 1,
+        first_step=step,
     )
 
 
-def epochs_done(out: str) -> int:
-    """Return the number of epochs that an interrupted run has finished and backed up."""
-    path = os.path.join(out, "backup", "training_metadata.json")
-    if not os.path.exists(path):
-        return 0
-    with open(path, encoding="utf-8") as file:
-        return int(json.load(file)["epoch"])
+def set_precision(settings: Mapping[str, Any]) -> None:
+    """Have layers made from now on compute as the settings say."""
+    import keras
+
+    keras.config.set_dtype_policy(settings.get("dtype_policy", "float32"))
 
 
 def build_network(settings: Mapping[str, Any], data: Any, seed: int) -> Any:
@@ -177,9 +213,10 @@ def build_network(settings: Mapping[str, Any], data: Any, seed: int) -> Any:
                 f"logits, but {settings['dataset']} has images {wanted[:-1]}, {wanted[-1]} classes."
             )
         return net
-    return models.build(
+    net = models.build(
         settings["model"], input_shape=data.image_shape, num_classes=data.num_classes, seed=seed
     )
+    return models.synchronize_batchnorm(net) if settings.get("sync_batchnorm") else net
 
 
 def optimizer_of(settings: Mapping[str, Any]) -> Any:
@@ -204,68 +241,96 @@ def train_network(
     net: Any,
     data: Any,
     settings: Mapping[str, Any],
-    out: str,
+    out: str | None,
     *,
     density: float,
     method: str,
     seed: int,
     verbose: int,
+    options: Any = None,
+    chief: bool = True,
+    watchers: Sequence[Any] = (),
 ) -> Any:
-    """Run the phases that the settings give epochs to, resuming what `out` holds.
+    """Run the phases that the settings give epochs to, going on where `out` has a checkpoint.
 
     Args:
         net: the network to start from, plain or masked.
         data: data splits.
-        settings: see :func:`common.training_settings`.
-        out: run directory; gets metrics.jsonl, TensorBoard logs and the networks.
+        settings: see :func:`recipe.training_settings`.
+        out: run directory; gets checkpoints, metrics.jsonl and TensorBoard logs. None keeps
+            nothing.
         density: share of the weights to keep.
         method: pruning method.
         seed: seed of training.
         verbose: as in Keras.
+        options: see :class:`hydra_tf.training.LoopOptions`.
+        chief: whether this process writes.
+        watchers: further Keras callbacks.
 
     Returns:
         The trained masked network.
     """
-    import keras
+    from hydra_tf import training
 
-    rates = {p: settings[f"{p}_learning_rate"] for p in ("pretrain", "prune", "finetune")}
-    pipeline = hydra_tf.HydraCallback(
+    model = hydra_tf.RobustModel(net, settings["objective"], seed=seed)
+    model.compile(optimizer_of(settings))
+    checkpoints = None
+    if out is not None:
+        checkpoints = training.Checkpoints(os.path.join(out, "checkpoints"), writes=chief)
+    suspects = os.path.join(out, "suspects.npz") if out is not None and chief else None
+    try:
+        training.train(
+            model,
+            lambda epoch, step: _splits(settings, seed, epoch, step).train.repeat(),
+            data.steps,
+            _phases(settings, density, method),
+            validation=data.validation,
+            callbacks=[*(_writers(out) if out is not None and chief else []), *watchers],
+            checkpoints=checkpoints,
+            options=options,
+            suspects=suspects,
+            verbose=verbose if chief else 0,
+        )
+    except training.PreemptionError as error:
+        raise StoppedError(str(error)) from error
+    except FloatingPointError as error:
+        if suspects is None:
+            raise
+        kept = os.path.join(os.path.dirname(suspects), "last_good.keras")
+        save(model.net, kept)
+        raise FloatingPointError(
+            f"{error} They are saved as {kept}, the batch as {suspects}."
+        ) from error
+    return model.net
+
+
+def _phases(settings: Mapping[str, Any], density: float, method: str) -> Any:
+    """The phases that the settings give epochs to."""
+    names = ("pretrain", "prune", "finetune")
+    return hydra_tf.HydraCallback(
         density,
-        settings["pretrain_epochs"],
-        settings["prune_epochs"],
-        settings["finetune_epochs"],
-        method,
+        **{f"{name}_epochs": settings[f"{name}_epochs"] for name in names},
+        method=method,
         allocation=settings["allocation"],
-        learning_rate=rates,
+        learning_rate={name: settings[f"{name}_learning_rate"] for name in names},
         schedule=settings["schedule"],
         warmup=settings["warmup"],
-        best_dir=os.path.join(out, "best"),
     )
-    model = hydra_tf.RobustModel(net, settings["objective"], seed=seed)
-    model.compile(optimizer_of(settings), metrics=["accuracy"])
-    log = hydra_tf.training.MetricsLog(os.path.join(out, "metrics.jsonl"))
-    try:
-        # One endless pass after another, so that each epoch reads its own, resumed or not.
-        model.fit(
-            data.train.repeat(),
-            epochs=pipeline.epochs,
-            steps_per_epoch=int(data.train.cardinality()),
-            validation_data=data.validation,
-            verbose=verbose,
-            callbacks=[
-                pipeline,
-                keras.callbacks.BackupAndRestore(os.path.join(out, "backup")),
-                keras.callbacks.TensorBoard(os.path.join(out, "tensorboard"), write_graph=False),
-                log,
-            ],
-        )
-    except FloatingPointError as error:
-        kept = os.path.join(out, "last_good.keras")
-        save(model.net, kept)
-        raise FloatingPointError(f"{error} They are saved as {kept}.") from error
-    store(model.net, out)
-    shutil.rmtree(os.path.join(out, "best"), ignore_errors=True)
-    return model.net
+
+
+def _writers(out: str) -> list[Any]:
+    """What writes down each epoch in a run directory."""
+    import keras
+
+    return [
+        keras.callbacks.TensorBoard(os.path.join(out, "tensorboard"), write_graph=False),
+        hydra_tf.training.MetricsLog(os.path.join(out, "metrics.jsonl")),
+    ]
+
+
+def conclude(out: str) -> None:
+    """Remove what only an unfinished run needs."""
+    shutil.rmtree(os.path.join(out, "checkpoints"), ignore_errors=True)
 
 
 def store(net: Any, out: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from . import common, judging, pipeline
+from . import common, judging, pipeline, recipe
 from .common import FLAGS, UsageError
 
 TEACH = """
@@ -37,7 +37,7 @@ MEASURES = {
     "vra_t": "verified (VRA-t)",
 }
 
-common.define_training()
+recipe.define_training()
 flags.DEFINE_list("methods", ["hydra", "lwm"], "Pruning methods: hydra, lwm, random, snip.")
 flags.DEFINE_list("densities", ["0.1", "0.05", "0.01"], "Shares of the weights to keep.")
 flags.DEFINE_integer("seeds", 1, "Number of seeds, counted from 0.")
@@ -64,7 +64,7 @@ def validate() -> dict[str, Any]:
     from hydra_tf.sparsity.methods import METHODS
     from hydra_tf.sparsity.topk import kept_count
 
-    settings = common.training_settings()
+    settings = recipe.training_settings()
     for method in FLAGS.methods:
         if method not in METHODS:
             raise ValueError(unknown("method", method, METHODS))
@@ -73,7 +73,7 @@ def validate() -> dict[str, Any]:
         kept_count(density, 1)
     common.at_least("seeds", 1)
     common.at_least("pretrain_epochs", 0 if FLAGS.pretrained else 1)
-    common.check_epochs(FLAGS.methods, pretrained=True)
+    recipe.check_epochs(FLAGS.methods, pretrained=True)
     if not FLAGS.out:
         raise UsageError("--out is missing: name the directory to write.")
     for seed in range(FLAGS.seeds if FLAGS.pretrained else 0):
@@ -91,6 +91,7 @@ def run(plan: dict[str, Any]) -> None:
     from hydra_tf.evaluation import plots
 
     densities = plan.pop("densities")
+    pipeline.set_precision(plan)
     rows = []
     for seed in range(FLAGS.seeds):
         rows.append(_cell(plan, "dense", 1.0, seed))
@@ -120,7 +121,7 @@ def _cell(settings: Mapping[str, Any], method: str, density: float, seed: int) -
     if not pipeline.is_finished(out, config):
         pipeline.claim(out, config)
         sys.stdout.write(f"\n{out}\n")
-        data = pipeline.load_data(own, seed, pipeline.epochs_done(out))
+        data = pipeline.load_data(own, seed)
         net = (
             pipeline.build_network(own, data, seed)
             if dense
@@ -138,10 +139,13 @@ def _cell(settings: Mapping[str, Any], method: str, density: float, seed: int) -
                 method="hydra" if dense else method,
                 seed=seed,
                 verbose=FLAGS.verbose,
+                options=recipe.loop_options(),
             )
+            pipeline.store(net, out)
         if FLAGS.tflite:
             _export(net, data, out)
         judging.judge(net, data, own, out, seed=seed, verbose=FLAGS.verbose)
+        pipeline.conclude(out)
     with open(os.path.join(out, "report.json"), encoding="utf-8") as file:
         report = json.load(file)
     row = {"method": method, "density": density, "seed": seed}

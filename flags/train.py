@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from . import common, judging, pipeline
+from . import common, judging, pipeline, recipe, rehearsal, strategies
 from .common import FLAGS, UsageError
 
 TEACH = """
@@ -31,29 +30,37 @@ accuracies before and after):
       --pretrain_epochs=0 --prune_epochs=20 --finetune_epochs=0 --out=runs/subnetwork
 """
 
-common.define_training()
+recipe.define_training()
 flags.DEFINE_float("density", 0.1, "Share of the weights to keep, in (0, 1].")
 flags.DEFINE_enum("method", "hydra", ["hydra", "lwm", "random", "snip"], "Pruning method.")
 flags.DEFINE_string("out", None, "Run directory to write.")
 flags.DEFINE_integer("seed", 0, "Seed of weights, data order, attacks and pruning.")
-flags.DEFINE_enum(
-    "strategy", "default", ["default", "mirrored"], "Devices: one, or all of this machine."
+flags.DEFINE_string(
+    "strategy",
+    "default",
+    "Devices: default is one, mirrored is all of this machine, multi_worker all of the machines "
+    "in TF_CONFIG, each of which runs the same command on a shared --out.",
 )
 flags.DEFINE_bool("overwrite", False, "Replace another run in --out.")
-flags.DEFINE_bool("dry_run", False, "Check everything, say what would be done, and stop.")
+flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Build everything, make two steps of each phase, tell what the run would take, and stop.",
+)
 
 
 def validate() -> dict[str, Any]:
     """Return the config of the run; nothing is written and TensorFlow stays unloaded."""
     from hydra_tf.sparsity.topk import kept_count
 
-    settings = common.training_settings()
+    settings = recipe.training_settings()
+    strategies.check(FLAGS.strategy)
     kept_count(FLAGS.density, 1)
     if not FLAGS.out:
         raise UsageError("--out is missing: name the run directory to write.")
     common.at_least("seed", 0)
     config = {**settings, "density": FLAGS.density, "method": FLAGS.method, "seed": FLAGS.seed}
-    common.check_epochs([FLAGS.method])
+    recipe.check_epochs([FLAGS.method])
     if FLAGS.pretrained:
         config["pretrained"] = FLAGS.pretrained.replace("{seed}", str(FLAGS.seed))
         pipeline.network_path(config["pretrained"])
@@ -63,34 +70,31 @@ def validate() -> dict[str, Any]:
     return config
 
 
-def run(config: dict[str, Any]) -> None:
+def run(config: dict[str, Any], strategy: Any) -> None:
     """Do the run."""
-    import tensorflow as tf
-
-    scope: Any = contextlib.nullcontext()
-    if FLAGS.strategy == "mirrored":
-        scope = tf.distribute.MirroredStrategy().scope()
+    pipeline.set_precision(config)
     data = pipeline.load_data(config, config["seed"])
-    with scope:
+    chief = strategies.is_chief(FLAGS.strategy)
+    how = {key: config[key] for key in ("density", "method", "seed")}
+    how |= {"verbose": FLAGS.verbose, "options": recipe.loop_options(), "chief": chief}
+    judged: dict[str, Any] = {"seed": config["seed"], "verbose": FLAGS.verbose}
+    before = None
+    with strategy.scope():
         net = pipeline.build_network(config, data, config["seed"])
         if FLAGS.dry_run:
-            sys.stdout.write(_plan(config, data, net))
+            sys.stdout.write(rehearsal.rehearse(net, data, config, how))
             return
-        pipeline.claim(FLAGS.out, config, FLAGS.overwrite)
-        judged: dict[str, Any] = {"seed": config["seed"], "verbose": FLAGS.verbose}
-        before = judging.measure(net, data, config, **judged) if config["pretrained"] else None
-        data = pipeline.load_data(config, config["seed"], pipeline.epochs_done(FLAGS.out))
-        net = pipeline.train_network(
-            net,
-            data,
-            config,
-            FLAGS.out,
-            density=config["density"],
-            method=config["method"],
-            seed=config["seed"],
-            verbose=FLAGS.verbose,
-        )
+        if chief:
+            pipeline.claim(FLAGS.out, config, FLAGS.overwrite)
+            if config["pretrained"]:
+                before = judging.measure(net, data, config, **judged)
+        with strategies.lost_workers_explained(FLAGS.strategy):
+            net = pipeline.train_network(net, data, config, FLAGS.out, **how)
+    if not chief:
+        return
+    pipeline.store(net, FLAGS.out)
     report = judging.judge(net, data, config, FLAGS.out, before=before, **judged)
+    pipeline.conclude(FLAGS.out)
     if before is not None:
         sys.stdout.write(f"pretrained: {_accuracies(before)}\n")
     sys.stdout.write(
@@ -104,22 +108,9 @@ def _accuracies(report: Mapping[str, Any]) -> str:
     return f"benign {report['benign_accuracy']:.2%}, robust {report.get('era', float('nan')):.2%}"
 
 
-def _plan(config: dict[str, Any], data: Any, net: Any) -> str:
-    """What a run would do, in a few lines."""
-    steps = int(data.train.cardinality())
-    phases = ", ".join(f"{config[f'{p}_epochs']} {p}" for p in ("pretrain", "prune", "finetune"))
-    pruned = f"{config['method']} at density {config['density']}"
-    return (
-        f"{config['dataset']}: images {data.image_shape}, {data.num_classes} classes, "
-        f"{steps} steps an epoch\n"
-        f"{config['model']}: {net.count_params():,} parameters\n"
-        f"{config['objective']}, {pruned}: {phases} epochs\n"
-    )
-
-
 def main() -> None:
     """Entry point."""
-    common.launch("train", TEACH, validate, run)
+    common.launch("train", TEACH, validate, run, lambda: strategies.start(FLAGS.strategy))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from hydra_tf._lazy import tf
+from hydra_tf.randomness import for_samples
 from hydra_tf.registry import unknown
 from hydra_tf.types import Norm
 
 STARTS = ("uniform", "normal", "zero")
+# Named, lest XLA choose another, and other numbers with it.
+_ALGORITHM = "philox"
 _TINY = 1e-12  # keeps divisions by a vanishing norm finite
 
 
@@ -85,16 +88,40 @@ def random_start(
     if start == "zero":
         return x
     if start == "normal":
-        moved = x + 0.001 * tf.random.stateless_normal(tf.shape(x), seed, dtype=x.dtype)
+        moved = x + 0.001 * normal(x, seed)
     elif norm == "linf":
-        noise = tf.random.stateless_uniform(tf.shape(x), seed, -1.0, 1.0, x.dtype)
+        noise = _uniform(tf.shape(x), seed, -1.0, x.dtype)
         moved = x + epsilon * noise
     else:
         # A direction from the sphere times u^(1/n) is uniform in the ball.
-        seeds = tf.random.split(seed, 2)
-        noise = tf.random.stateless_normal(tf.shape(x), seeds[0], dtype=x.dtype)
+        seeds = tf.random.split(seed, 2, _ALGORITHM)
+        noise = normal(x, seeds[0])
         lengths = _lengths(noise)
         size = tf.cast(tf.reduce_prod(tf.shape(x)[1:]), x.dtype)
-        radii = tf.random.stateless_uniform(tf.shape(lengths), seeds[1], dtype=x.dtype)
+        radii = _uniform(tf.shape(lengths), seeds[1], 0.0, x.dtype)
         moved = x + epsilon * radii ** (1.0 / size) * noise / lengths
     return project(moved, x, norm, epsilon)
+
+
+def normal(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Return N(0, I) of the form of a batch.
+
+    Args:
+        x: [batch, ...] images.
+        seed: int32 tensor of shape [2].
+
+    Example:
+        >>> normal(tf.zeros([2, 3]), [0, 0]).shape
+        TensorShape([2, 3])
+    """
+    return for_samples(
+        lambda shape: tf.random.stateless_normal(shape, seed, dtype=x.dtype, alg=_ALGORITHM),
+        tf.shape(x),
+    )
+
+
+def _uniform(shape: tf.Tensor, seed: tf.Tensor, low: float, dtype: Any) -> tf.Tensor:
+    """Numbers from `low` to 1 for each sample."""
+    return for_samples(
+        lambda each: tf.random.stateless_uniform(each, seed, low, 1.0, dtype, alg=_ALGORITHM), shape
+    )

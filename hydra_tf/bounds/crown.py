@@ -39,11 +39,16 @@ def ends(bounded: Bounded, value: int, chunk: int | None) -> Interval:
     samples, *shape = sizes(bounded.values[value].lower)
     size = math.prod(shape)
 
+    # Where one way back serves an element and its negative, it is gone once.
+    shared = all(node.odd(bounded.context) for node in bounded.network.nodes[:value])
+    count, signs = (size, (1.0, -1.0)) if shared else (2 * size, (1.0,))
+
     def rows(indices: Any) -> Any:
-        signs = tf.where(indices < size, 1.0, -1.0)
-        flat = tf.one_hot(indices % size, size) * signs[:, None]
+        flat = tf.one_hot(indices % size, size)
+        if not shared:
+            flat *= tf.where(indices < size, 1.0, -1.0)[:, None]
         return tf.reshape(flat, [1, sizes(indices)[0], *shape])
 
-    found = in_chunks(bounded, rows, 2 * size, value, True, chunk)
+    found = in_chunks(bounded, rows, count, value, True, chunk, signs)
     lower, upper = found[:, :size], -found[:, size:]
     return Interval(*(tf.reshape(each, [samples, *shape]) for each in (lower, upper)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Bounded:
         """Intervals of what a node takes."""
         return [self.values[source] for source in self.network.sources[number]]
 
-    def lower(self, rows: Any, value: int, through: bool) -> Any:
+    def lower(self, rows: Any, value: int, through: bool, signs: Sequence[float] = (1.0,)) -> Any:
         """Lower bounds of linear functions of one value.
 
         Args:
@@ -79,12 +80,18 @@ class Bounded:
             value: its number.
             through: whether to go on through nodes that are not affine, down to the input;
                 otherwise the intervals of their outputs are used.
+            signs: the functions are `rows` times each of these; -1 is for nodes that are odd.
 
         Returns:
-            [batch or 1, rows], in float64 when rounding is accounted for.
+            [batch or 1, signs * rows], in float64 when rounding is accounted for.
         """
         rounding = self.context.rounding
-        total: Any = 0.0
+        totals: list[Any] = [0.0 for _ in signs]
+
+        def add(constant: Callable[[float], Any]) -> None:
+            for i, sign in enumerate(signs):
+                totals[i] += constant(sign)
+
         waiting = {value: rows}
         for number in range(value - 1, -1, -1):
             rows = waiting.pop(number + 1, None)
@@ -92,22 +99,24 @@ class Bounded:
                 continue
             node = self.network.nodes[number]
             if not (node.affine or through):
-                total += least(rows, self.values[number + 1], rounding)
+                add(functools.partial(least, rows, self.values[number + 1], rounding))
                 continue
             found, constant = node.backward(rows, self.inputs(number), self.context)
             if constant is not None:
-                total += constant
+                add(constant)
             if rounding and self.errors[number] is not None:
-                total -= dot(tf.abs(rows), self.errors[number], True)
+                slip = dot(tf.abs(rows), self.errors[number], True)
+                for i in range(len(signs)):
+                    totals[i] -= slip
             for source, part in zip(self.network.sources[number], found, strict=True):
                 waiting[source] = part if source not in waiting else waiting[source] + part
         if 0 in waiting:
-            total += least(waiting[0], self.values[0], rounding)
-        return total
+            add(functools.partial(least, waiting[0], self.values[0], rounding))
+        return tf.concat(totals, 1)
 
 
-def least(rows: Any, interval: Interval, rounding: bool) -> Any:
-    """The least value of linear functions over a box, [batch or 1, rows].
+def least(rows: Any, interval: Interval, rounding: bool, sign: float = 1.0) -> Any:
+    """The least value of the linear functions ``sign * rows`` over a box, [batch or 1, rows].
 
     Example:
         >>> box = Interval(tf.constant([[0.0, -1.0]]), tf.constant([[1.0, 1.0]]))
@@ -120,7 +129,7 @@ def least(rows: Any, interval: Interval, rounding: bool) -> Any:
     middle, radius = (lower + upper) / 2, (upper - lower) / 2
     if rounding:
         radius += 1e-9 * (tf.abs(middle) + radius)  # the sums of these very products
-    return dot(rows, middle, rounding) - dot(tf.abs(rows), radius, rounding)
+    return sign * dot(rows, middle, rounding) - dot(tf.abs(rows), radius, rounding)
 
 
 def propagate(
@@ -161,7 +170,7 @@ def propagate(
 
 def in_chunks(
     bounded: Bounded, rows: Callable[[Any], Any], count: Any, value: int, through: bool,
-    chunk: int | None,
+    chunk: int | None, signs: Sequence[float] = (1.0,),
 ) -> Any:  # fmt: skip
     """Lower bounds of many linear functions of one value, some at a time.
 
@@ -173,18 +182,19 @@ def in_chunks(
         through: see :meth:`Bounded.lower`.
         chunk: samples times functions worked on at once, at least one function at a time; as
             many as fit 128 MB for the largest feature map when None, all of them when 0.
+        signs: see :meth:`Bounded.lower`.
 
     Returns:
-        [batch, count] float32.
+        [batch, signs * count] float32.
     """
     batch = sizes(bounded.values[0].lower)[0]
     if chunk is None:
         chunk = max(1, _FLOATS // _largest(bounded, value))
 
     def work(indices: Any) -> Any:
-        found = bounded.lower(rows(indices), value, through)
+        found = bounded.lower(rows(indices), value, through, signs)
         found = floor32(found) if bounded.context.rounding else found
-        return tf.broadcast_to(found, [batch, sizes(indices)[0]])
+        return tf.broadcast_to(found, [batch, len(signs) * sizes(indices)[0]])
 
     if chunk == 0:
         return work(tf.range(count))
@@ -203,8 +213,10 @@ def in_chunks(
         fn_output_signature=tf.TensorSpec([None, None], tf.float32),
         parallel_iterations=1,
     )
-    found = tf.reshape(tf.transpose(found, [1, 0, 2]), [batch, -1])
-    return found[:, :count]
+    chunks, width = tf.shape(found)[0], tf.shape(found)[2] // len(signs)
+    found = tf.reshape(found, [chunks, batch, len(signs), width])
+    found = tf.reshape(tf.transpose(found, [1, 2, 0, 3]), [batch, len(signs), -1])
+    return tf.reshape(found[:, :, :count], [batch, len(signs) * count])
 
 
 def _largest(bounded: Bounded, value: int) -> int:

@@ -164,7 +164,7 @@ def _run(net: Any, how: Bound, clip: Clip, specs: Callable[..., Any], *tensors: 
     graphs = _graphs.setdefault(net, {})
     key = (how, clip, specs, tuple(id(layer) for layer in net.layers))
     if key not in graphs:
-        reference: Any = weakref.ref(net)  # the table must not keep its own key alive
+        reference = weakref.ref(net)  # the table must not keep its own key alive
 
         @tf.function(reduce_retracing=True, autograph=False)
         def run(*tensors: Any) -> Any:
@@ -191,9 +191,9 @@ def _checked(net: Any, x: Any, epsilon: Any, clip: Clip) -> Any:
             f"The model takes images of shape {tuple(wanted)}, but these are {tuple(x.shape[1:])}."
         )
     _check_clip(clip)
-    if not tf.is_symbolic_tensor(epsilon):
+    if tf.executing_eagerly() or isinstance(epsilon, int | float):
         _check_epsilon(float(epsilon), clip)
-    if not tf.is_symbolic_tensor(x) and clip is not None and x.shape[0]:
+    if tf.executing_eagerly() and clip is not None and x.shape[0]:
         low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
         if not (low >= clip[0] and high <= clip[1]):
             raise ValueError(
@@ -229,7 +229,7 @@ def _labels(y: Any, x: Any, classes: int) -> Any:
         raise ValueError(f"Labels must have shape [batch], not {tuple(y.shape)}.")
     if None not in (y.shape[0], x.shape[0]) and y.shape[0] != x.shape[0]:
         raise ValueError(f"There are {x.shape[0]} images but {y.shape[0]} labels.")
-    if not tf.is_symbolic_tensor(y) and y.shape[0]:
+    if tf.executing_eagerly() and y.shape[0]:
         low, high = int(tf.reduce_min(y)), int(tf.reduce_max(y))
         if low < 0 or high >= classes:
             raise ValueError(

@@ -14,6 +14,10 @@ from hydra_tf._lazy import tf
 from hydra_tf.bounds.rounding import TINY, U, dot, gamma, magnitude, outward, sizes
 from hydra_tf.types import Interval
 
+# Maps a sign s to the constants [batch, rows] of the functions ``s * rows``; only nodes that are
+# odd are asked for -1.
+Constant = Callable[[float], Any]
+
 # Of an interval around 0 and the slopes of the function left and right of 0, the slope of the
 # line through 0 that bounds the function from below.
 LowerSlope = Callable[[Interval, Any, Any], Any]
@@ -66,8 +70,11 @@ class Node(Protocol):
 
     def backward(
         self, rows: Any, inputs: Sequence[Interval], context: Context
-    ) -> tuple[list[Any], Any]:
-        """Coefficients on each input, and the constant [batch, rows] that goes with them."""
+    ) -> tuple[list[Any], Constant | None]:
+        """Coefficients on each input, and the constant that goes with them, if there is one."""
+
+    def odd(self, context: Context) -> bool:
+        """Whether the coefficients of ``-rows`` are the negated ones of ``rows``."""
 
     def error(self, inputs: Sequence[Interval], uses: int) -> Any:
         """Largest rounding error per output, in units of its coefficient; None for none.
@@ -138,9 +145,13 @@ class Affine:
             spread += unit * self.absolute(*(magnitude(part) for part in inputs))
         return spread if self.bias_magnitude is None else spread + unit * self.bias_magnitude
 
+    def odd(self, context: Context) -> bool:
+        """A linear map is."""
+        return True
+
     def backward(
         self, rows: Any, inputs: Sequence[Interval], context: Context
-    ) -> tuple[list[Any], Any]:
+    ) -> tuple[list[Any], Constant | None]:
         """The map's transpose, which is its vector-Jacobian product; the bias is a constant."""
         samples, count, *outer = sizes(rows)
         flat = tf.reshape(rows, [samples * count, *outer])
@@ -159,7 +170,8 @@ class Affine:
         ]
         if self.bias is None:
             return found, None
-        return found, dot(rows, tf.broadcast_to(self.bias, [1, *outer]), context.rounding)
+        constant = dot(rows, tf.broadcast_to(self.bias, [1, *outer]), context.rounding)
+        return found, lambda sign: sign * constant
 
     def error(self, inputs: Sequence[Interval], uses: int) -> Any:
         """Errors of the forward sums and of the coefficients, which have the same form."""
@@ -191,16 +203,23 @@ class Rectifier:
     def _of(self, z: Any) -> Any:
         return tf.nn.relu(z) if self.left == 0 else tf.maximum(z, self.left * z)
 
+    def odd(self, context: Context) -> bool:
+        """Where the two lines are parallel."""
+        return context.lower_slope is parallel
+
     def backward(
         self, rows: Any, inputs: Sequence[Interval], context: Context
-    ) -> tuple[list[Any], Any]:
+    ) -> tuple[list[Any], Constant | None]:
         """A line below where the coefficient is positive, the chord above where negative."""
         low, high, intercept = self.lines(inputs[0], context)
         low, high = low[:, None], high[:, None]
         below = rows * tf.cast(rows < 0, rows.dtype)  # its gradient is a product, not a choice
-        same = context.lower_slope is parallel
-        found = rows * high if same else rows * low + below * (high - low)
-        return [found], dot(below, intercept, context.rounding)
+        found = rows * high if self.odd(context) else rows * low + below * (high - low)
+
+        def constant(sign: float) -> Any:
+            return dot(below if sign > 0 else below - rows, intercept, context.rounding)
+
+        return [found], constant
 
     def lines(self, interval: Interval, context: Context) -> tuple[Any, Any, Any]:
         """Slope of the lower line, slope of the upper line and its value at 0."""

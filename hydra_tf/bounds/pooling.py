@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hydra_tf._lazy import tf
-from hydra_tf.bounds.nodes import Context
+from hydra_tf.bounds.nodes import Constant, Context
 from hydra_tf.bounds.rounding import TINY, dot, gamma, magnitude, sizes
 from hydra_tf.types import Interval
 
@@ -35,9 +35,13 @@ class MaxPool:
         """The largest of the lower and of the upper ends; exact in float32."""
         return Interval(self.layer(inputs[0].lower), self.layer(inputs[0].upper))
 
+    def odd(self, context: Context) -> bool:
+        """Not: the bound above is a constant, that below an input."""
+        return False
+
     def backward(
         self, rows: Any, inputs: Sequence[Interval], context: Context
-    ) -> tuple[list[Any], Any]:
+    ) -> tuple[list[Any], Constant | None]:
         """Coefficients go to the chosen inputs; upper bounds that are constants are summed."""
         # Finite, lest the padding be chosen in a window that has overflowed.
         lows = self._windows(tf.maximum(inputs[0].lower, tf.float32.min), 1, -np.inf)
@@ -56,7 +60,8 @@ class MaxPool:
             tape.watch(zeros)
             values = tf.reduce_sum(self._windows(zeros, 2, 0.0) * mask, 2)
         found = tape.gradient(values, zeros, output_gradients=kept)
-        return [found], dot(tf.minimum(rows, 0.0), ceiling, context.rounding)
+        constant = dot(tf.minimum(rows, 0.0), ceiling, context.rounding)
+        return [found], lambda sign: constant
 
     def error(self, inputs: Sequence[Interval], uses: int) -> Any:
         """Coefficients of overlapping windows are added."""

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from hydra_tf.models.zoo import MODELS, build
 
 if TYPE_CHECKING:
-    from hydra_tf.models.masking import mask_model, strip_masks
+    from hydra_tf.models.masking import mask_model, strip_masks, synchronize_batchnorm
 
-__all__ = ["MODELS", "build", "mask_model", "strip_masks"]
+__all__ = ["MODELS", "build", "mask_model", "strip_masks", "synchronize_batchnorm"]
 
 
 def __getattr__(name: str) -> Any:
     # Masking loads Keras, which looking up a name must not.
-    if name in ("mask_model", "strip_masks"):
+    if name in ("mask_model", "strip_masks", "synchronize_batchnorm"):
         return getattr(importlib.import_module("hydra_tf.models.masking"), name)
     raise AttributeError(f"hydra_tf.models has no name {name!r}.")

@@ -188,3 +188,27 @@ def strip_masks(model: keras.Model) -> keras.Model:
         return _PLAIN.get(type(layer), type(layer)).from_config(config)
 
     return _clone(model, replace)
+
+
+def synchronize_batchnorm(model: keras.Model) -> keras.Model:
+    """Return a copy of a model whose BatchNorm takes its statistics over all replicas.
+
+    Matters under a tf.distribute strategy only, where each replica sees a part of the batch.
+
+    Args:
+        model: a built functional or Sequential model.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input([4]), keras.layers.BatchNormalization()])
+        >>> synchronize_batchnorm(net).layers[0].synchronized
+        True
+    """
+    _require_graph(model)
+
+    def replace(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if isinstance(layer, keras.layers.BatchNormalization):
+            config["synchronized"] = True
+        return type(layer).from_config(config)
+
+    return _clone(model, replace)

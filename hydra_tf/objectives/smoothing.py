@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from hydra_tf._lazy import tf
 from hydra_tf.attacks.base import cross_entropy, stateless_seed
+from hydra_tf.attacks.norms import normal
 from hydra_tf.objectives.base import OBJECTIVES, Objective, kl_divergence
 from hydra_tf.types import LossTerms, Moment, Sampling
 
@@ -37,8 +38,7 @@ class GaussianNoise:
             y: not looked at.
             seed: whole number or int32 [2].
         """
-        eta = tf.random.stateless_normal(tf.shape(x), stateless_seed(seed), dtype=x.dtype)
-        return x + self.sigma * eta
+        return x + self.sigma * normal(x, stateless_seed(seed))
 
 
 @OBJECTIVES.register()

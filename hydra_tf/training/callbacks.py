@@ -18,6 +18,7 @@ from hydra_tf.sparsity.methods import METHODS, plan_of
 from hydra_tf.sparsity.model import layer_densities, masked_layers, report, set_density
 from hydra_tf.sparsity.score_init import initial_scores
 from hydra_tf.sparsity.topk import kept_count
+from hydra_tf.training.batches import checked
 from hydra_tf.training.phases import NO_PHASE, PHASES, Phase
 from hydra_tf.training.step import moment_of, robust_gradients
 from hydra_tf.training.watch import BestEpoch, NaNGuard, PhaseProgbar
@@ -100,7 +101,7 @@ class HydraCallback(keras.callbacks.Callback):
         self.monitor, self.restore_best = monitor, restore_best
         self.peers: Sequence[Any] = ()
         self.starts_over = True
-        self._best = BestEpoch(best_dir)
+        self.best = BestEpoch(best_dir)
 
     @property
     def epochs(self) -> int:
@@ -136,7 +137,7 @@ class HydraCallback(keras.callbacks.Callback):
         if isinstance(_settings(optimizer)["learning_rate"], dict):
             self._rate_at = None  # the optimizer was compiled with a schedule of its own
         self._peak_rate = self.model.compiled_rate.note(optimizer)
-        self._best.start()
+        self.best.start()
         self._check_pruning()
         first = PHASES[next(iter(self.plan))].index
         if self.starts_over and _number(self.model.phase_entered) >= first:
@@ -155,18 +156,27 @@ class HydraCallback(keras.callbacks.Callback):
                 layer.density = float(np.mean(layer.mask, dtype=np.float64))
                 layer.granularity = self.granularity
             self.model.set_phase(name, steps)
-            self._best.resume(name)
+            self.best.resume(name)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Set the learning rate of the next step, or of all steps on the next batch."""
+        rates = self.rates(1)
+        if rates is not None:
+            self.model.compiled_rate.move(rates[0])
+
+    def rates(self, count: int) -> list[float] | None:
+        """Return the learning rates of the next batches, or None where they are left alone.
+
+        Args:
+            count: number of batches.
+        """
         if self._rate_at is None:
-            return
+            return None
         # In batches, so that the last step has the last rate however often it is replayed.
         done = int(_number(self.model.optimizer.iterations)) // self.model.replays
         batches = self.model.phase_steps // self.model.replays
         peak = self._peak(self.model.phase)
-        rate = self._rate_at(done, batches, peak, self.warmup)
-        self.model.compiled_rate.move(rate)
+        return [self._rate_at(done + i, batches, peak, self.warmup) for i in range(count)]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Note the best epoch of the phase; at its end, go back to it."""
@@ -180,16 +190,16 @@ class HydraCallback(keras.callbacks.Callback):
         name, first = self.phase_at(epoch)
         if monitor is not None and monitor in logs:
             value = -logs[monitor] if monitor.endswith("loss") else logs[monitor]
-            self._best.offer(self.model, name, float(value))
+            self.best.offer(self.model, name, float(value))
         if epoch + 1 == first + self.plan[name]:
-            self._best.restore(self.model)
+            self.best.restore(self.model)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Go back to the best epoch where training stopped early; warn before the last phase."""
         if self._rate_at is not None:
             self.model.compiled_rate.move(self._peak_rate)
         if not any(getattr(peer, "restore_best_weights", False) for peer in self.peers):
-            self._best.restore(self.model)
+            self.best.restore(self.model)
         last = list(self.plan)[-1]
         if self.model.phase.name != last:
             logging.warning(
@@ -212,7 +222,7 @@ class HydraCallback(keras.callbacks.Callback):
             set_density(self.model, self.density, self.allocation, self.granularity)
         self._reset_optimizer()
         self.model.phase_entered.assign(PHASES[name].index)
-        self._best.start()
+        self.best.start()
         for peer in self.peers:
             if isinstance(peer, keras.callbacks.EarlyStopping):
                 peer.on_train_begin()
@@ -250,7 +260,7 @@ class HydraCallback(keras.callbacks.Callback):
         set_density(self.model, 1.0)
         state = self.model.net.non_trainable_variables
         before = [np.asarray(variable) for variable in state]
-        x, y = self.model._unpack(self.model.first_batch)
+        x, y = checked(self.model.first_batch, self.model.net.output_shape[-1])
         kernels = [layer.kernel for layer in masked_layers(self.model)]
         moment = moment_of(self.model.seed, PHASES["prune"].index, 0, None)
         net, objective = self.model.net, self.model.objective

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -14,35 +12,13 @@ from hydra_tf.attacks.base import cross_entropy, sparse_labels
 from hydra_tf.models.checks import check_batch, check_logits, first_batch, require_logits
 from hydra_tf.objectives.base import Replayed
 from hydra_tf.sparsity.model import masked_layers
+from hydra_tf.training.batches import checked, held, plain_sentences
 from hydra_tf.training.callbacks import arrange
-from hydra_tf.training.carried import TOO_MANY, carried_shape, put, take
+from hydra_tf.training.carried import carried_shape, put, take
+from hydra_tf.training.parts import StepOptions
 from hydra_tf.training.phases import NO_PHASE, PHASES, Phase, trained_variables
 from hydra_tf.training.rate import CompiledRate
 from hydra_tf.training.step import moment_of, robust_step
-
-_PIXELS = (
-    "A batch holds images with values outside [0, 1]; divide 8-bit images by 255 and make any "
-    "normalisation a layer of the model."
-)
-_LABELS = "A batch holds labels that are not whole numbers from 0 to the number of logits less 1."
-
-
-@contextlib.contextmanager
-def _plain_sentences() -> Iterator[None]:
-    """Raise what a batch in the middle of an epoch got wrong as the sentence it is."""
-    try:
-        yield
-    except tf.errors.InvalidArgumentError as error:
-        for sentence in (_PIXELS, _LABELS, TOO_MANY):
-            if sentence in str(error):
-                raise ValueError(sentence) from error
-        raise
-
-
-def _held(y: tf.Tensor, *outputs: tf.Tensor) -> tf.Tensor:
-    """[batch] ones where all the logits are right, zeros elsewhere."""
-    right = [tf.argmax(logits, axis=-1, output_type=y.dtype) == y for logits in outputs]
-    return tf.cast(tf.reduce_all(right, axis=0), tf.float32)
 
 
 @keras.saving.register_keras_serializable(package="hydra_tf")
@@ -147,7 +123,27 @@ class RobustModel(keras.Model):
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One robust step on a batch, or several of a replayed objective; Keras calls this."""
-        x, y = self._unpack(data)
+        x, y = checked(data, self.net.output_shape[-1])
+        terms = self.robust_batch(x, y)
+        self._loss_tracker.update_state(terms.loss, sample_weight=tf.shape(x)[0])
+        if terms.adversarial_logits is not None:
+            self.robust_accuracy.update_state(held(y, terms.logits, terms.adversarial_logits))
+        results: dict[str, Any] = self.compute_metrics(x, y, terms.logits)
+        if terms.adversarial_logits is None:
+            results.pop("robust_accuracy")
+        return results
+
+    def robust_batch(self, x: tf.Tensor, y: tf.Tensor, options: StepOptions | None = None) -> Any:
+        """Train on one batch as the phase says, as often as the objective replays it.
+
+        Args:
+            x: [batch, ...] float32 images in [0, 1].
+            y: [batch] int32 labels.
+            options: how a step is worked.
+
+        Returns:
+            The objective's :class:`hydra_tf.types.LossTerms` before the last step.
+        """
         variables = trained_variables(self.net, self.phase, self.train_batchnorm)
         objective: Any = self.objective
         carries = isinstance(objective, Replayed)
@@ -169,40 +165,45 @@ class RobustModel(keras.Model):
                 moment_of(self.seed, self.phase.index, step, self.phase_steps),
                 refresh=self.phase.trains_scores,
                 perturbed=perturbed,
+                options=options,
             )
             perturbed = terms.perturbed
         if carries:
             put(self.carried, perturbed - x)
-        self._loss_tracker.update_state(terms.loss, sample_weight=tf.shape(x)[0])
-        if terms.adversarial_logits is not None:
-            self.robust_accuracy.update_state(_held(y, terms.logits, terms.adversarial_logits))
-        results: dict[str, Any] = self.compute_metrics(x, y, terms.logits)
-        if terms.adversarial_logits is None:
-            results.pop("robust_accuracy")
-        return results
+        return terms
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Benign loss and metrics, and accuracy under `validation_attack`; Keras calls this."""
-        x, y = self._unpack(data)
+        x, y = checked(data, self.net.output_shape[-1])
         logits = self(x, training=False)
         self._loss_tracker.update_state(
             tf.reduce_mean(cross_entropy(y, logits)), sample_weight=tf.shape(x)[0]
         )
         if self.validation_attack is not None:
-            self.robust_accuracy.update_state(self._robust(x, y, logits))
+            self.robust_accuracy.update_state(self.watched(x, y, logits))
         results: dict[str, Any] = self.compute_metrics(x, y, logits)
         if self.validation_attack is None:
             results.pop("robust_accuracy")
         return results
 
-    def _robust(self, x: tf.Tensor, y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """Ones for samples that are verified, or right with and without the attack."""
+    def watched(self, x: tf.Tensor, y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """Return what `validation_attack` finds of a batch.
+
+        Args:
+            x: [batch, ...] images.
+            y: [batch] int32 labels.
+            logits: [batch, classes] of the images.
+
+        Returns:
+            Ones for samples that are verified, or right with and without the attack, zeros for
+            the others: [batch], or of the first samples where the objective looks at no more.
+        """
         watch: Any = self.validation_attack
         if hasattr(watch, "held"):
             return tf.cast(watch.held(self.net, x, y), tf.float32)
         # One seed for all batches: what is compared between epochs is the network.
         x_adv = watch(self, x, y, seed=self.seed)
-        return _held(y, logits, self(x_adv, training=False))
+        return held(y, logits, self(x_adv, training=False))
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Update the compiled metrics with integer labels, whatever form the data have."""
@@ -237,12 +238,12 @@ class RobustModel(keras.Model):
         for name in ("class_weight", "sample_weight"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"RobustModel.fit does not support {name}.")
-        self.first_batch = self._check_data(x, y)
+        self.first_batch = self.check_data(x, y)
         for_validation = kwargs.get("validation_data")
         if isinstance(for_validation, tuple):
-            self._check_data(*for_validation[:2])
+            self.check_data(*for_validation[:2])
         elif for_validation is not None:
-            self._check_data(for_validation)
+            self.check_data(for_validation)
         if y is not None:
             self.first_batch = first_batch(x, y, limit=batch_size or 32)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
@@ -252,6 +253,18 @@ class RobustModel(keras.Model):
         traced_for = [(layer.density, layer.granularity) for layer in layers]
         if traced_for != self._traced_for:
             self.train_function, self._traced_for = None, traced_for
+        self.prepare()
+        if isinstance(x, tf.data.Dataset):
+            kwargs.setdefault("shuffle", False)  # Keras cannot, and warns where it is left on
+        with plain_sentences():
+            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+
+    def prepare(self) -> None:
+        """Make what training needs beside the network, once `first_batch` is known.
+
+        Raises:
+            ValueError: for an objective that needs the first batch, and there is none.
+        """
         if isinstance(self.objective, Replayed) and self.carried is None:
             if self.first_batch is None:
                 raise ValueError(
@@ -260,20 +273,16 @@ class RobustModel(keras.Model):
                 )
             replicas = self.distribute_strategy.num_replicas_in_sync
             self._carry(carried_shape(self.first_batch[0], replicas))
-        if isinstance(x, tf.data.Dataset):
-            kwargs.setdefault("shuffle", False)  # Keras cannot, and warns where it is left on
         if self.compiled and not self.optimizer.built:
             # For all variables, whatever the phase: its saved state keeps one form.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
-        with _plain_sentences():
-            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate like `keras.Model.evaluate`, with accuracy under `validation_attack`."""
         if not kwargs.get("_use_cached_eval_dataset"):
-            self._check_data(x, y)
-        with _plain_sentences():
+            self.check_data(x, y)
+        with plain_sentences():
             return super().evaluate(x, y, *args, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -294,27 +303,18 @@ class RobustModel(keras.Model):
                 aggregation="sum",
             )
 
-    def _check_data(self, x: Any, y: Any = None) -> tuple[Any, Any] | None:
-        """Check all of two arrays, or the first batch of a data set, and return them."""
+    def check_data(self, x: Any, y: Any = None) -> tuple[Any, Any] | None:
+        """Check all of two arrays, or the first batch of a data set, and return them.
+
+        Raises:
+            ValueError: images outside [0, 1] or of the wrong shape, labels out of range, a
+                network whose outputs are probabilities.
+        """
         batch = first_batch(x, y)
         if batch is not None:
             check_batch(*batch, self.net.input_shape, self.net.output_shape[-1])
             check_logits(self.net(batch[0][:32], training=False))
         return batch
-
-    def _unpack(self, data: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-        if weight is not None:
-            raise ValueError("RobustModel does not support sample weights.")
-        if y is None:
-            raise ValueError("RobustModel needs labels; the data hold none.")
-        x, y = tf.cast(x, tf.float32), sparse_labels(y)
-        classes = self.net.output_shape[-1]
-        in_range = tf.reduce_all((x >= 0.0) & (x <= 1.0))
-        known = tf.reduce_all((y >= 0) & (y < classes))
-        checks = [tf.debugging.Assert(in_range, [_PIXELS]), tf.debugging.Assert(known, [_LABELS])]
-        with tf.control_dependencies([check for check in checks if check is not None]):
-            return tf.identity(x), tf.identity(y)
 
     def get_config(self) -> dict[str, Any]:
         """The net and the objective's parameters; a bare callable cannot be saved."""

@@ -1,7 +1,7 @@
 """One robust training step, a pure function of model, batch and seed.
 
 `RobustModel.fit` and any other training loop call these functions and nothing else, so
-that a run depends on (seed, phase, step, replica) and on the data alone.
+that a run depends on (seed, phase, step) and on the data alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from hydra_tf.layers.masked import kernels_computed_once
 from hydra_tf.sparsity.model import masked_layers, refresh_masks
+from hydra_tf.training.parts import StepOptions, clipped, gradients_in_parts
 from hydra_tf.types import LossTerms, Moment
 
 
@@ -32,9 +33,7 @@ def moment_of(seed: int, phase: int, step: Any, total_steps: int | None) -> Mome
     """
     folded = tf.constant([seed % (1 << 31), phase], tf.int32)
     folded = tf.random.fold_in(folded, tf.cast(step, tf.int32))
-    replica = tf.distribute.get_replica_context()
-    if replica is not None:
-        folded = tf.random.fold_in(folded, replica.replica_id_in_sync_group)
+    folded = tf.random.fold_in(folded, 0)  # a number to spare; published tables were made with it
     if not total_steps:
         return Moment(folded, tf.constant(1.0))
     return Moment(folded, tf.minimum(1.0, tf.cast(step, tf.float32) / total_steps))
@@ -84,11 +83,14 @@ def robust_step(
     moment: Moment,
     refresh: bool,
     perturbed: tf.Tensor | None = None,
+    options: StepOptions | None = None,
 ) -> LossTerms:
     """Train `variables` on one batch, then refresh the masks if scores were trained.
 
     Variables that are not in the list are kept out of the optimizer altogether: momentum
-    and weight decay would move them even with a gradient of zero.
+    and weight decay would move them even with a gradient of zero. Where replicas share a
+    batch, each adds the part of the mean that its own samples make, however many they are,
+    and a sample meets the noise that it would meet on one device.
 
     Args:
         model: Keras model with masked layers or without.
@@ -101,25 +103,28 @@ def robust_step(
         refresh: whether to choose the masks anew from the scores.
         perturbed: images of a :class:`hydra_tf.objectives.base.Replayed` objective, which the
             same gradient moves.
+        options: how the step is worked, at once when left out.
 
     Returns:
-        The objective's terms before the step, with the perturbed images after it.
+        The objective's terms before the step on this replica's samples, with the perturbed
+        images after it.
     """
-    # Keras sums gradients over replicas, so each replica contributes its share of the mean.
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    terms, gradients = robust_gradients(
-        model,
-        objective,
-        variables,
-        x,
-        y,
-        moment,
-        scale=lambda loss: optimizer.scale_loss(loss / replicas),
-        perturbed=perturbed,
-    )
+
+    def part_gradients(x: Any, y: Any, perturbed: Any, moment: Moment, share: Any) -> Any:
+        def scale(loss: tf.Tensor) -> tf.Tensor:
+            return optimizer.scale_loss(loss * share)
+
+        return robust_gradients(
+            model, objective, variables, x, y, moment, scale=scale, perturbed=perturbed
+        )
+
+    options = options or StepOptions()
+    terms, gradients = gradients_in_parts(part_gradients, x, y, perturbed, moment, options)
     if perturbed is not None:
         *gradients, slope = gradients
         terms = replace(terms, perturbed=objective.move(x, perturbed, slope))
+    if options.clip_norm is not None:
+        gradients = clipped(gradients, options.clip_norm, optimizer.scale_loss(1.0))
     optimizer.apply(gradients, variables)
     if refresh:
         refresh_masks(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -97,6 +98,21 @@ class BestEpoch:
         with np.load(path) as stored:
             self._value = float(stored["value"])
             self._weights = [stored[f"arr_{i}"] for i in range(len(stored.files) - 1)]
+
+    def arrays(self) -> dict[str, Any]:
+        """Return what is known, for a checkpoint."""
+        if self._weights is None:
+            return {}
+        kept = {f"best/{i}": weights for i, weights in enumerate(self._weights)}
+        return {**kept, "best_value": np.float64(self._value)}
+
+    def take_up(self, arrays: Mapping[str, Any]) -> None:
+        """Know what a checkpoint knew."""
+        self.start()
+        if "best_value" in arrays:
+            count = sum(key.startswith("best/") for key in arrays)
+            self._value = float(arrays["best_value"])
+            self._weights = [arrays[f"best/{i}"] for i in range(count)]
 
     def restore(self, model: Any) -> None:
         """Give the model the best weights, if there are any."""

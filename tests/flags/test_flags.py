@@ -167,26 +167,6 @@ def test_a_truncated_network_is_explained(finished, tmp_path):
         assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_an_interrupted_run_goes_on_to_the_same_end(finished, tmp_path):
-    whole, _ = finished
-    out = tmp_path / "b"
-    command = [sys.executable, "-m", "flags.train", *SMALL, "--density=0.05", f"--out={out}"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    metrics = out / "metrics.jsonl"
-    while process.poll() is None and not (
-        metrics.exists() and len(metrics.read_text().splitlines()) >= 2
-    ):
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    assert not (out / "report.json").exists()
-    assert subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 0
-    for name in ("model.keras", "dense.keras"):
-        one, other = (keras.saving.load_model(run / name) for run in (whole, out))
-        for a, b in zip(one.variables, other.variables, strict=True):
-            assert np.array_equal(a, b), a.path
-
-
 def test_study_tabulates_and_goes_on_where_it_stopped(tmp_path):
     flags = [*SMALL, "--densities=0.1", "--seeds=2", "--tflite", f"--out={tmp_path}"]
     result = call("study", *flags)

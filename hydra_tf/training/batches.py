@@ -1,0 +1,72 @@
+"""Checks of batches within a graph, and what a batch has right."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from hydra_tf.attacks.base import sparse_labels
+from hydra_tf.training.carried import TOO_MANY
+
+_PIXELS = (
+    "A batch holds images with values outside [0, 1]; divide 8-bit images by 255 and make any "
+    "normalisation a layer of the model."
+)
+_LABELS = "A batch holds labels that are not whole numbers from 0 to the number of logits less 1."
+
+
+@contextlib.contextmanager
+def plain_sentences() -> Iterator[None]:
+    """Raise what a batch in the middle of an epoch got wrong as the sentence it is."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        for sentence in (_PIXELS, _LABELS, TOO_MANY):
+            if sentence in str(error):
+                raise ValueError(sentence) from error
+        raise
+
+
+def checked(data: Any, classes: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the images and integer labels of a batch, to be had only if they are right.
+
+    Args:
+        data: (images, labels), or as Keras packs them.
+        classes: number of logits.
+
+    Raises:
+        ValueError: without labels, or with sample weights.
+        tf.errors.InvalidArgumentError: when run on pixels or labels out of range; see
+            :func:`plain_sentences`.
+
+    Example:
+        >>> x, y = checked((tf.zeros([2, 3]), tf.constant([[0.0, 1.0], [1.0, 0.0]])), 2)
+        >>> y.numpy().tolist()
+        [1, 0]
+    """
+    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if weight is not None:
+        raise ValueError("RobustModel does not support sample weights.")
+    if y is None:
+        raise ValueError("RobustModel needs labels; the data hold none.")
+    x, y = tf.cast(x, tf.float32), sparse_labels(y)
+    in_range = tf.reduce_all((x >= 0.0) & (x <= 1.0))
+    known = tf.reduce_all((y >= 0) & (y < classes))
+    checks = [tf.debugging.Assert(in_range, [_PIXELS]), tf.debugging.Assert(known, [_LABELS])]
+    with tf.control_dependencies([check for check in checks if check is not None]):
+        return tf.identity(x), tf.identity(y)
+
+
+def held(y: tf.Tensor, *outputs: tf.Tensor) -> tf.Tensor:
+    """Return [batch] ones where all the logits are right, zeros elsewhere.
+
+    Example:
+        >>> held(tf.constant([1, 1]), tf.constant([[0.0, 1.0], [1.0, 0.0]])).numpy().tolist()
+        [1.0, 0.0]
+    """
+    right = [tf.argmax(logits, axis=-1, output_type=y.dtype) == y for logits in outputs]
+    return tf.cast(tf.reduce_all(right, axis=0), tf.float32)

@@ -1,0 +1,297 @@
+"""The pipeline as a loop over tf.distribute, with checkpoints that a run goes on from exactly.
+
+`fit` is for a Keras user's own program. This loop runs the same steps
+(:func:`hydra_tf.training.step.robust_step`) and the same callbacks, and adds what long runs
+need: any strategy, also those of several workers, which Keras's `fit` does not serve;
+checkpoints within an epoch, after which every bit is that of a run never interrupted; and an
+orderly end when the machine is taken away.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from hydra_tf.training.average import MovingAverage
+from hydra_tf.training.batches import plain_sentences
+from hydra_tf.training.callbacks import HydraCallback, arrange
+from hydra_tf.training.checkpoints import Checkpoints, Place, gathered, scatter
+from hydra_tf.training.execution import judge_function, means, shared_out, train_function
+from hydra_tf.training.parts import StepOptions
+from hydra_tf.training.phases import PHASES, trained_variables
+from hydra_tf.training.preemption import PreemptionError, sigterm_noted
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How a loop runs.
+
+    Args:
+        step: how a step is worked.
+        steps_per_execution: steps in one call of a graph, as in Keras; callbacks see the last.
+        average: decay of a moving average of the weights, which is then what is judged and
+            kept; None for none.
+        checkpoint_seconds: a checkpoint is written within an epoch when the last is as old.
+
+    Raises:
+        ValueError: for a value out of range.
+
+    Example:
+        >>> LoopOptions(steps_per_execution=4).average is None
+        True
+    """
+
+    step: StepOptions = field(default_factory=StepOptions)
+    steps_per_execution: int = 1
+    average: float | None = None
+    checkpoint_seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        if self.steps_per_execution < 1:
+            raise ValueError(
+                f"steps_per_execution must be at least 1, not {self.steps_per_execution}."
+            )
+        if self.average is not None and not 0 < self.average < 1:
+            raise ValueError(
+                f"The decay of a moving average lies in (0, 1), not at {self.average}."
+            )
+        if not self.checkpoint_seconds >= 0:
+            raise ValueError(
+                f"checkpoint_seconds must be at least 0, not {self.checkpoint_seconds}."
+            )
+
+
+def train(
+    model: Any,
+    batches_from: Callable[[int, int], tf.data.Dataset],
+    steps: int,
+    pipeline: HydraCallback,
+    *,
+    validation: tf.data.Dataset | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    checkpoints: Checkpoints | None = None,
+    options: LoopOptions | None = None,
+    suspects: str | None = None,
+    verbose: int = 1,
+) -> dict[str, float]:
+    """Run the phases of a pipeline, from its beginning or from the newest checkpoint.
+
+    Model and optimizer are made under the scope of the strategy. Metrics are loss, accuracy
+    and robust accuracy, whatever was compiled.
+
+    Args:
+        model: a compiled :class:`hydra_tf.RobustModel`.
+        batches_from: maps (epoch, step) to endless batches of (images, labels) that begin
+            there, a pure function; on several workers each must get the same batches.
+        steps: batches of an epoch.
+        pipeline: the phases.
+        validation: batches to judge each epoch on.
+        callbacks: Keras callbacks; those that write files belong on the chief alone.
+        checkpoints: where the run is kept; None keeps nothing.
+        options: see :class:`LoopOptions`.
+        suspects: file (.npz) that gets the batches of a step whose loss is not finite.
+        verbose: as in Keras.
+
+    Returns:
+        The metrics of the last epoch.
+
+    Raises:
+        PreemptionError: after SIGTERM, once the checkpoint is written.
+        FloatingPointError: when the loss is not finite; see :class:`hydra_tf.training.NaNGuard`.
+        ValueError: for data that do not fit the model, or a checkpoint of another run.
+    """
+    with sigterm_noted() as asked, plain_sentences():
+        loop = _Loop(model, pipeline, steps, checkpoints, options or LoopOptions(), suspects)
+        return loop.run(batches_from, validation, callbacks, asked, verbose)
+
+
+class _Restore(keras.callbacks.Callback):
+    """Takes a run up after the pipeline has made its state, before others look at it."""
+
+    def __init__(self, restore: Callable[[], None]) -> None:
+        super().__init__()
+        self._restore = restore
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._restore()
+
+
+class _Loop:
+    """One run of :func:`train`."""
+
+    def __init__(
+        self,
+        model: Any,
+        pipeline: HydraCallback,
+        steps: int,
+        checkpoints: Checkpoints | None,
+        options: LoopOptions,
+        suspects: str | None,
+    ) -> None:
+        self.model, self.pipeline, self.steps = model, pipeline, steps
+        self.checkpoints, self.options, self.suspects = checkpoints, options, suspects
+        self.strategy = model.distribute_strategy
+        self.place, self.sums = Place(), np.zeros(6)
+        self.average: MovingAverage | None = None
+        self._functions: dict[int, Any] = {}
+        self._functions_of: Any = None
+        self._saved_at = time.monotonic()
+
+    def run(
+        self,
+        batches_from: Callable[[int, int], tf.data.Dataset],
+        validation: tf.data.Dataset | None,
+        callbacks: Sequence[Any],
+        asked: Callable[[], bool],
+        verbose: int,
+    ) -> dict[str, float]:
+        """Do what :func:`train` says."""
+        model = self.model
+        model.first_batch = model.check_data(batches_from(0, 0))
+        if validation is not None:
+            model.check_data(validation)
+        model.prepare()
+        if self.options.average is not None:
+            with self.strategy.scope():
+                weights = trained_variables(model.net, PHASES["pretrain"])
+                self.average = MovingAverage(weights, self.options.average)
+        self.judge = judge_function(model, self.strategy)
+        first, *others = arrange([self.pipeline, *callbacks], verbose, 0)
+        watchers = keras.callbacks.CallbackList(
+            [first, _Restore(self._restore), *others],
+            model=model,
+            verbose=verbose,
+            epochs=self.pipeline.epochs,
+            steps=self.steps,
+        )
+        model.stop_training = False
+        watchers.on_train_begin()
+        logs: dict[str, float] = {}
+        if self.place.epoch == self.pipeline.epochs:
+            return logs  # a run that was interrupted after its last epoch
+        batches = batches_from(self.place.epoch, self.place.step)
+        iterator = iter(shared_out(batches, self.strategy))
+        while self.place.epoch < self.pipeline.epochs and not model.stop_training:
+            logs = self._epoch(iterator, validation, watchers, asked)
+        watchers.on_train_end(logs)
+        return logs
+
+    def _epoch(
+        self, iterator: Any, validation: Any, watchers: Any, asked: Callable[[], bool]
+    ) -> dict[str, float]:
+        """Train to the end of an epoch and judge it."""
+        epoch = self.place.epoch
+        before = int(np.asarray(self.model.phase_entered))
+        watchers.on_epoch_begin(epoch)
+        if self.average is not None and before != int(np.asarray(self.model.phase_entered)):
+            self.average.start()
+        while self.place.step < self.steps:
+            self._execute(iterator, watchers, asked)
+        logs = means(self.sums)
+        phase, first = self.pipeline.phase_at(epoch)
+        average = None if PHASES[phase].trains_scores else self.average
+        if average is not None:
+            average.swap()
+        if validation is not None:
+            logs |= means(self._judged(validation), "val_")
+        watchers.on_epoch_end(epoch, logs)
+        last = epoch + 1 == first + self.pipeline.plan[phase] or self.model.stop_training
+        if average is not None and not last:  # a phase ends with it, and the next begins there
+            average.swap()
+        self.place, self.sums = Place(epoch + 1, 0), np.zeros(6)
+        self._save()
+        return logs
+
+    def _execute(self, iterator: Any, watchers: Any, asked: Callable[[], bool]) -> None:
+        """Make a few steps; stop after them if that was asked for."""
+        epoch, done = self.place.epoch, self.place.step
+        count = min(self.options.steps_per_execution, self.steps - done)
+        watchers.on_train_batch_begin(done)
+        rates = self.pipeline.rates(count)
+        execute = self._function(count, rates is not None)
+        given = tf.constant(rates or [0.0] * count, tf.float32)
+        found, seen = execute(iterator, given, tf.constant(float(asked())))
+        sums = np.asarray(found, np.float64)
+        self.sums += sums
+        if not np.isfinite(sums[1]):
+            self._keep_suspects(seen)
+        self.place = Place(epoch, done + count)
+        logs = means(self.sums)
+        watchers.on_train_batch_end(done + count - 1, logs)
+        stopped = sums[-1] > 0
+        if stopped or time.monotonic() - self._saved_at >= self.options.checkpoint_seconds:
+            self._save()
+        if stopped:
+            raise PreemptionError(
+                f"Told to stop after epoch {epoch + 1}, step {done + count}, which a checkpoint "
+                "holds; the same command goes on from there."
+                if self.checkpoints
+                else f"Told to stop after epoch {epoch + 1}, step {done + count}."
+            )
+
+    def _function(self, count: int, moves_rate: bool) -> Any:
+        """The graph of a few steps, traced anew for each phase."""
+        phase = (self.model.phase, self.model.phase_steps, moves_rate)
+        if self._functions_of != phase:
+            self._functions, self._functions_of = {}, phase
+        if count not in self._functions:
+            follows = self.average if not self.model.phase.trains_scores else None
+            self._functions[count] = train_function(
+                self.model, self.strategy, count, self.options.step, follows, moves_rate
+            )
+        return self._functions[count]
+
+    def _judged(self, validation: tf.data.Dataset) -> Any:
+        """Sums over the validation data."""
+        total = np.zeros(6)
+        for batch in shared_out(validation, self.strategy, fill=True):
+            total += np.asarray(self.judge(batch), np.float64)
+        return total
+
+    def _save(self) -> None:
+        """Write a checkpoint of this place."""
+        if self.checkpoints is None:
+            return
+        averages = self.average.variables if self.average else []
+        arrays = {
+            **gathered(self.model.variables, "model"),
+            **gathered(self.model.optimizer.variables, "optimizer"),
+            **gathered(averages, "average"),
+            **self.pipeline.best.arrays(),
+            "sums": self.sums,
+        }
+        self.checkpoints.save(self.place, arrays)
+        self._saved_at = time.monotonic()
+
+    def _restore(self) -> None:
+        """Go to the newest checkpoint, if there is one."""
+        found = self.checkpoints.newest() if self.checkpoints else None
+        if found is None:
+            return
+        self.place, arrays = found
+        scatter(self.model.variables, "model", arrays)
+        scatter(self.model.optimizer.variables, "optimizer", arrays)
+        scatter(self.average.variables if self.average else [], "average", arrays)
+        self.pipeline.best.take_up(arrays)
+        self.sums = arrays["sums"]
+
+    def _keep_suspects(self, seen: Any) -> None:
+        """Write the batches that a loss was not finite on."""
+        if self.suspects is None:
+            return
+        local = [self.strategy.experimental_local_results(batch) for batch in seen]
+        parts = [part for replicas in local for part in replicas]
+        images, labels = (np.concatenate([np.asarray(p[i]) for p in parts]) for i in (0, 1))
+        temporary = f"{self.suspects}.tmp"
+        with open(temporary, "wb") as file:
+            np.savez(
+                file, images=images, labels=labels, epoch=self.place.epoch, step=self.place.step
+            )
+        os.replace(temporary, self.suspects)

@@ -1,0 +1,116 @@
+"""Runs that are killed, told to stop, or out of room: nothing of them is lost."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.resume import RECIPE, command, differing, kill_and_resume
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a run that nothing happened to, ``whole``."""
+    path = tmp_path_factory.mktemp("runs")
+    subprocess.run(command(path / "whole", 1), check=True, cwd=ROOT, capture_output=True)
+    return path
+
+
+def finish(folder, name):
+    """Run the command of ``whole`` again under another name, and compare."""
+    result = subprocess.run(
+        command(folder / name, 1), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert not (folder / name / "checkpoints").exists()
+    (folder / name).rename(folder / "killed")
+    try:
+        assert differing(folder) == []
+    finally:
+        (folder / "killed").rename(folder / name)
+
+
+def wait_for_checkpoint(out, process, least=1):
+    while len(list((out / "checkpoints").glob("at-*.npz"))) < least:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def start(folder, name, **how):
+    return subprocess.Popen(
+        command(folder / name, 1),
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **how,
+    )
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_bits(folder):
+    process = start(folder, "cut")
+    wait_for_checkpoint(folder / "cut", process, least=2)
+    process.kill()
+    process.communicate()
+    assert not (folder / "cut" / "report.json").exists()
+    finish(folder, "cut")
+
+
+def test_sigterm_ends_with_a_checkpoint_and_a_status_of_its_own(folder):
+    process = start(folder, "told")
+    wait_for_checkpoint(folder / "told", process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert len(errors.strip().splitlines()) == 1
+    assert "the same command goes on from there" in errors
+    finish(folder, "told")
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(folder):
+    size = max(path.stat().st_size for path in (folder / "whole").glob("*.keras"))
+
+    def little_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    result = start(folder, "full", preexec_fn=little_room)
+    _, errors = result.communicate(timeout=300)
+    assert result.returncode == 2
+    assert "checkpoint cannot be written" in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert not list((folder / "full").glob("**/*.tmp"))
+    finish(folder, "full")
+
+
+def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "flags.train", *RECIPE, f"--out={tmp_path / 'run'}", "--dry_run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    for phase in ("pretrain: 100 epochs", "prune: 20 epochs", "finetune: 100 epochs"):
+        assert phase in result.stdout
+    assert "peak memory" in result.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_tells_its_versions_and_a_hash_of_what_was_asked(folder):
+    content = json.loads((folder / "whole" / "config.json").read_text())
+    assert set(content["versions"]) == {"tensorflow", "keras", "numpy"}
+    assert len(content["hash"]) == 12
+    assert str(ROOT) not in json.dumps(content)
+
+
+@pytest.mark.slow
+def test_thirty_kills_change_no_bit(tmp_path):
+    assert kill_and_resume(tmp_path, kills=30, epochs=3, seed=0) == []

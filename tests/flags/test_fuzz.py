@@ -1,0 +1,158 @@
+"""Two hundred broken command lines and config files: status 2, one sentence, no traceback."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# One child for each case, forked from a process that has loaded the binary: loading takes longer
+# than refusing.
+DRIVER = """
+import importlib, io, json, os, sys
+binary, cases = sys.argv[1], json.loads(sys.stdin.read())
+module = importlib.import_module(f"flags.{binary}")
+found = []
+for case in cases:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        os.dup2(writer, 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.argv = [binary, *case]
+        code = 99
+        try:
+            module.main()
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 98)
+    os.close(writer)
+    with os.fdopen(reader) as text:
+        said = text.read()
+    found.append((os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said))
+print(json.dumps(found))
+"""
+
+WORDS = [
+    "", " ", "0", "-1", "1e999", "nan", "inf", "-inf", "none", "true", "[]", "{}", "{", "'", '"',
+    "\\", "%s", "{0}", "\x00x", "é√", "../..", "a" * 3000, "1,2", "=", ":", ";", "trades:",
+    "trades:epsilon", "trades:epsilon=", "trades:=3", "trades:epsilon=1/0", "trades:beta=6,,",
+    "pgd:steps=1.5", "pgd:norm=l7", "crown_ibp:ramp=2", "smoothing:sigma=0", "__import__('os')",
+    "mixtrain:samples=0", "free:replays=0", "natural:epsilon=1", "pgd:epsilon=-8/255",
+]  # fmt: skip
+# Flags of train that no word above can be right for.
+FLAGS = {
+    "train": [
+        "density", "method", "objective", "model", "dataset", "strategy", "batch_size", "seed",
+        "pretrain_epochs", "optimizer", "schedule", "warmup", "allocation", "learning_rate",
+        "microbatches", "dtype_policy", "clip_norm", "ema", "extra", "pretrained", "flagfile",
+    ],
+    "study": ["methods", "densities", "seeds", "split", "certify_n", "objective", "model"],
+    "evaluate": ["run", "attacks"],
+    "certify": ["run", "method", "sigma", "n", "alpha", "epsilon", "samples"],
+    "export": ["run", "quantization"],
+}  # fmt: skip
+RIGHT = {
+    "seed": {"0"}, "warmup": {"0"}, "pretrained": {"", " "}, "extra": {""}, "certify_n": {"0"},
+    "attacks": {"", " ", ";"}, "flagfile": {"", " "}, "samples": {"0"}, "pretrain_epochs": {"0"},
+    "objective": {"trades:"}, "clip_norm": {"none"}, "ema": {"none"}, "learning_rate": set(),
+}  # fmt: skip
+
+
+def cases_for(binary, count, folder):
+    chance = random.Random(binary)
+    cases = []
+    while len(cases) < count:
+        flag, word = chance.choice(FLAGS[binary]), chance.choice(WORDS)
+        if word in RIGHT.get(flag, ()) or "\x00" in word:
+            continue
+        form = chance.choice([f"--{flag}={word}", f"--{flag}x={word}", f"-{flag}s={word}", word])
+        if form == word and not word.strip():
+            continue
+        cases.append([f"--out={folder / 'out'}", form] if binary in ("train", "study") else [form])
+    return cases
+
+
+def config_cases(folder):
+    """Run directories whose config is broken in many ways."""
+    sound = {
+        "dataset": "digits",
+        "objective": "trades",
+        "attacks": "pgd",
+        "batch_size": 8,
+        "seed": 0,
+    }
+    contents = ["", "{", "[1]", "null", "3", '"text"', "\ufeff{}", "{}", '{"dataset": "digits"}']
+    for key in sound:
+        for value in (None, [], {}, "no such thing", -1, 1.5, True, "trades:epsilon=-1"):
+            contents.append(json.dumps({**sound, key: value}))
+    paths = []
+    for i, content in enumerate(contents):
+        path = folder / f"run{i}"
+        path.mkdir()
+        (path / "config.json").write_text(content, encoding="utf-8")
+        paths.append([f"--run={path}"])
+    binary = folder / "binary"
+    binary.mkdir()
+    (binary / "config.json").write_bytes(bytes(range(256)))
+    return [*paths, [f"--run={binary}"]]
+
+
+def refuse_all(binary, cases):
+    result = subprocess.run(
+        [sys.executable, "-c", DRIVER, binary],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert len(found) == len(cases)
+    wrong = [
+        (case, status, said[-600:])
+        for case, (status, said) in zip(cases, found, strict=True)
+        if status != 2 or len(said.strip().splitlines()) != 1 or "Traceback" in said
+    ]
+    assert not wrong, "\n".join(map(str, wrong[:10]))
+
+
+@pytest.mark.parametrize(
+    ("binary", "count"),
+    [("train", 90), ("study", 40), ("evaluate", 15), ("certify", 40), ("export", 15)],
+)
+def test_a_broken_command_line_is_one_sentence(binary, count, tmp_path):
+    refuse_all(binary, cases_for(binary, count, tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("binary", ["evaluate", "certify", "export"])
+def test_a_broken_config_is_one_sentence(binary, tmp_path):
+    refuse_all(binary, config_cases(tmp_path))
+
+
+def test_a_broken_cluster_is_one_sentence(tmp_path):
+    for text in ("", "{", "[]", "{}", '{"cluster": 3}', '{"cluster": {"worker": ["a:1"]}}',
+                 '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 4}}',
+                 '{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}'):  # fmt: skip
+        result = subprocess.run(
+            [sys.executable, "-m", "flags.train", "--strategy=multi_worker", f"--out={tmp_path}"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "TF_CONFIG": text},
+        )
+        assert result.returncode == 2
+        assert len(result.stderr.strip().splitlines()) == 1
+        assert "TF_CONFIG" in result.stderr

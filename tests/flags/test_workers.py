@@ -1,0 +1,117 @@
+"""Two real workers on the loopback interface: one result, and an end when one of them goes."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import hydra_tf  # noqa: F401 - its layers are in the files
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    "--dataset=digits", "--model=mnist_cnn", "--density=0.1", "--batch_size=100", "--verbose=0",
+    "--objective=trades:epsilon=0.1,steps=2,start=uniform", "--learning_rate=0.05",
+    "--attacks=pgd:steps=2", "--prune_epochs=1", "--finetune_epochs=1",
+]  # fmt: skip
+
+
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def start(out, *flags, index=None, ports=()):
+    environment = dict(os.environ)
+    if index is not None:
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+        task = {"type": "worker", "index": index}
+        environment["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
+        flags = (*flags, "--strategy=multi_worker")
+    return subprocess.Popen(
+        [sys.executable, "-m", "flags.train", *SMALL, *flags, f"--out={out}"],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def workers():
+    """Starts two workers, and leaves none behind."""
+    started = []
+
+    def both(out, *flags):
+        ports = free_ports(2)
+        started.extend(start(out, *flags, index=i, ports=ports) for i in range(2))
+        return started
+
+    yield both
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_epochs(out, count, process):
+    metrics = out / "metrics.jsonl"
+    for _ in range(1800):
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= count:
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    raise AssertionError("no progress")
+
+
+def test_two_workers_train_what_one_device_does(workers, tmp_path):
+    flags = ["--pretrain_epochs=1"]
+    processes = workers(tmp_path / "both", *flags)
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    alone = start(tmp_path / "alone", *flags)
+    _, errors = alone.communicate(timeout=300)
+    assert alone.returncode == 0, errors
+    one, other = (
+        keras.saving.load_model(tmp_path / name / "model.keras") for name in ("alone", "both")
+    )
+    for a, b in zip(one.variables, other.variables, strict=True):
+        a, b = np.array(a), np.array(b)
+        if a.dtype == bool:
+            np.testing.assert_array_equal(a, b)
+        else:  # sums in another order, through 39 steps
+            np.testing.assert_allclose(a, b, atol=1e-4)
+    reports = [json.loads((tmp_path / n / "report.json").read_text()) for n in ("alone", "both")]
+    assert abs(reports[0]["benign_accuracy"] - reports[1]["benign_accuracy"]) <= 0.01
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_when_a_worker_goes_the_other_stops_and_says_so(sent, workers, tmp_path):
+    chief, other = workers(tmp_path / "run", "--pretrain_epochs=500")
+    wait_for_epochs(tmp_path / "run", 1, chief)
+    other.send_signal(sent)
+    moment = time.monotonic()
+    _, errors = chief.communicate(timeout=120)
+    assert time.monotonic() - moment < 60
+    assert chief.returncode == 75
+    last = errors.strip().splitlines()[-1]
+    if sent == signal.SIGKILL:
+        assert "another worker is gone" in last
+    else:
+        assert "Told to stop" in last
+        other.communicate(timeout=60)
+        assert other.returncode == 75
+    assert list((tmp_path / "run" / "checkpoints").glob("at-*.npz"))

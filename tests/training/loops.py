@@ -1,0 +1,47 @@
+"""A small network and its training, for tests of the loop."""
+
+import contextlib
+
+import keras
+import numpy as np
+
+import hydra_tf
+
+TRADES = "trades:epsilon=0.1,steps=2,step_size=0.05,start=uniform"
+STEPS = 5  # of 32, 32, 32, 32 and 22 images
+
+
+def small_net(norm=False):
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.Conv2D(4, 3, strides=2, activation="relu"),
+        *([keras.layers.BatchNormalization()] if norm else []),
+        keras.layers.Flatten(),
+        keras.layers.Dense(16, activation="relu"),
+        keras.layers.Dense(10),
+    ]
+    return keras.Sequential([keras.Input((8, 8, 1)), *layers])
+
+
+def make(objective=TRADES, strategy=None, norm=False):
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model = hydra_tf.RobustModel(small_net(norm), objective, seed=5)
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), metrics=["accuracy"])
+    return model
+
+
+def phases(*epochs, density=0.3, **how):
+    return hydra_tf.HydraCallback(density, *epochs, **how)
+
+
+def weights_of(model):
+    return {v.path + str(i): np.array(v) for i, v in enumerate(model.net.variables)}
+
+
+def assert_same(found, wanted, atol=0.0):
+    assert found.keys() == wanted.keys() or len(found) == len(wanted)
+    for one, two in zip(found.values(), wanted.values(), strict=True):
+        if one.dtype == bool or not atol:
+            np.testing.assert_array_equal(one, two)
+        else:
+            np.testing.assert_allclose(one, two, atol=atol)

@@ -1,0 +1,198 @@
+"""A run that is stopped anywhere ends with the bits of one that was not."""
+
+import errno
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+from hydra_tf.training import Checkpoints, LoopOptions, PreemptionError, train
+from hydra_tf.training.checkpoints import Place, gathered, scatter
+from tests.training.loops import STEPS, assert_same, make, phases, weights_of
+
+OBJECTIVE = "trades:epsilon=0.1,steps=1,step_size=0.05,start=uniform"
+PLAN = (1, 2, 1)
+
+
+class StopError(Exception):
+    pass
+
+
+class StopAfter(keras.callbacks.Callback):
+    """Ends a run after so many steps, as a fault would."""
+
+    def __init__(self, steps, how):
+        super().__init__()
+        self.left, self.how = steps, how
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            self.how()
+
+
+def fault():
+    raise StopError
+
+
+def preempt():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run(folder, validation, batches_from, *watchers, every=0.0, average=None):
+    model = make(OBJECTIVE)
+    options = LoopOptions(checkpoint_seconds=every, average=average)
+    rows = []
+
+    class Rows(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            rows.append((epoch, dict(logs)))
+
+    train(
+        model,
+        batches_from,
+        STEPS,
+        phases(*PLAN),
+        validation=validation,
+        callbacks=[Rows(), *watchers],
+        checkpoints=Checkpoints(folder),
+        options=options,
+        verbose=0,
+    )
+    return weights_of(model), rows
+
+
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_a_run_stopped_again_and_again_ends_with_the_same_bits(
+    average, tmp_path, batches_from, validation
+):
+    whole, rows = run(tmp_path / "whole", validation, batches_from, average=average)
+    steps = sum(PLAN) * STEPS
+    resumed, last = None, {}
+    for left in (3, 4, 7, steps):  # in the middle of a phase, at its last step, ...
+        try:
+            resumed, seen = run(
+                tmp_path / "cut", validation, batches_from, StopAfter(left, fault), average=average
+            )
+        except StopError:
+            continue
+        last = dict(seen)
+        break
+    assert resumed is not None
+    assert_same(resumed, whole)
+    for epoch, logs in rows[-2:]:
+        assert last[epoch] == logs  # metrics too, to the last bit
+
+
+def test_sigterm_leaves_a_checkpoint_of_that_very_step(tmp_path, batches_from, validation):
+    whole, _ = run(tmp_path / "whole", validation, batches_from, every=1e9)
+    with pytest.raises(PreemptionError, match="epoch 2, step 3"):
+        run(tmp_path / "cut", validation, batches_from, StopAfter(7, preempt), every=1e9)
+    # The signal comes after the seventh step, and is seen by the eighth.
+    place, _ = Checkpoints(tmp_path / "cut").newest()
+    assert place == Place(1, 3)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    resumed, _ = run(tmp_path / "cut", validation, batches_from, every=1e9)
+    assert_same(resumed, whole)
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path, batches_from, validation):
+    whole, _ = run(tmp_path, validation, batches_from, every=1e9)
+    again, rows = run(tmp_path, validation, batches_from, StopAfter(1, fault))
+    assert_same(again, whole)
+    assert rows == []
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, batches_from, validation, caplog):
+    whole, _ = run(tmp_path / "whole", validation, batches_from, every=1e9)
+    with pytest.raises(StopError):
+        run(tmp_path / "cut", validation, batches_from, StopAfter(8, fault))
+    newest = max((tmp_path / "cut").glob("at-*.npz"))
+    content = newest.read_bytes()
+    newest.write_bytes(content[: len(content) // 2])
+    place, _ = Checkpoints(tmp_path / "cut").newest()
+    assert place == Place(1, 1)  # the eighth step ended before its checkpoint was due
+    resumed, _ = run(tmp_path / "cut", validation, batches_from, every=1e9)
+    assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "foreign"])
+def test_every_kind_of_damage_is_known(damage, tmp_path):
+    store = Checkpoints(tmp_path)
+    store.save(Place(0, 1), {"a": np.arange(1000.0)})
+    store.save(Place(0, 2), {"a": np.arange(1000.0) + 1})
+    newest = tmp_path / "at-00000-000000002.npz"
+    content = bytearray(newest.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    newest.write_bytes(
+        {"cut": content[:-9], "flip": content, "empty": b"", "foreign": b"x"}[damage]
+    )
+    place, arrays = store.newest()
+    assert place == Place(0, 1)
+    np.testing.assert_array_equal(arrays["a"], np.arange(1000.0))
+
+
+def test_old_checkpoints_go_and_places_have_an_order(tmp_path):
+    store = Checkpoints(tmp_path, keep=3)
+    for place in (Place(0, 5), Place(1, 0), Place(0, 9), Place(10, 0), Place(9, 2)):
+        store.save(place, {"a": np.zeros(1)})
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [
+        "at-00001-000000000.npz",
+        "at-00009-000000002.npz",
+        "at-00010-000000000.npz",
+    ]
+    assert store.newest()[0] == Place(10, 0)
+
+
+def test_a_full_disk_leaves_the_run_as_it_was(tmp_path, monkeypatch):
+    store = Checkpoints(tmp_path)
+    store.save(Place(0, 1), {"a": np.zeros(1)})
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match=r"No space left on device.*goes on from the one before"):
+        store.save(Place(0, 2), {"a": np.zeros(1)})
+    assert [path.name for path in tmp_path.iterdir()] == ["at-00000-000000001.npz"]
+    assert store.newest()[0] == Place(0, 1)
+
+
+def test_only_the_chief_writes(tmp_path):
+    Checkpoints(tmp_path / "none", writes=False).save(Place(0, 1), {"a": np.zeros(1)})
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_checkpoint_of_another_run_is_refused():
+    small, large = keras.Variable(np.zeros(2)), keras.Variable(np.zeros(3))
+    with pytest.raises(ValueError, match="of another run"):
+        scatter([large], "model", gathered([small], "model"))
+    with pytest.raises(ValueError, match="of another run"):
+        scatter([small], "model", gathered([small, small], "model"))
+    with pytest.raises(ValueError, match="at least 2"):
+        Checkpoints("anywhere", keep=1)
+
+
+def test_the_batch_of_a_loss_that_is_no_number_is_kept(tmp_path, batches_from):
+    model = make("natural")
+
+    class Ruin(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 2:
+                kernel = self.model.net.layers[-1].kernel
+                kernel.assign(np.full(kernel.shape, np.nan, "float32"))
+
+    path = tmp_path / "suspects.npz"
+    with pytest.raises(FloatingPointError, match="epoch 1, step 3"):
+        train(
+            model, batches_from, STEPS, phases(1), callbacks=[Ruin()], suspects=str(path), verbose=0
+        )
+    with np.load(path) as kept:
+        assert (int(kept["epoch"]), int(kept["step"])) == (0, 2)
+        wanted = next(iter(batches_from(0, 2)))
+        np.testing.assert_array_equal(kept["images"], wanted[0])
+        np.testing.assert_array_equal(kept["labels"], wanted[1])
