@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from . import common, pipeline
+from . import common, networks, pipeline
 from .common import FLAGS, UsageError
 
 TEACH = """
@@ -70,7 +70,7 @@ def validate() -> dict[str, Any]:
     common.at_least("seed", 0)
     common.at_least("batch_size", 1)
     config = pipeline.read_config(FLAGS.run)
-    pipeline.network_path(FLAGS.run)
+    networks.network_path(FLAGS.run)
     _report()
     return config
 
@@ -104,7 +104,7 @@ def _report() -> dict[str, Any]:
 
 def run(config: dict[str, Any]) -> None:
     """Certify, print the table, and add to the report."""
-    net = pipeline.load_network(FLAGS.run)
+    net = networks.load_network(FLAGS.run)
     data = pipeline.load_data(config, config["seed"])
     size = data.sizes[FLAGS.split]
     samples = min(FLAGS.samples or size, size)

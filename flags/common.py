@@ -8,6 +8,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Sequence
+from logging import ERROR
 from typing import Any
 
 from absl import flags, logging
@@ -53,6 +54,7 @@ def launch(
     except (flags.Error, UsageError, ValueError, TypeError, OSError, ImportError) as error:
         _end(name, error)
     logging.use_absl_handler()
+    logging.get_absl_logger().addFilter(_is_for_the_user)
     failures: tuple[type[Exception], ...] = (
         *(UsageError, ValueError, TypeError, OSError, ImportError, ArithmeticError),
         *(RuntimeError, MemoryError),
@@ -68,9 +70,24 @@ def launch(
     except StoppedError as error:
         sys.stderr.write(f"{name}: {error}\n")
         sys.exit(STOPPED)
-    except failures as error:
+    except Exception as error:
+        cause = _as_raised(error)
+        if not isinstance(cause, failures):
+            raise
         logging.debug("%s", error, exc_info=True)
-        _end(name, error)
+        _end(name, cause)
+
+
+def _is_for_the_user(record: Any) -> bool:
+    """Not what TensorFlow Datasets notes of folders: what is missing has a sentence of its own."""
+    return record.levelno >= ERROR or "tensorflow_datasets" not in record.pathname
+
+
+def _as_raised(error: BaseException) -> BaseException:
+    """The error itself, where TensorFlow has put the story of a graph's making in its place."""
+    while str(error).startswith("in user code:") and error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def _terminated(*_: Any) -> None:
@@ -110,7 +127,7 @@ def _load_tensorflow(start: Callable[[], Any] | None) -> tuple[type[Exception], 
             os.close(screen)
 
 
-def _end(name: str, error: Exception) -> None:
+def _end(name: str, error: BaseException) -> None:
     """Write one line about an error and leave with the status of bad input."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:

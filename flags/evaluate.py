@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from . import common, judging, pipeline
+from . import common, judging, networks, pipeline
 from .common import FLAGS, UsageError
 
 TEACH = """
@@ -16,7 +16,9 @@ is the run's own unless an attack says otherwise; era counts the images that hol
 attacks together.
 
   python -m flags.evaluate --run=runs/a --attacks="pgd:steps=50,restarts=10;fgsm"
-  python -m flags.evaluate --run=runs/a --attacks="cleverhans_pgd:steps=40"
+  python -m flags.evaluate --run=runs/a --attacks=autoattack
+
+cleverhans_pgd, CleverHans's own PGD, needs: pip install "hydra_tf[cleverhans]"
 """
 
 flags.DEFINE_string("run", None, "Run directory to judge.")
@@ -32,6 +34,7 @@ def validate() -> dict[str, Any]:
     if not FLAGS.run:
         raise UsageError("--run is missing: name the run directory to judge.")
     config = pipeline.read_config(FLAGS.run)
+    networks.network_path(FLAGS.run)
     if FLAGS.attacks is not None:
         config["attacks"] = FLAGS.attacks
     for spec in common.attack_specs(config["attacks"]):
@@ -41,7 +44,7 @@ def validate() -> dict[str, Any]:
 
 def run(config: dict[str, Any]) -> None:
     """Measure and write."""
-    net = pipeline.load_network(FLAGS.run)
+    net = networks.load_network(FLAGS.run)
     data = pipeline.load_data(config, config["seed"])
     report = judging.judge(net, data, config, FLAGS.run, seed=FLAGS.seed, verbose=FLAGS.verbose)
     rows = [("benign", report["benign_accuracy"])]

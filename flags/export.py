@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from . import common, pipeline
+from . import common, networks, pipeline
 from .common import FLAGS, UsageError
 
 TEACH = """
@@ -26,10 +26,20 @@ flags.DEFINE_bool("sparse", True, "Encode zeros sparsely where it makes the file
 
 
 def validate() -> dict[str, Any]:
-    """Return the run's config."""
+    """Return the run's config, once the network is there and the file can be written."""
+    from hydra_tf.export.paths import checked_path
+
     if not FLAGS.run:
         raise UsageError("--run is missing: name the run directory to export.")
-    return pipeline.read_config(FLAGS.run)
+    config = pipeline.read_config(FLAGS.run)
+    networks.network_path(FLAGS.run)
+    checked_path(_target(), ".tflite")
+    return config
+
+
+def _target() -> str:
+    """The file to write."""
+    return FLAGS.out or os.path.join(FLAGS.run, "model.tflite")
 
 
 def run(config: dict[str, Any]) -> None:
@@ -40,12 +50,12 @@ def run(config: dict[str, Any]) -> None:
 
     from hydra_tf import evaluation, export
 
-    net = pipeline.load_network(FLAGS.run)
+    net = networks.load_network(FLAGS.run)
     data = pipeline.load_data(config, config["seed"])
     images = np.concatenate([x for x, _ in data.validation.take(2)])
     report = export.to_tflite(
         net,
-        FLAGS.out or os.path.join(FLAGS.run, "model.tflite"),
+        _target(),
         quantization=None if FLAGS.quantization == "none" else FLAGS.quantization,
         sparse=FLAGS.sparse,
         representative=images,

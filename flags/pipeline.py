@@ -18,6 +18,7 @@ from absl import logging
 
 import hydra_tf
 
+from . import networks
 from .common import StoppedError, UsageError
 
 _OWN_FILES = (
@@ -137,37 +138,6 @@ def read_config(run: str) -> dict[str, Any]:
     return content
 
 
-def network_path(run: str, name: str = "model.keras") -> str:
-    """Return the file of a network.
-
-    Args:
-        run: a run directory, or the path of a .keras file.
-        name: the file in the run directory.
-
-    Raises:
-        UsageError: when it does not exist.
-    """
-    path = run if run.endswith(".keras") else os.path.join(run, name)
-    if not os.path.exists(path):
-        raise UsageError(f"{path} does not exist; has the run finished?")
-    return path
-
-
-def load_network(run: str, name: str = "model.keras") -> Any:
-    """Return a network of a run directory, or of a .keras file that is named itself.
-
-    Raises:
-        UsageError: when the file is missing, cut short or not ours.
-    """
-    import keras
-
-    path = network_path(run, name)
-    try:
-        return keras.saving.load_model(path)
-    except Exception as error:  # Keras and zipfile raise many kinds for a damaged file
-        raise UsageError(f"{path} is cut short or not a network of hydra_tf: {error}") from error
-
-
 def load_data(settings: Mapping[str, Any], seed: int) -> Any:
     """Return the data splits that the settings name."""
     return _splits(settings, seed, 0, 0)
@@ -193,30 +163,6 @@ def set_precision(settings: Mapping[str, Any]) -> None:
     import keras
 
     keras.config.set_dtype_policy(settings.get("dtype_policy", "float32"))
-
-
-def build_network(settings: Mapping[str, Any], data: Any, seed: int) -> Any:
-    """Return the network to start from: the pretrained one of the settings, else a new one.
-
-    Raises:
-        UsageError: when the pretrained one does not fit the data.
-    """
-    from hydra_tf import models
-
-    if settings["pretrained"]:
-        net = load_network(settings["pretrained"])
-        wanted = (*data.image_shape, data.num_classes)
-        found = (*net.input_shape[1:], net.output_shape[-1])
-        if wanted != found:
-            raise UsageError(
-                f"The network of {settings['pretrained']} takes images {found[:-1]} to {found[-1]} "
-                f"logits, but {settings['dataset']} has images {wanted[:-1]}, {wanted[-1]} classes."
-            )
-        return net
-    net = models.build(
-        settings["model"], input_shape=data.image_shape, num_classes=data.num_classes, seed=seed
-    )
-    return models.synchronize_batchnorm(net) if settings.get("sync_batchnorm") else net
 
 
 def optimizer_of(settings: Mapping[str, Any]) -> Any:
@@ -297,9 +243,10 @@ def train_network(
         if suspects is None:
             raise
         kept = os.path.join(os.path.dirname(suspects), "last_good.keras")
-        save(model.net, kept)
+        networks.save(model.net, kept)
         raise FloatingPointError(
-            f"{error} They are saved as {kept}, the batch as {suspects}."
+            f"{error} They are saved as {kept}, the batch as {suspects}; to go on from them at "
+            f"another rate, pass --pretrained={kept} with another --out."
         ) from error
     return model.net
 
@@ -331,16 +278,3 @@ def _writers(out: str) -> list[Any]:
 def conclude(out: str) -> None:
     """Remove what only an unfinished run needs."""
     shutil.rmtree(os.path.join(out, "checkpoints"), ignore_errors=True)
-
-
-def store(net: Any, out: str) -> None:
-    """Write a masked network to a run directory, as it is and with plain layers."""
-    save(net, os.path.join(out, "model.keras"))
-    hydra_tf.export.to_keras(net, os.path.join(out, "dense.keras"))
-
-
-def save(net: Any, path: str) -> None:
-    """Save a network under a temporary name, then rename."""
-    stem, suffix = os.path.splitext(path)
-    net.save(f"{stem}.tmp{suffix}")
-    os.replace(f"{stem}.tmp{suffix}", path)

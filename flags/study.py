@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from . import common, judging, pipeline, recipe
+from . import common, judging, networks, pipeline, recipe
 from .common import FLAGS, UsageError
 
 TEACH = """
@@ -77,7 +77,7 @@ def validate() -> dict[str, Any]:
     if not FLAGS.out:
         raise UsageError("--out is missing: name the directory to write.")
     for seed in range(FLAGS.seeds if FLAGS.pretrained else 0):
-        pipeline.network_path(FLAGS.pretrained.replace("{seed}", str(seed)))
+        networks.network_path(FLAGS.pretrained.replace("{seed}", str(seed)))
     os.makedirs(FLAGS.out, exist_ok=True)
     for name in ("certify_n", "certify_samples"):
         common.at_least(name, 0)
@@ -119,16 +119,16 @@ def _cell(settings: Mapping[str, Any], method: str, density: float, seed: int) -
         own["pretrained"] = own["pretrained"].replace("{seed}", str(seed))
     config = {**own, "density": density, "method": method, "seed": seed}
     if not pipeline.is_finished(out, config):
-        pipeline.claim(out, config)
         sys.stdout.write(f"\n{out}\n")
         data = pipeline.load_data(own, seed)
         net = (
-            pipeline.build_network(own, data, seed)
+            networks.build_network(own, data, seed)
             if dense
-            else pipeline.load_network(os.path.join(FLAGS.out, f"seed{seed}", "dense"))
+            else networks.load_network(os.path.join(FLAGS.out, f"seed{seed}", "dense"))
         )
+        pipeline.claim(out, config)
         if dense and not own["pretrain_epochs"]:
-            pipeline.store(net, out)
+            networks.store(net, out)
         else:
             net = pipeline.train_network(
                 net,
@@ -141,7 +141,7 @@ def _cell(settings: Mapping[str, Any], method: str, density: float, seed: int) -
                 verbose=FLAGS.verbose,
                 options=recipe.loop_options(),
             )
-            pipeline.store(net, out)
+            networks.store(net, out)
         if FLAGS.tflite:
             _export(net, data, out)
         judging.judge(net, data, own, out, seed=seed, verbose=FLAGS.verbose)

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from . import common, judging, pipeline, recipe, rehearsal, strategies
+from . import common, judging, networks, pipeline, recipe, rehearsal, strategies
 from .common import FLAGS, UsageError
 
 TEACH = """
@@ -63,7 +63,7 @@ def validate() -> dict[str, Any]:
     recipe.check_epochs([FLAGS.method])
     if FLAGS.pretrained:
         config["pretrained"] = FLAGS.pretrained.replace("{seed}", str(FLAGS.seed))
-        pipeline.network_path(config["pretrained"])
+        networks.network_path(config["pretrained"])
     if pipeline.is_finished(FLAGS.out, config, FLAGS.overwrite):
         sys.stdout.write(f"{FLAGS.out} holds this run, finished; see its report.json.\n")
         sys.exit(0)
@@ -80,7 +80,7 @@ def run(config: dict[str, Any], strategy: Any) -> None:
     judged: dict[str, Any] = {"seed": config["seed"], "verbose": FLAGS.verbose}
     before = None
     with strategy.scope():
-        net = pipeline.build_network(config, data, config["seed"])
+        net = networks.build_network(config, data, config["seed"])
         if FLAGS.dry_run:
             sys.stdout.write(rehearsal.rehearse(net, data, config, how))
             return
@@ -92,7 +92,7 @@ def run(config: dict[str, Any], strategy: Any) -> None:
             net = pipeline.train_network(net, data, config, FLAGS.out, **how)
     if not chief:
         return
-    pipeline.store(net, FLAGS.out)
+    networks.store(net, FLAGS.out)
     report = judging.judge(net, data, config, FLAGS.out, before=before, **judged)
     pipeline.conclude(FLAGS.out)
     if before is not None:

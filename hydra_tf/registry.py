@@ -170,7 +170,7 @@ class Registry(Generic[T]):
         if isinstance(spec, Mapping):
             params = dict(spec)
             if not isinstance(params.get("name"), str):
-                raise ValueError(f'A {self.kind} given as a mapping needs the key "name".')
+                raise ValueError(f'The {self.kind} given as a mapping needs the key "name".')
             return params.pop("name"), params
         name, _, tail = spec.partition(":")
         params = {}
@@ -202,7 +202,8 @@ class Registry(Generic[T]):
         if not isinstance(spec, str | Mapping):
             if isinstance(spec, type) or not callable(spec):
                 raise TypeError(
-                    f"A {self.kind} is a name, a mapping, an instance or a callable, not {spec!r}."
+                    f"The {self.kind} must be a name, a mapping, an instance or a callable, "
+                    f"not {spec!r}."
                 )
             return typing.cast(T, spec)
         name, given = self._split(spec)

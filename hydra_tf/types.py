@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +20,10 @@ class Ball:
         norm: ``"linf"`` or ``"l2"``.
         epsilon: radius, in units of pixel values in [0, 1].
 
+    Raises:
+        ValueError: another norm, a radius that is none, or an Linf radius larger than the range
+            of pixel values.
+
     Example:
         >>> Ball("linf", 8 / 255).norm
         'linf'
@@ -32,6 +37,11 @@ class Ball:
             raise ValueError(f'The norm must be "linf" or "l2", not {self.norm!r}.')
         if not 0 <= self.epsilon < float("inf"):
             raise ValueError(f"epsilon must be a finite number of at least 0, not {self.epsilon}.")
+        if self.norm == "linf" and self.epsilon > 1:
+            raise ValueError(
+                f"epsilon={self.epsilon:g} is larger than the range of pixel values, [0, 1]; write "
+                "8/255 for 8 grey levels, not 8."
+            )
 
 
 def require_linf_radius(epsilon: float) -> None:
@@ -46,11 +56,24 @@ def require_linf_radius(epsilon: float) -> None:
     Example:
         >>> require_linf_radius(2 / 255)
     """
-    if Ball("linf", epsilon).epsilon > 1:
-        raise ValueError(
-            f"epsilon={epsilon:g} is larger than the range of pixel values, [0, 1]; write 8/255 "
-            "for 8 grey levels, not 8."
-        )
+    Ball("linf", epsilon)
+
+
+def require_whole_number(name: str, value: object) -> None:
+    """Refuse what is no whole number, True and False included.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+
+    Raises:
+        TypeError: with both.
+
+    Example:
+        >>> require_whole_number("seed", 3)
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be a whole number, not {value!r}.")
 
 
 def require_pixel_range(low: float, high: float) -> None:

@@ -126,7 +126,7 @@ def test_instances_and_callables_pass_through(parts):
 
 @pytest.mark.parametrize("spec", [None, 3, 0.5, ["part"], Part, int])
 def test_other_types_are_refused(parts, spec):
-    with pytest.raises(TypeError, match="A part is a name, a mapping, an instance or a callable"):
+    with pytest.raises(TypeError, match="The part must be a name, a mapping, an instance"):
         parts.build(spec)
 
 
@@ -139,8 +139,8 @@ def test_other_types_are_refused(parts, spec):
         ("part:rate", '"rate" in the part "part:rate" is not of the form parameter=value.'),
         ("part:rate=", '"rate=" in the part "part:rate=" is not of the form parameter=value.'),
         ("part:rate=1,rate=2", '"rate" is given twice in the part "part:rate=1,rate=2".'),
-        ({"rate": 1}, 'A part given as a mapping needs the key "name".'),
-        ({"name": 3}, 'A part given as a mapping needs the key "name".'),
+        ({"rate": 1}, 'The part given as a mapping needs the key "name".'),
+        ({"name": 3}, 'The part given as a mapping needs the key "name".'),
     ],
 )
 def test_bad_specs_are_refused_in_a_sentence(parts, spec, sentence):

@@ -11,8 +11,9 @@ import numpy as np
 
 from hydra_tf._lazy import tf
 from hydra_tf.attacks.norms import project, steepest_step
+from hydra_tf.checks import check_use
 from hydra_tf.registry import Registry
-from hydra_tf.types import Ball, Norm, require_pixel_range
+from hydra_tf.types import Ball, Norm
 
 Predict = Callable[[Any], Any]
 Loss = Callable[[Any], Any]
@@ -235,15 +236,15 @@ class Attack:
             [batch, ...] float32 adversarial images within the ball and [0, 1].
 
         Raises:
-            ValueError: images outside [0, 1], or not as many labels as images.
+            ValueError: a model that outputs probabilities, images outside [0, 1] or of the
+                wrong shape, labels out of range or not as many.
         """
+        if tf.executing_eagerly():
+            check_use(model, x, y)
         x = tf.cast(x, tf.float32)
         y = sparse_labels(y)
         if not tf.executing_eagerly():
             return self.perturb(lambda z: model(z, training=False), x, y, stateless_seed(seed))
-        check_images(x)
-        if x.shape[0] != y.shape[0]:
-            raise ValueError(f"There are {x.shape[0]} images but {y.shape[0]} labels.")
         return _compiled(self, model)(x, y, stateless_seed(seed))
 
 
@@ -259,6 +260,16 @@ def stateless_seed(seed: Any) -> tf.Tensor:
     return tf.cast(seed, tf.int32)
 
 
+def is_one_hot(y: Any) -> bool:
+    """Whether labels have a row of numbers each, by their shape.
+
+    Example:
+        >>> is_one_hot(tf.zeros([2, 3])), is_one_hot(tf.zeros([2, 1])), is_one_hot(tf.zeros([2]))
+        (True, False, False)
+    """
+    return len(y.shape) == 2 and y.shape[-1] != 1
+
+
 def sparse_labels(y: Any) -> tf.Tensor:
     """Return labels as int32 [batch]; one-hot rows become the index of their one.
 
@@ -270,25 +281,16 @@ def sparse_labels(y: Any) -> tf.Tensor:
         [1, 0]
     """
     y = tf.convert_to_tensor(y)
-    if len(y.shape) == 2 and y.shape[-1] == 1:
-        y = y[:, 0]
-    elif len(y.shape) == 2:
+    if is_one_hot(y):
         y = tf.argmax(y, axis=-1)
+    elif len(y.shape) == 2:
+        y = y[:, 0]
     if len(y.shape) != 1:
         raise ValueError(
             f"Labels must be integers of shape [batch] or one-hot of shape [batch, classes], "
             f"not of shape {tuple(y.shape)}."
         )
     return tf.cast(y, tf.int32)
-
-
-def check_images(x: tf.Tensor) -> None:
-    """Refuse an eager batch of images with values outside [0, 1].
-
-    Raises:
-        ValueError: with the range found and what to do.
-    """
-    require_pixel_range(float(tf.reduce_min(x)), float(tf.reduce_max(x)))
 
 
 _graphs: weakref.WeakKeyDictionary[Any, dict[Attack, Any]] = weakref.WeakKeyDictionary()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,9 @@ class CleverHansPGD(Attack):
         random_start: start uniformly in the ball. CleverHans draws it from TensorFlow's
             global generator, so it follows `tf.random.set_seed` and not the call's seed.
 
+    Raises:
+        ImportError: when CleverHans is not installed.
+
     Example:
         >>> CleverHansPGD(epsilon=0.1, steps=10).steps
         10
@@ -36,6 +40,12 @@ class CleverHansPGD(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Known without importing it: a command line ends here, not in the middle of its work.
+        if importlib.util.find_spec("cleverhans") is None:
+            raise ImportError(
+                "The attack cleverhans_pgd needs CleverHans, which is not installed; run "
+                'pip install "hydra_tf[cleverhans]", in a checkout pip install ".[cleverhans]".'
+            )
         check_steps(self.steps, self.step_size)
         if self.step_size is not None and self.step_size > self.epsilon:
             raise ValueError(
@@ -43,19 +53,10 @@ class CleverHansPGD(Attack):
             )
 
     def perturb(self, predict: Predict, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Return CleverHans's images; see :meth:`Attack.perturb`.
-
-        Raises:
-            ImportError: when CleverHans is not installed.
-        """
+        """Return CleverHans's images; see :meth:`Attack.perturb`."""
         if self.epsilon == 0:
             return x
-        try:
-            judge = importlib.import_module("cleverhans.tf2.attacks.projected_gradient_descent")
-        except ImportError as error:
-            raise ImportError(
-                "The attack cleverhans_pgd needs CleverHans: pip install hydra_tf[cleverhans]."
-            ) from error
+        judge = importlib.import_module("cleverhans.tf2.attacks.projected_gradient_descent")
         step_size = default_step_size(self.step_size, self.epsilon, self.steps)
         return judge.projected_gradient_descent(
             predict,

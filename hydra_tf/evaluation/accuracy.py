@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from hydra_tf import attacks
 from hydra_tf.attacks.base import sparse_labels
-from hydra_tf.models.checks import check_batch, require_logits
+from hydra_tf.checks import check_use, network_of
 
 DEFAULT_ATTACK = "pgd:steps=50,restarts=10"
 
@@ -19,6 +19,11 @@ DEFAULT_ATTACK = "pgd:steps=50,restarts=10"
 def _dataset(data: Any, batch_size: int) -> tf.data.Dataset:
     """Batches of a tf.data.Dataset or of a pair of arrays."""
     if not isinstance(data, tf.data.Dataset):
+        if not isinstance(data, tuple | list) or len(data) != 2:
+            raise TypeError(
+                "The data must be a tf.data.Dataset of (images, labels) batches or a pair of "
+                f"arrays, (images, labels), not {type(data).__name__}."
+            )
         x, y = (np.asarray(part) for part in data)
         if len(x) != len(y):
             raise ValueError(f"There are {len(x)} images but {len(y)} labels.")
@@ -30,32 +35,10 @@ def _dataset(data: Any, batch_size: int) -> tf.data.Dataset:
     return data
 
 
-def network_of(model: Any) -> Any:
-    """Return what is judged of a model: a :class:`hydra_tf.RobustModel`'s net, else itself.
-
-    Raises:
-        ValueError: for a model that ends in a softmax.
-
-    Example:
-        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
-        >>> network_of(net) is net
-        True
-    """
-    require_logits(model)
-    return model if hasattr(model, "output_shape") else getattr(model, "net", model)
-
-
-def _shapes(model: Any, x: tf.Tensor) -> tuple[tuple[int | None, ...], int]:
-    """Input shape and number of logits of a model, asked of a subclassed one by a call."""
-    if hasattr(model, "output_shape"):
-        return model.input_shape, model.output_shape[-1]
-    return (None, *x.shape[1:]), int(model(tf.cast(x[:1], tf.float32), training=False).shape[-1])
-
-
 def _batches(model: Any, data: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """Yield checked batches of images and integer labels."""
     for x, y in data:
-        check_batch(x, y, *_shapes(model, x))
+        check_use(model, x, y)
         yield tf.cast(x, tf.float32), sparse_labels(y)
 
 
@@ -141,6 +124,7 @@ def correct_under(
     Raises:
         ValueError: a model that ends in a softmax, images outside [0, 1], labels out of
             range, an unknown attack, a data set that is empty or has no end.
+        TypeError: data without labels.
 
     Example:
         >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])

@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from hydra_tf.evaluation.accuracy import _batches, _dataset, network_of
+from hydra_tf.checks import network_of
+from hydra_tf.evaluation.accuracy import _batches, _dataset
 from hydra_tf.evaluation.certify import certifier, pieces
 from hydra_tf.types import Sampling
 
@@ -67,7 +68,7 @@ def certify_dataset(
     Example:
         >>> import tempfile
         >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2, use_bias=False)])
-        >>> net.set_weights([np.array([[0.0, 1.0], [0.0, 0.0]])])
+        >>> net.set_weights([np.array([[0.0, 2.0], [0.0, 0.0]])])
         >>> data = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([1, 0])
         >>> path = os.path.join(tempfile.mkdtemp(), "certify.jsonl")
         >>> rows = certify_dataset(net, data, path, n=1000)

@@ -23,8 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from hydra_tf.attacks.base import stateless_seed
-from hydra_tf.evaluation.accuracy import _shapes, network_of
-from hydra_tf.models.checks import check_batch
+from hydra_tf.checks import check_use, network_of
 from hydra_tf.types import Sampling
 
 ABSTAIN = -1
@@ -108,7 +107,7 @@ _graphs: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], Any]] = weakref.We
 
 def _count_votes(model: Any, x: Any, seed: Any, draws: Any, sigma: Any, batch_size: Any) -> Any:
     """Votes [images, classes] of a number of draws; see :func:`vote_counter`."""
-    images, image_shape, classes = tf.shape(x)[0], tuple(x.shape[1:]), _shapes(model, x)[1]
+    images, image_shape, classes = tf.shape(x)[0], tuple(x.shape[1:]), _classes(model, x)
     # Passes of equal size, so that the last one is not mostly wasted.
     passes = -(-draws // tf.maximum(1, batch_size // images))
     at_once = -(-draws // passes)
@@ -127,6 +126,13 @@ def _count_votes(model: Any, x: Any, seed: Any, draws: Any, sigma: Any, batch_si
     shapes = (tf.TensorShape([]), tf.TensorShape([None, classes]))
     # Two passes under way keep the processor busy; more would only fill the memory.
     return tf.while_loop(lambda done, _: done < draws, body, start, shapes, 2)[1]
+
+
+def _classes(model: Any, x: tf.Tensor) -> int:
+    """Number of logits of a model, asked of a subclassed one by a call."""
+    if hasattr(model, "output_shape"):
+        return int(model.output_shape[-1])
+    return int(model(x[:1], training=False).shape[-1])
 
 
 def clopper_pearson_lower(successes: Any, n: int, alpha: float) -> np.ndarray[Any, Any]:
@@ -207,11 +213,10 @@ def pieces(length: int, shared_noise: bool) -> list[slice]:
 
 def _checked(model: Any, x: Any, batch_size: int) -> tuple[Any, tf.Tensor]:
     """The model and the images, refused unless they fit."""
-    model = network_of(model)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
-    check_batch(x, np.zeros(len(x)), *_shapes(model, tf.convert_to_tensor(x)))
-    return model, tf.cast(x, tf.float32)
+    check_use(model, x, np.zeros(len(x)))
+    return network_of(model), tf.cast(x, tf.float32)
 
 
 def certify(

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from hydra_tf import bounds
-from hydra_tf.evaluation.accuracy import _batches, _dataset, network_of
+from hydra_tf.checks import network_of
+from hydra_tf.evaluation.accuracy import _batches, _dataset
 from hydra_tf.types import require_linf_radius
 
 

@@ -9,8 +9,18 @@ import secrets
 from collections.abc import Iterator
 
 
-def _checked(path: str | os.PathLike[str], suffix: str) -> pathlib.Path:
-    """Return the target as a path, refusing what could never be written."""
+def checked_path(path: str | os.PathLike[str], suffix: str) -> pathlib.Path:
+    """Return the target as a path, refusing what could never be written.
+
+    Arguments and errors as in :func:`replacing`.
+
+    Example:
+        >>> checked_path("a.txt", ".txt").name
+        'a.txt'
+    """
+    given: object = path
+    if not isinstance(given, str | os.PathLike):
+        raise TypeError(f'The path must name a file that ends in "{suffix}", not {path!r}.')
     target = pathlib.Path(path)
     if target.suffix != suffix:
         raise ValueError(f'The file name must end in "{suffix}", but the path is "{target}".')
@@ -18,6 +28,8 @@ def _checked(path: str | os.PathLike[str], suffix: str) -> pathlib.Path:
         raise IsADirectoryError(f'"{target}" is a folder; name a file to write.')
     if not target.parent.is_dir():
         raise FileNotFoundError(f'The folder "{target.parent}" does not exist; create it first.')
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f'Cannot write in the folder "{target.parent}": permission denied.')
     return target
 
 
@@ -33,6 +45,7 @@ def replacing(path: str | os.PathLike[str], suffix: str) -> Iterator[pathlib.Pat
         suffix: what its name must end in, dot included.
 
     Raises:
+        TypeError: for what is no path.
         ValueError: for another suffix.
         FileNotFoundError: when the folder is missing.
         IsADirectoryError: when the path is a folder.
@@ -46,7 +59,7 @@ def replacing(path: str | os.PathLike[str], suffix: str) -> Iterator[pathlib.Pat
         >>> target.read_text()
         'whole'
     """
-    target = _checked(path, suffix)
+    target = checked_path(path, suffix)
     temporary = target.with_name(f".{target.stem}-{secrets.token_hex(4)}{suffix}")
     try:
         temporary.touch(exist_ok=False)

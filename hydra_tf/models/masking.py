@@ -20,7 +20,18 @@ Choice = str | Sequence[str] | Callable[[keras.layers.Layer], bool]
 _PLAIN = {masked: plain for plain, masked in MASKED.items()}
 
 
-def _chosen(choice: Choice, layer: keras.layers.Layer) -> bool:
+def _chosen(choice: Choice, model: keras.Model) -> set[int]:
+    """Identities of the layers that a choice picks, with all layers of a picked model."""
+    found: set[int] = set()
+    for layer in model.layers:
+        if _picks(choice, layer):
+            found |= {id(layer), *map(id, all_layers(layer))}
+        elif hasattr(layer, "layers"):
+            found |= _chosen(choice, layer)
+    return found
+
+
+def _picks(choice: Choice, layer: keras.layers.Layer) -> bool:
     """Whether a name pattern, a list of them, or a predicate picks the layer."""
     if callable(choice):
         return bool(choice(layer))
@@ -29,11 +40,17 @@ def _chosen(choice: Choice, layer: keras.layers.Layer) -> bool:
 
 
 def _check_choice(choice: Choice | None, model: keras.Model, argument: str) -> None:
-    """Refuse a pattern that names no layer: most likely it is misspelt."""
+    """Refuse what is no choice, and a pattern that names no layer: most likely it is misspelt."""
     if choice is None or callable(choice):
         return
-    names = [layer.name for layer in all_layers(model) if not hasattr(layer, "layers")]
-    for pattern in [choice] if isinstance(choice, str) else choice:
+    patterns = [choice] if isinstance(choice, str) else choice
+    if not (isinstance(patterns, Sequence) and all(isinstance(each, str) for each in patterns)):
+        raise TypeError(
+            f"{argument} must be a name pattern, a list of them or a predicate on layers, not "
+            f"{choice!r}."
+        )
+    names = [layer.name for layer in all_layers(model)]
+    for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise ValueError(
                 f"{argument}={pattern!r} matches no layer; the layers are {', '.join(names)}."
@@ -51,6 +68,12 @@ def _require_graph(model: Any) -> None:
         )
     if not model.built:
         raise ValueError("The model is not built yet; call it on a batch or give it an Input.")
+    for layer in all_layers(model):
+        if isinstance(layer, keras.layers.Lambda):
+            raise ValueError(
+                f'The layer "{layer.name}" is a Lambda, which cannot be copied or loaded safely; '
+                "write it with keras.ops, or as a registered layer of your own."
+            )
 
 
 @functools.cache
@@ -127,16 +150,17 @@ def mask_model(
     Args:
         model: a built functional or Sequential model.
         include: only these layers, as a name pattern (``"conv*"``), a list of them, or a
-            predicate on layers; all of them when left out.
+            predicate on layers; all of them when left out. A nested model that is picked
+            stands for all its layers.
         exclude: not these layers, given likewise.
 
     Returns:
         A new Keras model.
 
     Raises:
-        TypeError: for a subclassed model.
-        ValueError: for a model that is not built or has nothing to mask, and for a pattern
-            that matches no layer.
+        TypeError: for a subclassed model, or a choice of another type.
+        ValueError: for a model that is not built, has nothing to mask or has a Lambda layer,
+            and for a pattern that matches no layer.
 
     Example:
         >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(2, name="logits")])
@@ -147,9 +171,13 @@ def mask_model(
     _check_choice(include, model, "include")
     _check_choice(exclude, model, "exclude")
 
+    wanted = (
+        {id(layer) for layer in all_layers(model)} if include is None else _chosen(include, model)
+    )
+    wanted -= set() if exclude is None else _chosen(exclude, model)
+
     def replace(layer: keras.layers.Layer) -> keras.layers.Layer:
-        wanted = include is None or _chosen(include, layer)
-        if not wanted or (exclude is not None and _chosen(exclude, layer)):
+        if id(layer) not in wanted:
             return type(layer).from_config(layer.get_config())
         return MASKED.get(type(layer), type(layer)).from_config(layer.get_config())
 

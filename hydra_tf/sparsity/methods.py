@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hydra_tf.types import require_whole_number
+
 
 @dataclass(frozen=True)
 class Method:
@@ -34,12 +36,15 @@ def plan_of(
     Raises:
         ValueError: negative epochs, no epoch left, or a method that learns its scores but
             has no epochs for it between pretraining and fine-tuning.
+        TypeError: epochs that are no whole numbers.
 
     Example:
         >>> plan_of("lwm", 3, 2, 1)
         {'pretrain': 3, 'finetune': 1}
     """
     lengths = {"pretrain": pretrain_epochs, "prune": prune_epochs, "finetune": finetune_epochs}
+    for name, epochs in lengths.items():
+        require_whole_number(f"{name}_epochs", epochs)
     if min(lengths.values()) < 0:
         raise ValueError(
             f"pretrain_epochs, prune_epochs and finetune_epochs must be at least 0, not {lengths}."

@@ -123,6 +123,30 @@ def set_density(
         layer.refresh_mask()
 
 
+def adopt_masks(model: Any) -> None:
+    """Give every layer the density that its mask has.
+
+    Masks travel with the weights (`set_weights`, `load_weights`), densities do not; a refresh
+    at the density of before would bring pruned weights back.
+
+    Example:
+        >>> import keras, hydra_tf
+        >>> nets = [keras.Sequential([keras.Input([10]), keras.layers.Dense(10)]) for _ in "ab"]
+        >>> pruned, fresh = (hydra_tf.mask_model(net) for net in nets)
+        >>> set_density(pruned, 0.1)
+        >>> fresh.set_weights(pruned.get_weights())
+        >>> adopt_masks(fresh)
+        >>> fresh.layers[0].density
+        0.1
+    """
+    for layer in masked_layers(model):
+        mask = np.asarray(layer.mask)
+        kept = int(np.sum(mask))
+        # A density that gives as many is left as it was written.
+        if kept != kept_count(layer.density, mask.size):
+            layer.density = kept / mask.size
+
+
 def report(model: Any) -> dict[str, Any]:
     """Return how many weights each layer has and keeps.
 

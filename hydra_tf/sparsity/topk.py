@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 from hydra_tf._lazy import tf
@@ -16,11 +17,17 @@ def kept_count(density: float, size: int) -> int:
 
     Raises:
         ValueError: when the density lies outside (0, 1].
+        TypeError: when it is no number.
 
     Example:
         >>> kept_count(0.01, 250), kept_count(0.5, 10)
         (2, 5)
     """
+    given: object = density
+    if isinstance(given, bool) or not isinstance(given, numbers.Real):
+        raise TypeError(
+            f"The density is the share of weights to keep, a number in (0, 1], not {density!r}."
+        )
     if not 0.0 < density <= 1.0:
         raise ValueError(
             f"The density is the share of weights to keep and must lie in (0, 1], not {density}."

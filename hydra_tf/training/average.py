@@ -23,7 +23,7 @@ class MovingAverage:
     Example:
         >>> weight = keras.Variable(1.0)
         >>> average = MovingAverage([weight], decay=0.9)
-        >>> weight.assign(2.0)
+        >>> _ = weight.assign(2.0)
         >>> average.update()
         >>> average.swap()
         >>> round(float(weight), 3)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from hydra_tf.attacks.base import sparse_labels
+from hydra_tf.attacks.base import is_one_hot, sparse_labels
 from hydra_tf.training.carried import TOO_MANY
 
 _PIXELS = (
@@ -17,6 +17,14 @@ _PIXELS = (
     "normalisation a layer of the model."
 )
 _LABELS = "A batch holds labels that are not whole numbers from 0 to the number of logits less 1."
+_ONE_HOT = (
+    "A batch holds labels of two axes that are not one-hot rows of one 1 each, as wide as the "
+    "logits; soft labels are not supported."
+)
+_AXES = (
+    "The dataset does not say how many axes its images or labels have; set them in a map with "
+    "tf.ensure_shape."
+)
 
 
 @contextlib.contextmanager
@@ -25,7 +33,7 @@ def plain_sentences() -> Iterator[None]:
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        for sentence in (_PIXELS, _LABELS, TOO_MANY):
+        for sentence in (_PIXELS, _LABELS, _ONE_HOT, TOO_MANY):
             if sentence in str(error):
                 raise ValueError(sentence) from error
         raise
@@ -39,7 +47,7 @@ def checked(data: Any, classes: int) -> tuple[tf.Tensor, tf.Tensor]:
         classes: number of logits.
 
     Raises:
-        ValueError: without labels, or with sample weights.
+        ValueError: without labels, with sample weights, or of an unknown number of axes.
         tf.errors.InvalidArgumentError: when run on pixels or labels out of range; see
             :func:`plain_sentences`.
 
@@ -53,12 +61,27 @@ def checked(data: Any, classes: int) -> tuple[tf.Tensor, tf.Tensor]:
         raise ValueError("RobustModel does not support sample weights.")
     if y is None:
         raise ValueError("RobustModel needs labels; the data hold none.")
-    x, y = tf.cast(x, tf.float32), sparse_labels(y)
+    x, given = tf.cast(x, tf.float32), tf.convert_to_tensor(y)
+    if x.shape.rank is None or given.shape.rank is None:
+        raise ValueError(_AXES)
     in_range = tf.reduce_all((x >= 0.0) & (x <= 1.0))
-    known = tf.reduce_all((y >= 0) & (y < classes))
-    checks = [tf.debugging.Assert(in_range, [_PIXELS]), tf.debugging.Assert(known, [_LABELS])]
+    right, sentence = _labels_right(given, classes)
+    checks = [tf.debugging.Assert(in_range, [_PIXELS]), tf.debugging.Assert(right, [sentence])]
     with tf.control_dependencies([check for check in checks if check is not None]):
-        return tf.identity(x), tf.identity(y)
+        return tf.identity(x), tf.identity(sparse_labels(given))
+
+
+def _labels_right(y: tf.Tensor, classes: int) -> tuple[tf.Tensor, str]:
+    """Whether labels are in order as they were given, and the sentence for others."""
+    if is_one_hot(y):
+        rows = tf.cast(y, tf.float32)
+        single = tf.reduce_all((rows == 0) | (rows == 1)) & tf.reduce_all(
+            tf.reduce_sum(rows, 1) == 1
+        )
+        return single & (tf.shape(y)[1] == classes), _ONE_HOT
+    labels = sparse_labels(y)
+    whole = tf.cast(labels, y.dtype) == tf.reshape(y, [-1])  # once converted 1.5 looks like 1
+    return tf.reduce_all(whole & (labels >= 0) & (labels < classes)), _LABELS
 
 
 def held(y: tf.Tensor, *outputs: tf.Tensor) -> tf.Tensor:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from hydra_tf.registry import unknown
-from hydra_tf.schedules import SCHEDULES
 from hydra_tf.sparsity.allocation import ALLOCATIONS
 from hydra_tf.sparsity.granularity import GRANULARITIES
 from hydra_tf.sparsity.methods import METHODS, plan_of
@@ -19,9 +17,11 @@ from hydra_tf.sparsity.model import layer_densities, masked_layers, report, set_
 from hydra_tf.sparsity.score_init import initial_scores
 from hydra_tf.sparsity.topk import kept_count
 from hydra_tf.training.batches import checked
+from hydra_tf.training.optimizer import settings_of
 from hydra_tf.training.phases import NO_PHASE, PHASES, Phase
+from hydra_tf.training.rate import peak_rates, require_say, schedule_of
 from hydra_tf.training.step import moment_of, robust_gradients
-from hydra_tf.training.watch import BestEpoch, NaNGuard, PhaseProgbar
+from hydra_tf.training.watch import BestEpoch
 
 
 class HydraCallback(keras.callbacks.Callback):
@@ -29,7 +29,8 @@ class HydraCallback(keras.callbacks.Callback):
 
     Every phase is a training of its own: a fresh optimizer, its own learning-rate schedule,
     and its own best epoch. `EarlyStopping` and `ModelCheckpoint` start anew with each
-    phase, so that the dense network is never taken for the best pruned one.
+    phase, so that the dense network is never taken for the best pruned one. `EarlyStopping`
+    ends the whole `fit`, as in Keras: in pretraining it leaves the network unpruned.
 
     Args:
         density: share of the weights to keep, in (0, 1].
@@ -42,8 +43,9 @@ class HydraCallback(keras.callbacks.Callback):
         granularity: what is kept as one; see :func:`hydra_tf.set_density`.
         learning_rate: peak rate of the phases, a number or a mapping from phase name to
             number; by default the compiled optimizer's, a tenth of it in fine-tuning.
-        schedule: ``"cosine"`` or ``"constant"``; None, or an optimizer compiled with a
-            schedule of its own, leaves the learning rate alone.
+        schedule: ``"cosine"``, ``"constant"``, or a callable (step, steps, peak, warmup) -> rate
+            as in :mod:`hydra_tf.schedules`; None, or an optimizer compiled with a schedule of
+            its own, leaves the learning rate alone, to Keras's callbacks for example.
         warmup: share of each phase, in [0, 1), over which the rate rises linearly from 0.
         monitor: metric by which the best epoch of a phase is chosen; by default
             ``val_robust_accuracy``, else ``val_accuracy``, where there are validation data.
@@ -52,7 +54,9 @@ class HydraCallback(keras.callbacks.Callback):
             `keras.callbacks.BackupAndRestore` knows those of before; else in memory alone.
 
     Raises:
-        ValueError: density outside (0, 1], negative epochs or none at all, unknown names.
+        ValueError: density outside (0, 1], negative epochs or none at all, unknown names, a
+            learning rate without a schedule.
+        TypeError: a density that is no number, epochs that are no whole numbers.
 
     Example:
         >>> HydraCallback(0.1, pretrain_epochs=3, prune_epochs=2, finetune_epochs=2).epochs
@@ -70,7 +74,7 @@ class HydraCallback(keras.callbacks.Callback):
         allocation: Any = "uniform",
         granularity: str = "element",
         learning_rate: float | Mapping[str, float] | None = None,
-        schedule: str | None = "cosine",
+        schedule: str | Callable[..., float] | None = "cosine",
         warmup: float = 0.05,
         monitor: str | None = None,
         restore_best: bool = True,
@@ -85,16 +89,10 @@ class HydraCallback(keras.callbacks.Callback):
         GRANULARITIES.build(granularity)
         lengths = (pretrain_epochs, prune_epochs, finetune_epochs)
         self.plan = plan_of(method, *lengths)
-        if schedule is not None and schedule not in SCHEDULES:
-            raise ValueError(unknown("schedule", schedule, SCHEDULES))
+        self._schedule_at = schedule_of(schedule)
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup is a share of the phase in [0, 1), not {warmup}.")
-        given = learning_rate if isinstance(learning_rate, Mapping) else {"prune": learning_rate}
-        for name, rate in given.items():
-            if name not in PHASES:
-                raise ValueError(unknown("phase in learning_rate:", name, PHASES))
-            if rate is not None and not 0 < rate < float("inf"):
-                raise ValueError(f"A learning rate must be a positive number, not {rate}.")
+        self._rates = peak_rates(learning_rate, schedule)
         self.density, self.method = density, method
         self.allocation, self.granularity = allocation, granularity
         self.learning_rate, self.schedule, self.warmup = learning_rate, schedule, warmup
@@ -133,10 +131,12 @@ class HydraCallback(keras.callbacks.Callback):
                 "steps_per_epoch, or use dataset.apply(tf.data.experimental.assert_cardinality(n))."
             )
         optimizer = self.model.optimizer
-        self._rate_at = SCHEDULES[self.schedule] if self.schedule else None
-        if isinstance(_settings(optimizer)["learning_rate"], dict):
+        self._rate_at = self._schedule_at
+        if isinstance(settings_of(optimizer)["learning_rate"], dict):
             self._rate_at = None  # the optimizer was compiled with a schedule of its own
+        require_say(self._rate_at, self._rates, self.peers)
         self._peak_rate = self.model.compiled_rate.note(optimizer)
+        self._missed = False
         self.best.start()
         self._check_pruning()
         first = PHASES[next(iter(self.plan))].index
@@ -153,7 +153,6 @@ class HydraCallback(keras.callbacks.Callback):
             self.model.set_phase(name, steps)
         elif self.model.phase.name != name or self.model.phase_steps != steps:
             for layer in masked_layers(self.model):
-                layer.density = float(np.mean(layer.mask, dtype=np.float64))
                 layer.granularity = self.granularity
             self.model.set_phase(name, steps)
             self.best.resume(name)
@@ -188,16 +187,29 @@ class HydraCallback(keras.callbacks.Callback):
         if not self.restore_best:
             return
         name, first = self.phase_at(epoch)
-        if monitor is not None and monitor in logs:
+        if monitor is not None and monitor not in logs:
+            self._miss(monitor, logs)
+        elif monitor is not None:
             value = -logs[monitor] if monitor.endswith("loss") else logs[monitor]
             self.best.offer(self.model, name, float(value))
         if epoch + 1 == first + self.plan[name]:
             self.best.restore(self.model)
 
+    def _miss(self, monitor: str, logs: Mapping[str, Any]) -> None:
+        """Refuse a metric that is not there; without validation it may come, and one is warned."""
+        if any(key.startswith("val_") for key in logs):
+            raise ValueError(unknown("monitor", monitor, logs))
+        if not self._missed:
+            logging.warning(
+                'hydra_tf: there is no metric "%s" without validation data; a phase ends with the '
+                "weights of its last epoch.",
+                monitor,
+            )
+        self._missed = True
+
     def on_train_end(self, logs: Any = None) -> None:
         """Go back to the best epoch where training stopped early; warn before the last phase."""
-        if self._rate_at is not None:
-            self.model.compiled_rate.move(self._peak_rate)
+        self.model.compiled_rate.give_back()
         if not any(getattr(peer, "restore_best_weights", False) for peer in self.peers):
             self.best.restore(self.model)
         last = list(self.plan)[-1]
@@ -220,7 +232,7 @@ class HydraCallback(keras.callbacks.Callback):
             set_density(self.model, self.density, self.allocation, self.granularity)
         elif name == next(iter(self.plan)):
             set_density(self.model, self.density, self.allocation, self.granularity)
-        self._reset_optimizer()
+        self.model.renew_optimizer()
         self.model.phase_entered.assign(PHASES[name].index)
         self.best.start()
         for peer in self.peers:
@@ -271,55 +283,10 @@ class HydraCallback(keras.callbacks.Callback):
 
     def _peak(self, phase: Phase) -> float:
         """The largest learning rate of a phase."""
-        given = self.learning_rate
-        if isinstance(given, Mapping):
-            given = given.get(phase.name)
+        given = self._rates.get(phase.name)
         return phase.rate * self._peak_rate if given is None else given
-
-    def _reset_optimizer(self) -> None:
-        """Give the optimizer the state of a new one: no momentum crosses a phase."""
-        optimizer = self.model.optimizer
-        with self.model.distribute_strategy.scope():
-            fresh = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
-            fresh.build(self.model.trainable_variables)
-        for variable, value in zip(optimizer.variables, fresh.variables, strict=True):
-            variable.assign(value)
 
 
 def _number(variable: Any) -> float:
     """The value of a scalar variable, mirrored or not."""
     return float(keras.ops.convert_to_numpy(variable))
-
-
-def _settings(optimizer: Any) -> dict[str, Any]:
-    """The optimizer's config, that within a loss-scaling wrapper if there is one."""
-    config: dict[str, Any] = optimizer.get_config()
-    inner = config.get("inner_optimizer")
-    return inner["config"] if inner else config
-
-
-def arrange(callbacks: Any, verbose: Any, initial_epoch: int) -> list[Any]:
-    """Return the callbacks of a robust `fit` in their order.
-
-    The HYDRA callback goes first: others restore or save the state that it prepares. The
-    guard against NaN and the progress bar are added.
-
-    Args:
-        callbacks: a callback, a list of them, or None.
-        verbose: as in Keras's `fit`.
-        initial_epoch: as in Keras's `fit`; above 0 a pipeline goes on.
-
-    Raises:
-        ValueError: for more than one HydraCallback.
-    """
-    given = list(tf.nest.flatten(callbacks)) if callbacks is not None else []
-    pipelines = [c for c in given if isinstance(c, HydraCallback)]
-    if len(pipelines) > 1:
-        raise ValueError("fit takes one HydraCallback; put all phases into one.")
-    others = [c for c in given if c not in pipelines]
-    for pipeline in pipelines:
-        pipeline.peers, pipeline.starts_over = others, initial_epoch == 0
-    bars = [PhaseProgbar()] if verbose not in (0, False) else []
-    if any(isinstance(c, keras.callbacks.ProgbarLogger) for c in others):
-        bars = []
-    return [*pipelines, NaNGuard(), *others, *bars]

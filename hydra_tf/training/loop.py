@@ -19,9 +19,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from hydra_tf.training.arrangement import arrange
 from hydra_tf.training.average import MovingAverage
 from hydra_tf.training.batches import plain_sentences
-from hydra_tf.training.callbacks import HydraCallback, arrange
+from hydra_tf.training.callbacks import HydraCallback
 from hydra_tf.training.checkpoints import Checkpoints, Place, gathered, scatter
 from hydra_tf.training.execution import judge_function, means, shared_out, train_function
 from hydra_tf.training.parts import StepOptions

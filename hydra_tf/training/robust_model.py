@@ -8,21 +8,21 @@ import keras
 import tensorflow as tf
 
 from hydra_tf import attacks, models, objectives
-from hydra_tf.attacks.base import cross_entropy, sparse_labels
-from hydra_tf.models.checks import check_batch, check_logits, first_batch, require_logits
+from hydra_tf.checks import check_use, first_batch, require_logits
 from hydra_tf.objectives.base import Replayed
-from hydra_tf.sparsity.model import masked_layers
-from hydra_tf.training.batches import checked, held, plain_sentences
-from hydra_tf.training.callbacks import arrange
-from hydra_tf.training.carried import carried_shape, put, take
-from hydra_tf.training.parts import StepOptions
-from hydra_tf.training.phases import NO_PHASE, PHASES, Phase, trained_variables
+from hydra_tf.sparsity.model import adopt_masks, masked_layers
+from hydra_tf.training.arrangement import arrange, warn_of_coarse_rates
+from hydra_tf.training.batch_steps import BatchSteps
+from hydra_tf.training.batches import plain_sentences
+from hydra_tf.training.carried import carried_shape
+from hydra_tf.training.optimizer import OptimizerState, require_scope, require_supported
+from hydra_tf.training.phases import NO_PHASE, PHASES, Phase
 from hydra_tf.training.rate import CompiledRate
-from hydra_tf.training.step import moment_of, robust_step
+from hydra_tf.types import require_whole_number
 
 
 @keras.saving.register_keras_serializable(package="hydra_tf")
-class RobustModel(keras.Model):
+class RobustModel(BatchSteps):
     """Wraps a network so that `compile`, `fit` and `evaluate` are robust ones.
 
     Calling it gives the network's logits. `fit` minimises the objective; the metrics given
@@ -40,8 +40,9 @@ class RobustModel(keras.Model):
         train_batchnorm: whether BatchNorm's gamma and beta are trained in the prune phase.
 
     Raises:
-        ValueError: a net that ends in a softmax, an unknown objective or attack.
-        TypeError: a subclassed net without masks.
+        ValueError: a net that ends in a softmax or has several outputs, an unknown objective
+            or attack.
+        TypeError: a subclassed net without masks, a RobustModel, a seed that is no whole number.
 
     Example:
         >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])
@@ -61,17 +62,22 @@ class RobustModel(keras.Model):
         train_batchnorm: bool = True,
         **kwargs: Any,
     ) -> None:
+        require_whole_number("seed", seed)
+        if isinstance(net, RobustModel):
+            raise TypeError("The net is a RobustModel already; pass its network, model.net.")
         super().__init__(**kwargs)
         require_logits(net)
         self.net = net if masked_layers(net) else models.mask_model(net)
         self.objective = objectives.build(objective)
         self.seed = seed
         self.train_batchnorm = train_batchnorm
+        self.metrics_take_rows = False
         self.phase: Phase = PHASES["pretrain"]
         self.phase_steps: int | None = None
         self.first_batch: tuple[Any, Any] | None = None
         self.compiled_rate = CompiledRate()
-        self._traced_for: Any = None
+        self.optimizer_state = OptimizerState()
+        self._traced_for: dict[str, list[Any]] = {}
         self._attack_spec = validation_attack
         if validation_attack == "auto":
             own = getattr(self.objective, "validation_attack", lambda: None)()
@@ -95,17 +101,12 @@ class RobustModel(keras.Model):
         # "auto" would compile with XLA on a GPU, where mask selection is not at home.
         self.supports_jit = False
 
-    @property
-    def replays(self) -> int:
-        """Optimizer steps on each batch."""
-        return self.objective.replays if isinstance(self.objective, Replayed) else 1
-
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return the network's logits, [batch, classes]."""
         return self.net(inputs, training=training)
 
     def set_phase(self, name: str, steps: int | None = None) -> None:
-        """Choose what `fit` trains from its next step on.
+        """Choose what `fit` trains from its next step on, at the density of the present masks.
 
         Args:
             name: ``"pretrain"``, ``"prune"`` or ``"finetune"``.
@@ -116,98 +117,11 @@ class RobustModel(keras.Model):
         """
         if name not in PHASES:
             raise ValueError(f'Unknown phase "{name}". Known: {", ".join(PHASES)}.')
+        adopt_masks(self.net)
         self.phase, self.phase_steps = PHASES[name], steps
         self.train_function = None
         if self.compiled:
             self.make_train_function(force=True)
-
-    def train_step(self, data: Any) -> dict[str, Any]:
-        """One robust step on a batch, or several of a replayed objective; Keras calls this."""
-        x, y = checked(data, self.net.output_shape[-1])
-        terms = self.robust_batch(x, y)
-        self._loss_tracker.update_state(terms.loss, sample_weight=tf.shape(x)[0])
-        if terms.adversarial_logits is not None:
-            self.robust_accuracy.update_state(held(y, terms.logits, terms.adversarial_logits))
-        results: dict[str, Any] = self.compute_metrics(x, y, terms.logits)
-        if terms.adversarial_logits is None:
-            results.pop("robust_accuracy")
-        return results
-
-    def robust_batch(self, x: tf.Tensor, y: tf.Tensor, options: StepOptions | None = None) -> Any:
-        """Train on one batch as the phase says, as often as the objective replays it.
-
-        Args:
-            x: [batch, ...] float32 images in [0, 1].
-            y: [batch] int32 labels.
-            options: how a step is worked.
-
-        Returns:
-            The objective's :class:`hydra_tf.types.LossTerms` before the last step.
-        """
-        variables = trained_variables(self.net, self.phase, self.train_batchnorm)
-        objective: Any = self.objective
-        carries = isinstance(objective, Replayed)
-        if carries and self.carried is None:
-            raise ValueError(
-                "This objective carries a perturbation that fit makes room for: call fit."
-            )
-        perturbed = objective.begin(x, take(self.carried, x)) if carries else None
-        # Unrolled: tf.distribute updates no variable within a loop of the graph.
-        for _ in range(self.replays):
-            step = self.optimizer.iterations
-            terms = robust_step(
-                self.net,
-                objective,
-                self.optimizer,
-                variables,
-                x,
-                y,
-                moment_of(self.seed, self.phase.index, step, self.phase_steps),
-                refresh=self.phase.trains_scores,
-                perturbed=perturbed,
-                options=options,
-            )
-            perturbed = terms.perturbed
-        if carries:
-            put(self.carried, perturbed - x)
-        return terms
-
-    def test_step(self, data: Any) -> dict[str, Any]:
-        """Benign loss and metrics, and accuracy under `validation_attack`; Keras calls this."""
-        x, y = checked(data, self.net.output_shape[-1])
-        logits = self(x, training=False)
-        self._loss_tracker.update_state(
-            tf.reduce_mean(cross_entropy(y, logits)), sample_weight=tf.shape(x)[0]
-        )
-        if self.validation_attack is not None:
-            self.robust_accuracy.update_state(self.watched(x, y, logits))
-        results: dict[str, Any] = self.compute_metrics(x, y, logits)
-        if self.validation_attack is None:
-            results.pop("robust_accuracy")
-        return results
-
-    def watched(self, x: tf.Tensor, y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """Return what `validation_attack` finds of a batch.
-
-        Args:
-            x: [batch, ...] images.
-            y: [batch] int32 labels.
-            logits: [batch, classes] of the images.
-
-        Returns:
-            Ones for samples that are verified, or right with and without the attack, zeros for
-            the others: [batch], or of the first samples where the objective looks at no more.
-        """
-        watch: Any = self.validation_attack
-        if hasattr(watch, "held"):
-            return tf.cast(watch.held(self.net, x, y), tf.float32)
-        # One seed for all batches: what is compared between epochs is the network.
-        x_adv = watch(self, x, y, seed=self.seed)
-        return held(y, logits, self(x_adv, training=False))
-
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Update the compiled metrics with integer labels, whatever form the data have."""
-        return super().compute_metrics(x, sparse_labels(y), y_pred, sample_weight)
 
     def fit(  # type: ignore[no-untyped-def]
         self,
@@ -231,39 +145,51 @@ class RobustModel(keras.Model):
             **kwargs: whatever else Keras's `fit` takes, but class and sample weights.
 
         Raises:
-            ValueError: images outside [0, 1] or of the wrong shape, labels out of range.
-            FloatingPointError: when the loss becomes NaN; the weights of the last finished
-                epoch are restored first.
+            ValueError: images outside [0, 1] or of the wrong shape, labels out of range, an
+                optimizer that averages weights or accumulates gradients itself.
+            FloatingPointError: when the loss becomes NaN; the model has the weights of the last
+                finished epoch then, and its optimizer the state of a new one.
         """
         for name in ("class_weight", "sample_weight"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"RobustModel.fit does not support {name}.")
         self.first_batch = self.check_data(x, y)
-        for_validation = kwargs.get("validation_data")
-        if isinstance(for_validation, tuple):
-            self.check_data(*for_validation[:2])
-        elif for_validation is not None:
-            self.check_data(for_validation)
+        self._trace_for("train_function", self.first_batch)
+        data = kwargs.get("validation_data")
+        if data is not None:
+            pair = data[:2] if isinstance(data, tuple) else (data,)
+            self._trace_for("test_function", self.check_data(*pair))
         if y is not None:
             self.first_batch = first_batch(x, y, limit=batch_size or 32)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = arrange(callbacks, verbose, kwargs.get("initial_epoch", 0))
-        # Densities are numbers of the traced step: after set_density it must be traced anew.
-        layers = masked_layers(self.net)
-        traced_for = [(layer.density, layer.granularity) for layer in layers]
-        if traced_for != self._traced_for:
-            self.train_function, self._traced_for = None, traced_for
+            warn_of_coarse_rates(callbacks, self.steps_per_execution)
         self.prepare()
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # Keras cannot, and warns where it is left on
         with plain_sentences():
             return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
 
+    def _trace_for(self, function: str, batch: tuple[Any, Any] | None) -> None:
+        """Have a graph made anew where what it was made for has changed.
+
+        Densities are numbers of the graph; Keras makes one graph for labels of one and of two
+        axes, in which nothing is known of their axes.
+        """
+        adopt_masks(self.net)
+        form: list[Any] = [None if batch is None else batch[1].ndim]
+        form += [(layer.density, layer.granularity) for layer in masked_layers(self.net)]
+        if self._traced_for.get(function) != form:
+            setattr(self, function, None)
+            self._traced_for[function] = form
+
     def prepare(self) -> None:
         """Make what training needs beside the network, once `first_batch` is known.
 
         Raises:
-            ValueError: for an objective that needs the first batch, and there is none.
+            ValueError: for an objective that needs the first batch, and there is none; for an
+                optimizer that averages weights or accumulates gradients itself; for variables
+                that were made outside the scope of the tf.distribute strategy.
         """
         if isinstance(self.objective, Replayed) and self.carried is None:
             if self.first_batch is None:
@@ -273,22 +199,48 @@ class RobustModel(keras.Model):
                 )
             replicas = self.distribute_strategy.num_replicas_in_sync
             self._carry(carried_shape(self.first_batch[0], replicas))
-        if self.compiled and not self.optimizer.built:
+        if self.compiled:
+            require_supported(self.optimizer)
+            made = [*self.net.variables, self.phase_entered, self.optimizer.iterations]
+            require_scope(self.distribute_strategy, made)
             # For all variables, whatever the phase: its saved state keeps one form.
             with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
+                self.optimizer_state.build(self.optimizer, self.trainable_variables)
+
+    def renew_optimizer(self) -> None:
+        """Give the optimizer the state of a new one: no momentum is left."""
+        with self.distribute_strategy.scope():
+            self.optimizer_state.renew()
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate like `keras.Model.evaluate`, with accuracy under `validation_attack`."""
         if not kwargs.get("_use_cached_eval_dataset"):
-            self.check_data(x, y)
+            self._trace_for("test_function", self.check_data(x, y))
         with plain_sentences():
             return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train on one batch like `keras.Model.train_on_batch`."""
+        self.first_batch = self.check_data(x, y)
+        self._trace_for("train_function", self.first_batch)
+        self.prepare()
+        with plain_sentences():
+            return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Judge one batch like `keras.Model.test_on_batch`."""
+        self._trace_for("test_function", self.check_data(x, y))
+        return super().test_on_batch(x, y, *args, **kwargs)
+
+    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        """Export the network of plain layers like `keras.Model.export`."""
+        return models.strip_masks(self.net).export(filepath, *args, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as saved; Keras calls this."""
         super().compile_from_config(config)
         self.compiled_rate.adopt(self.optimizer)
+        self.optimizer_state.note(self.optimizer, self.trainable_variables)
 
     def _carry(self, shape: tuple[int, ...]) -> None:
         """Make room for what a replayed objective carries from batch to batch."""
@@ -311,9 +263,10 @@ class RobustModel(keras.Model):
                 network whose outputs are probabilities.
         """
         batch = first_batch(x, y)
+        if batch is not None and not len(batch[0]):
+            raise ValueError("The data are empty: there are no images.")
         if batch is not None:
-            check_batch(*batch, self.net.input_shape, self.net.output_shape[-1])
-            check_logits(self.net(batch[0][:32], training=False))
+            check_use(self.net, *batch)
         return batch
 
     def get_config(self) -> dict[str, Any]:
@@ -323,6 +276,8 @@ class RobustModel(keras.Model):
             attack = attacks.ATTACKS.config(attack)
         return {
             "name": self.name,
+            # Keras wraps the optimizer for loss scaling where this says mixed_float16.
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "net": keras.saving.serialize_keras_object(self.net),
             "objective": objectives.OBJECTIVES.config(self.objective),
             "seed": self.seed,

@@ -15,7 +15,11 @@ from hydra_tf.sparsity.model import report
 
 
 class NaNGuard(keras.callbacks.Callback):
-    """Ends a `fit` whose loss is not finite, with the weights of the last good epoch."""
+    """Ends a `fit` whose loss is not finite, with the weights of the last good epoch.
+
+    The optimizer then has the state of a new one and its compiled learning rate: a lower one
+    can be set and training go on.
+    """
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Keep the weights training starts from."""
@@ -53,8 +57,10 @@ class NaNGuard(keras.callbacks.Callback):
             self._stop(f"The weights became NaN or infinite by {where}")
 
     def _stop(self, what: str) -> None:
-        """Restore the last good weights and raise."""
+        """Restore the last good weights, forget what led away from them, and raise."""
         self.model.set_weights(self._weights)
+        self.model.compiled_rate.give_back()
+        self.model.renew_optimizer()
         raise FloatingPointError(
             f"{what}, in phase {self.model.phase.name}; the model holds the weights of "
             f"{self._where}. Lower the learning rate or clip the gradients."

@@ -1,5 +1,6 @@
 """What holds for every registered attack, with few steps."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -45,7 +46,8 @@ def linear(shape, classes=4):
 @pytest.mark.parametrize("name", NAMES)
 def test_images_stay_in_ball_and_pixel_range_whatever_their_shape(name, norm):
     rng = np.random.default_rng(0)
-    for shape, epsilon in BALLS:
+    for shape, radius in BALLS:
+        epsilon = min(radius, 1.0) if norm == "linf" else radius
         x = rng.random((9, *shape)).astype("float32")
         x[:3] = np.round(x[:3])  # pixels at the ends of their range
         model = linear(shape)
@@ -57,7 +59,7 @@ def test_images_stay_in_ball_and_pixel_range_whatever_their_shape(name, norm):
         assert found.min() >= 0
         assert found.max() <= 1
         assert (length(found - x, norm) <= epsilon * (1 + 1e-6) + 2e-7).all()
-        if epsilon > 1:
+        if radius > 1:
             assert (np.argmax(model(found), -1) != y).mean() > 0.5
 
 
@@ -159,3 +161,39 @@ def test_a_model_without_gradients_is_no_error(name):
     found = run(short(name, "linf", 0.1, queries=300), model, x, y)
     broken = np.argmax(model(found), -1) == 1
     assert broken.all() == (name in ("square", "autoattack"))
+
+
+def softmax_in_disguise(net):
+    # The last operation is a division, so that only the outputs give it away.
+    images = keras.Input([8, 8, 1])
+    positive = keras.ops.exp(net(images))
+    return keras.Model(images, positive / keras.ops.sum(positive, axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd"])
+def test_what_cannot_be_attacked_is_refused_in_a_sentence(trained, name):
+    net, x, y = trained
+    attack = short(name, "linf", 0.1)
+    softmax = keras.Sequential([keras.Input([8, 8, 1]), net, keras.layers.Softmax()])
+    logarithm = keras.Sequential([softmax_in_disguise(net), keras.layers.Lambda(tf.math.log)])
+    cases = [
+        (softmax, x, y, "ends in probabilities"),
+        (softmax_in_disguise(net), x, y, "outputs probabilities"),
+        (logarithm, x, y, "logarithms of probabilities"),
+        (net, x, np.eye(11)[y], r"one-hot of shape \[batch, 10\]"),
+        (net, x, y + 10, "from 0 to 9"),
+        (net, x, y - 10, "from 0 to 9"),
+        (net, x, y[1:], "64 images but 63 labels"),
+        (net, x[..., 0], y, r"images of shape \(8, 8, 1\), but the data hold \(8, 8\)"),
+        (net, 255 * x, y, "divide 8-bit images by 255"),
+    ]
+    for model, images, labels, sentence in cases:
+        with pytest.raises(ValueError, match=sentence):
+            attack(model, images, labels)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_grey_levels_are_no_radius(name):
+    with pytest.raises(ValueError, match="write 8/255 for 8 grey levels, not 8"):
+        attacks.build(f"{name}:epsilon=8")
+    assert attacks.build(f"{name}:norm=l2,epsilon=8").epsilon == 8

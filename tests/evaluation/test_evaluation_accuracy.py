@@ -76,7 +76,7 @@ def test_an_attack_that_mends_a_sample_does_not_count():
         return tf.one_hot(tf.gather([1, 2, 0], y), 4)
 
     net = linear_net()
-    net.set_weights([np.eye(4, 3)[:, [1, 2, 0]]])  # logits (x2, x3, x1)
+    net.set_weights([2 * np.eye(4, 3)[:, [1, 2, 0]]])  # logits 2 (x2, x3, x1)
     x = np.eye(4, dtype="float32")[:3]  # predicted 2, 0, 1
     y = np.array([0, 2, 1])
     assert correct_under(net, (x, y)).tolist() == [False, False, True]
@@ -140,6 +140,16 @@ def test_probabilities_are_refused(last):
             measure(linear_net(last), (X, Y))
 
 
+@pytest.mark.parametrize("logarithm", [False, True])
+def test_probabilities_in_disguise_are_refused(logarithm):
+    images = keras.Input([4])
+    outputs = keras.ops.softmax(linear_net()(images)) * 1.0
+    disguised = keras.Model(images, keras.ops.log(outputs) if logarithm else outputs)
+    for measure in (accuracy, robust_accuracy):
+        with pytest.raises(ValueError, match=r"probabilities .*need logits"):
+            measure(disguised, (X, Y))
+
+
 @pytest.mark.parametrize(
     ("x", "y", "sentence"),
     [
@@ -166,6 +176,9 @@ def test_data_that_cannot_be_counted_are_refused():
     pairs = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
     with pytest.raises(ValueError, match="There are 37 images but 36 labels"):
         accuracy(linear_net(), (X, Y[1:]))
+    for unlabelled in (X, X[:2], (X,)):
+        with pytest.raises(TypeError, match=r"pair of arrays, \(images, labels\), not"):
+            robust_accuracy(linear_net(), unlabelled)
     with pytest.raises(ValueError, match="repeats without end"):
         accuracy(linear_net(), pairs.repeat())
     with pytest.raises(ValueError, match=r"pairs of \(images, labels\)"):

@@ -36,6 +36,8 @@ def test_bad_paths(name, error, sentence, tmp_path, no_conversion, nets):
     with pytest.raises(error, match=sentence):
         to_tflite(nets.dense_net(), tmp_path / name)
     assert os.listdir(tmp_path) == ["folder.tflite"]
+    with pytest.raises(TypeError, match=r'must name a file that ends in "\.tflite", not None'):
+        to_tflite(nets.dense_net(), None)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import keras
@@ -146,6 +147,39 @@ def test_evaluate_with_other_attacks(finished):
     assert report["era"] <= min(attack["robust_accuracy"] for attack in report["attacks"])
 
 
+def test_an_attack_that_is_not_installed_is_refused_before_tensorflow_loads(finished):
+    out, _ = finished
+    code = (
+        "import importlib.util, sys; importlib.util.find_spec = lambda name: None;"
+        "import atexit; atexit.register(lambda: print('tensorflow' in sys.modules));"
+        "import flags.evaluate; flags.evaluate.main()"
+    )
+    how = {"capture_output": True, "text": True, "cwd": ROOT}
+    flags = [f"--run={out}", "--attacks=cleverhans_pgd"]
+    result = subprocess.run([sys.executable, "-c", code, *flags], **how)
+    assert result.returncode == 2
+    assert 'run pip install "hydra_tf[cleverhans]"' in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stdout == "False\n"
+
+
+@pytest.mark.parametrize("kind", ["ImportError", "ValueError"])
+def test_an_error_while_a_graph_is_made_is_one_line(kind, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom flags import common\n"
+        "def attack(x):\n"
+        f"    raise {kind}('a part is missing; install it.') from KeyError('inner')\n"
+        "def run(_):\n    import tensorflow as tf\n    tf.function(attack)(1.0)\n"
+        "common.launch('script', '', lambda: None, run)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    how = {"capture_output": True, "text": True, "env": environment}
+    result = subprocess.run([sys.executable, script], **how)
+    assert result.returncode == 2
+    assert result.stderr == "script: a part is missing; install it.\n"
+
+
 def test_export_writes_a_file_that_agrees(finished):
     out, _ = finished
     result = call("export", f"--run={out}")
@@ -155,16 +189,68 @@ def test_export_writes_a_file_that_agrees(finished):
     assert content["max_abs_error"] < 1e-3
 
 
-def test_a_truncated_network_is_explained(finished, tmp_path):
+def test_a_network_that_cannot_be_loaded_is_explained(finished, tmp_path):
     out, _ = finished
     whole = (out / "model.keras").read_bytes()
     (tmp_path / "config.json").write_text((out / "config.json").read_text())
-    for content in (whole[: len(whole) // 2], b"not a network", b""):
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("config.json", json.dumps({"module": "nowhere", "class_name": "Net"}))
+        archive.writestr("metadata.json", "{}")
+    for content, sentence in (
+        (whole[: len(whole) // 2], "model.keras is cut short or not a network: a .keras file"),
+        (b"not a network", "model.keras is cut short or not a network: a .keras file"),
+        (b"", "model.keras is cut short or not a network: a .keras file"),
+        ((tmp_path / "other.zip").read_bytes(), "not a network that hydra_tf can load"),
+    ):
         (tmp_path / "model.keras").write_bytes(content)
         result = call("evaluate", f"--run={tmp_path}")
         assert result.returncode == 2
-        assert "model.keras is cut short or not a network" in result.stderr
+        assert sentence in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
+        assert len(result.stderr) < 400
+
+
+@pytest.mark.parametrize(
+    ("binary", "flags", "sentence"),
+    [
+        ("evaluate", [], "model.keras does not exist; has the run finished?"),
+        ("export", [], "model.keras does not exist; has the run finished?"),
+        ("export", ["--out=no/folder/a.tflite"], 'The folder "no/folder" does not exist'),
+        ("export", ["--out=a.lite"], 'must end in ".tflite"'),
+    ],
+)
+def test_files_are_looked_for_before_tensorflow_loads(finished, tmp_path, binary, flags, sentence):
+    out, _ = finished
+    (tmp_path / "config.json").write_text((out / "config.json").read_text())
+    run = out if flags else tmp_path
+    code = (
+        "import atexit, sys; atexit.register(lambda: print('tensorflow' in sys.modules));"
+        f"import flags.{binary} as binary; binary.main()"
+    )
+    how = {"capture_output": True, "text": True, "cwd": ROOT}
+    result = subprocess.run([sys.executable, "-c", code, f"--run={run}", *flags], **how)
+    assert (result.returncode, result.stdout) == (2, "False\n")
+    assert sentence in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_pretrained_network_without_logits_claims_no_directory(tmp_path):
+    layers = [keras.Input([8, 8, 1]), keras.layers.Flatten()]
+    net = keras.Sequential([*layers, keras.layers.Dense(10, activation="softmax")])
+    net.save(tmp_path / "softmax.keras")
+    flags = [*SMALL, f"--pretrained={tmp_path / 'softmax.keras'}", f"--out={tmp_path / 'a'}"]
+    result = call("train", *flags)
+    assert result.returncode == 2
+    assert "ends in probabilities" in result.stderr
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_data_set_that_is_not_prepared_is_one_line(tmp_path):
+    flags = [f"--dataset=cifar10:data_dir={tmp_path}", "--model=cnn_small"]
+    result = call("train", *SMALL, *flags, f"--out={tmp_path / 'a'}")
+    assert result.returncode == 2
+    assert result.stderr.startswith('train: The data set "cifar10" is not prepared')
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_study_tabulates_and_goes_on_where_it_stopped(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 import hydra_tf
 from hydra_tf.sparsity import masked_layers, refresh_masks, report, set_density
+from hydra_tf.sparsity.model import adopt_masks
 
 L = keras.layers
 
@@ -156,3 +157,18 @@ def test_bad_arguments_change_nothing():
     assert kept(model) == {"conv": 9, "dense": 20}
     with pytest.raises(ValueError, match=r"no masked layers; call hydra_tf\.mask_model"):
         set_density(keras.Sequential([keras.Input([2]), L.Dense(1)]), 0.5)
+
+
+def test_densities_follow_masks_that_came_with_weights():
+    nets = [keras.Sequential([keras.Input([9]), keras.layers.Dense(7)]) for _ in range(2)]
+    pruned, other = (hydra_tf.mask_model(net) for net in nets)
+    hydra_tf.set_density(pruned, 0.3)
+    hydra_tf.set_density(other, 0.9)
+    other.set_weights(pruned.get_weights())
+    adopt_masks(other)
+    kept = round(0.3 * 63)
+    assert other.layers[0].density == kept / 63
+    other.layers[0].refresh_mask()
+    assert np.array_equal(other.layers[0].mask, pruned.layers[0].mask)
+    adopt_masks(pruned)
+    assert pruned.layers[0].density == 0.3  # as it was written

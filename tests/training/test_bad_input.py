@@ -106,11 +106,121 @@ def test_unknown_objective_and_parameter():
         ({"learning_rate": -1.0}, "positive number"),
         ({"learning_rate": {"fine_tune": 0.5}}, 'did you mean "finetune"'),
         ({"warmup": 1.0}, "warmup"),
+        ({"schedule": None, "learning_rate": 0.5}, "schedule=None leaves the rate alone"),
     ],
 )
 def test_callback_arguments(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         hydra_tf.HydraCallback(**{"density": 0.5, "pretrain_epochs": 1, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"density": None}, r"a number in \(0, 1\], not None"),
+        ({"density": "0.1"}, r"a number in \(0, 1\], not '0.1'"),
+        ({"density": lambda step: 0.1}, r"a number in \(0, 1\], not <function"),
+        ({"pretrain_epochs": 1.5}, "pretrain_epochs must be a whole number, not 1.5"),
+    ],
+)
+def test_callback_arguments_of_another_type(arguments, sentence):
+    with pytest.raises(TypeError, match=sentence):
+        hydra_tf.HydraCallback(**{"density": 0.5, "pretrain_epochs": 1, **arguments})
+
+
+def test_two_masters_of_the_learning_rate_are_refused():
+    own = hydra_tf.RobustModel(net(), "natural")
+    own.compile(keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 4)))
+    with pytest.raises(ValueError, match=r"have no say, for the optimizer .* leave one"):
+        own.fit(GOOD_X, GOOD_Y, callbacks=[hydra_tf.HydraCallback(0.5, 1, learning_rate=0.5)])
+    for other in (
+        keras.callbacks.LearningRateScheduler(lambda epoch: 0.25),
+        keras.callbacks.ReduceLROnPlateau(),
+    ):
+        both = [hydra_tf.HydraCallback(0.5, 1), other]
+        with pytest.raises(ValueError, match=f"{type(other).__name__} .*schedule=None"):
+            model().fit(GOOD_X, GOOD_Y, callbacks=both, verbose=0)
+    robust = model()
+    both = [
+        hydra_tf.HydraCallback(0.5, 1, schedule=None),
+        keras.callbacks.LearningRateScheduler(lambda epoch: 0.25),
+    ]
+    robust.fit(GOOD_X, GOOD_Y, callbacks=both, verbose=0)
+    assert float(robust.optimizer.learning_rate) == 0.25
+
+
+def test_coarse_rates_are_warned_of_once(caplog):
+    robust = hydra_tf.RobustModel(net(), "natural")
+    robust.compile("sgd", steps_per_execution=2)
+    with caplog.at_level("WARNING", logger="absl"):
+        robust.fit(
+            GOOD_X, GOOD_Y, epochs=2, verbose=0, callbacks=[hydra_tf.HydraCallback(0.5, 1, 1)]
+        )
+    assert [r for r in caplog.messages if "steps_per_execution=2 the learning rate" in r]
+    assert len(caplog.messages) == 1
+
+
+def test_a_misspelt_monitor_is_refused_and_one_without_validation_warned_of(caplog):
+    def fit(**how):
+        pipeline = hydra_tf.HydraCallback(0.5, 2, monitor="val_acuracy")
+        robust = hydra_tf.RobustModel(net(), "natural")
+        robust.compile("sgd", metrics=["accuracy"])
+        robust.fit(GOOD_X, GOOD_Y, epochs=2, verbose=0, callbacks=[pipeline], **how)
+
+    with pytest.raises(ValueError, match='"val_acuracy"; did you mean "val_accuracy"'):
+        fit(validation_data=(GOOD_X, GOOD_Y))
+    with caplog.at_level("WARNING", logger="absl"):
+        fit()
+    assert len([text for text in caplog.messages if 'no metric "val_acuracy"' in text]) == 1
+
+
+def test_nets_that_cannot_be_wrapped():
+    images = keras.Input([4])
+    heads = keras.Model(images, [keras.layers.Dense(3)(images), keras.layers.Dense(3)(images)])
+    with pytest.raises(ValueError, match="has 2 outputs"):
+        hydra_tf.RobustModel(heads)
+    with pytest.raises(TypeError, match=r"RobustModel already; pass its network, model\.net"):
+        hydra_tf.RobustModel(model())
+    for seed in ("a", 1.0):
+        with pytest.raises(TypeError, match="seed must be a whole number"):
+            hydra_tf.RobustModel(net(), seed=seed)
+    single = hydra_tf.RobustModel(net(classes=1), "natural")
+    single.compile("sgd")
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        single.fit(GOOD_X, GOOD_Y, verbose=0)
+
+
+def test_empty_arrays_and_single_batches_are_looked_at_too():
+    robust = model()
+    for call in (robust.fit, robust.evaluate, robust.train_on_batch):
+        with pytest.raises(ValueError, match="The data are empty"):
+            call(GOOD_X[:0], GOOD_Y[:0])
+    for call in (robust.train_on_batch, robust.test_on_batch):
+        with pytest.raises(ValueError, match="divide 8-bit images by 255"):
+            call(255 * GOOD_X, GOOD_Y)
+    assert robust.train_on_batch(GOOD_X, GOOD_Y) > 0
+
+
+def test_a_net_made_outside_the_scope_is_refused(two_replicas):
+    outside = net()
+    with two_replicas.scope():
+        robust = hydra_tf.RobustModel(hydra_tf.mask_model(outside), "natural")
+        robust.compile("sgd")
+    robust.fit(GOOD_X, GOOD_Y, verbose=0)  # its masked copy was made within
+    masked = hydra_tf.mask_model(outside)
+    with two_replicas.scope():
+        robust = hydra_tf.RobustModel(masked, "natural")
+        robust.compile("sgd")
+    with pytest.raises(ValueError, match=r"belong to the tf\.distribute strat"):
+        robust.fit(GOOD_X, GOOD_Y, verbose=0)
+    robust = model()
+    with two_replicas.scope(), pytest.raises(ValueError, match="within one strategy"):
+        robust.fit(GOOD_X, GOOD_Y, verbose=0)
+    robust = hydra_tf.RobustModel(net(), "natural")
+    with two_replicas.scope():
+        robust.compile("sgd")
+    with pytest.raises(ValueError, match=r"iteration.* within one strategy"):
+        robust.fit(GOOD_X, GOOD_Y, verbose=0)
 
 
 def test_epochs_must_match_the_phases():
@@ -165,6 +275,31 @@ def test_a_bad_batch_in_the_middle_is_one_sentence():
 
     with pytest.raises(ValueError, match="A batch holds labels that are not"):
         robust.fit(generate(), steps_per_epoch=1, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (np.eye(3)[GOOD_Y] * 0.9 + 0.1 / 3, "not one-hot rows of one 1 each"),
+        (GOOD_Y + 0.5, "not whole numbers from 0"),
+    ],
+    ids=["soft", "between"],
+)
+def test_a_bad_label_in_the_middle_is_one_sentence(labels, sentence):
+    first = np.eye(3)[GOOD_Y] if labels.ndim == 2 else GOOD_Y.astype(float)
+    x, y = np.concatenate([GOOD_X, GOOD_X]), np.concatenate([first, labels])
+    bad = tf.data.Dataset.from_tensor_slices((x, y)).batch(6)
+    robust = model()
+    for call in (robust.fit, robust.evaluate):
+        with pytest.raises(ValueError, match=sentence):
+            call(bad, verbose=0)
+
+
+def test_a_dataset_must_tell_its_axes():
+    spec = tf.TensorSpec(None), tf.TensorSpec(None, tf.int64)
+    data = tf.data.Dataset.from_generator(lambda: iter([(GOOD_X, GOOD_Y)]), output_signature=spec)
+    with pytest.raises(ValueError, match=r"how many axes .* tf.ensure_shape"):
+        model().fit(data, verbose=0)
 
 
 def test_what_would_fail_when_pruning_begins_fails_at_once():

@@ -261,8 +261,12 @@ def test_what_cannot_carry_has_one_clear_sentence():
 
     with pytest.raises(ValueError, match=r"carries a perturbation .* the data are a generator"):
         robust().fit(endless(), steps_per_epoch=1, verbose=0)
+    model = robust()
+    assert model.train_on_batch(X[:8], Y[:8], return_dict=True)["loss"] > 0
+    with pytest.raises(ValueError, match="more images than the first batch"):
+        model.train_on_batch(X[:16], Y[:16])
     with pytest.raises(ValueError, match=r"carries a perturbation.*call fit"):
-        robust().train_on_batch(X[:16], Y[:16])
+        robust().robust_batch(X[:16], Y[:16])
     model = robust()
     model.fit(batches(), verbose=0)
     model.fit(batches(8), verbose=0)

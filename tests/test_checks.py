@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hydra_tf.models.checks import check_batch, check_logits, first_batch, require_logits
+from hydra_tf.checks import check_logits, check_use, first_batch, require_logits
 
 L = keras.layers
 
@@ -28,6 +28,9 @@ PROBABILITIES = {
     "named": lambda: ends_in(L.Dense(3), L.Activation("softmax")),
     "nested": lambda: ends_in(ends_in(L.Dense(3, activation="softmax"))),
     "operation": functional_softmax,
+    "reshaped": lambda: ends_in(L.Dense(3, activation="sigmoid"), L.Reshape((3,)), L.Dropout(0.1)),
+    "cast": lambda: ends_in(L.Dense(3), L.Softmax(), L.Activation("linear", dtype="float32")),
+    "hard": lambda: ends_in(L.Dense(3, activation="hard_sigmoid")),
 }
 
 
@@ -56,11 +59,17 @@ def test_outputs_that_sum_to_one_are_no_logits():
         check_logits([[0.25, 0.75], [1.0, 0.0]])
     with pytest.raises(ValueError, match=r"at least 2 classes, not \(1, 1\)"):
         check_logits([[0.25]])
+    with pytest.raises(ValueError, match="logarithms of probabilities"):
+        check_logits(np.log([[0.25, 0.75], [0.5, 0.5]]))
+    with pytest.raises(ValueError, match="every row sums to 1"):
+        check_logits(tf.nn.softmax(tf.random.stateless_normal([9, 10], [0, 0], dtype="bfloat16")))
     assert check_logits([[0.25, 0.75], [2.0, 0.0]]) is None
+    assert check_logits(np.float32([[0.25, 0.7501]])) is None
+    assert check_logits(np.log([[0.25, 0.75], [0.5, 0.4]])) is None
     assert check_logits([[-0.25, 1.25]]) is None
 
 
-SHAPE = (None, 2, 2, 1)
+NET = keras.Sequential([keras.Input([2, 2, 1]), L.Flatten(), L.Dense(3)])
 IMAGES = np.full((3, 2, 2, 1), 0.5)
 
 
@@ -76,7 +85,7 @@ IMAGES = np.full((3, 2, 2, 1), 0.5)
     ids=["integers", "column", "one-hot", "whole floats", "booleans"],
 )
 def test_good_batches_pass(labels):
-    assert check_batch(IMAGES, labels, SHAPE, 3) is None
+    assert check_use(NET, IMAGES, labels) is None
 
 
 @pytest.mark.parametrize(
@@ -107,7 +116,7 @@ def test_good_batches_pass(labels):
 )
 def test_bad_batches_are_refused_in_a_sentence(x, y, sentence):
     with pytest.raises(ValueError, match=sentence):
-        check_batch(x, y, SHAPE, 3)
+        check_use(NET, x, y)
 
 
 def test_the_first_batch_of_whatever_fit_accepts():
@@ -129,3 +138,33 @@ def test_the_first_batch_of_whatever_fit_accepts():
         first_batch(pairs.take(0))
     with pytest.raises(ValueError, match="must yield pairs of"):
         first_batch(tf.data.Dataset.from_tensor_slices(IMAGES).batch(2))
+
+
+def test_several_inputs_or_outputs_are_refused():
+    one, two = keras.Input([4]), keras.Input([4])
+    heads = [L.Dense(3)(one), L.Dense(3)(one)]
+    with pytest.raises(ValueError, match=r"has 2 outputs, but .* one output, the logits"):
+        require_logits(keras.Model(one, heads))
+    with pytest.raises(ValueError, match="has 2 inputs"):
+        require_logits(keras.Model([one, two], L.Add()([one, two])))
+
+
+def test_one_logit_is_refused_before_the_labels_are_looked_at():
+    net = keras.Sequential([keras.Input([2, 2, 1]), L.Flatten(), L.Dense(1)])
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        check_use(net, IMAGES, np.array([0, 1, 2]))
+
+
+def test_the_outputs_of_a_model_are_looked_at_once():
+    calls = []
+
+    def model(x, training=None):
+        calls.append(len(x))
+        return NET(x, training=training)
+
+    check_use(model, IMAGES[:0], np.zeros(0, int))
+    for _ in range(3):
+        check_use(model, IMAGES, np.array([0, 1, 2]))
+    assert calls == [3]
+    with pytest.raises(ValueError, match="from 0 to 2"):
+        check_use(model, IMAGES, np.array([0, 1, 3]))
