@@ -73,6 +73,7 @@ setup(
             "import-linter>=2.1",
             "importlib_resources>=6.0",
             "mypy>=1.14",
+            "pillow>=10.0",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "ruff>=0.9",

@@ -23,13 +23,15 @@ def _define_job() -> None:
         "dataset",
         "mnist_5k",
         "Data set: mnist_5k and digits need no network; "
-        "mnist, cifar10, cifar100, svhn come by TensorFlow Datasets "
-        '("cifar10:data_dir=/path").',
+        "mnist, cifar10, cifar100, svhn, imagenet, imagenette come by TensorFlow Datasets "
+        '("cifar10:data_dir=/path"); folder holds your own images, a folder for each class '
+        '("folder:path=/path,size=64"), npz an archive of images and labels ("npz:path=/path").',
     )
     flags.DEFINE_string(
         "model",
         "mnist_cnn",
-        "Network, such as mnist_cnn, cnn_large, vgg16_bn or wide_resnet:depth=28,width=4.",
+        "Network, such as mnist_cnn, cnn_large, vgg16_bn, resnet50 or "
+        "wide_resnet:depth=28,width=4.",
     )
     flags.DEFINE_string(
         "objective",

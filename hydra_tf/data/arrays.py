@@ -64,6 +64,20 @@ def check_shares(validation: float, test: float) -> None:
         )
 
 
+def parts_of(total: int, *shares: float) -> list[int]:
+    """Return how many of `total` images each share is, at least one unless it is 0.
+
+    Args:
+        total: number of images.
+        *shares: shares from 0 to below 1.
+
+    Example:
+        >>> parts_of(8, 0.1, 0.25, 0.0)
+        [1, 2, 0]
+    """
+    return [max(1, round(total * share)) if share else 0 for share in shares]
+
+
 def split_arrays(
     images: npt.NDArray[Any],
     labels: npt.NDArray[Any],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra_tf._lazy import tf
@@ -165,10 +165,9 @@ def load(
             "augment is None (the data set's own), False (none) or a function of (images, seed), "
             f"not {augment!r}."
         )
-    part, more, extra_count = build(spec), None, 0
-    if extra is not None:
-        more, share = _build_extra(extra)
-        extra_count = extra_of(share, batch_size)
+    part = build(spec)
+    more, share = (None, 0.0) if extra is None else _build_extra(extra)
+    extra_count = 0 if more is None else extra_of(share, batch_size)
     source = _read(part)
     sizes = {split: _count(getattr(source, split), split) for split in _SPLITS}
     if drop_remainder and batch_size - extra_count > sizes["train"]:
@@ -176,13 +175,14 @@ def load(
             f"With drop_remainder, batch_size={batch_size} leaves no batch of the "
             f"{sizes['train']} training images; choose a smaller one."
         )
-    shape, random = _image_shape(source), augment is not False
+    shape = _image_shape(source)
+    main = Passes(source, sizes["train"], seed, random=augment is not False)
     training = Training(
-        Passes(source, sizes["train"], seed, random=random),
+        main,
         batch_size,
         drop_remainder,
         source.augment if augment is None else augment or None,
-        None if more is None else _extra_passes(more, source, shape, seed, random),
+        None if more is None else _extra_passes(more, main, shape),
         extra_count,
     )
     if first_step >= training.steps:
@@ -234,13 +234,11 @@ def _build_extra(extra: Any) -> tuple[Callable[[], Source], float]:
     return DATASETS.build(spec, **whole), share
 
 
-def _extra_passes(
-    part: Callable[[], Source], main: Source, shape: tuple[int, int, int], seed: int, random: bool
-) -> Passes:
+def _extra_passes(part: Callable[[], Source], main: Passes, shape: tuple[int, int, int]) -> Passes:
     """The passes over extra images, which must fit the labelled ones."""
     source = _read(part)
-    check_match(shape, main.num_classes, _image_shape(source), source.num_classes)
-    return Passes(source, _count(source.train, "extra"), seed, lane=1, random=random)
+    check_match(shape, main.source.num_classes, _image_shape(source), source.num_classes)
+    return replace(main, source=source, size=_count(source.train, "extra"), lane=1)
 
 
 def _name_of(part: Any) -> str:

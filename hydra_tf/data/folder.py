@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hydra_tf._lazy import tf
-from hydra_tf.data.arrays import check_shares, stratified_order
+from hydra_tf.data.arrays import check_shares, parts_of, stratified_order
 from hydra_tf.data.base import DATASETS, DataSet, Source
 from hydra_tf.data.decoding import UNREADABLE, Decoder, Unreadable, attempt, check_size
 from hydra_tf.data.listing import Listing, class_names, has_splits, list_images
@@ -93,11 +93,10 @@ class Folder(DataSet):
         if not has_splits(path):
             classes = class_names(path)
             files = list_images(path, classes)
-            total = len(files.labels)
-            ends = [round(total * share) for share in (self.validation_share, self.test_share)]
             order = stratified_order(files.labels)
-            train = total - sum(ends)
-            return classes, files, np.split(order, [train, train + ends[0]])
+            validation, test = parts_of(len(order), self.validation_share, self.test_share)
+            train = max(0, len(order) - validation - test)
+            return classes, files, np.split(order, [train, train + validation])
         classes = class_names(os.path.join(path, "train"))
         found = {
             split: list_images(os.path.join(path, split), classes)
@@ -112,8 +111,8 @@ class Folder(DataSet):
         parts = np.split(np.arange(len(files.labels)), starts)
         if "validation" not in found:
             order = stratified_order(found["train"].labels)
-            kept = max(1, round(len(order) * self.validation_share))
-            parts = [order[:-kept], order[-kept:], parts[1]]
+            train = len(order) - parts_of(len(order), self.validation_share)[0]
+            parts = [order[:train], order[train:], parts[1]]
         return classes, files, parts
 
 
@@ -122,6 +121,7 @@ def _decode(files: Listing, following: Any, decoder: Decoder, unreadable: Unread
     with tf.device("CPU"):
         paths, labels = tf.constant(files.paths), tf.constant(files.labels)
         successors = tf.constant(following)
+    tries = min(len(files.paths), _TRIES)
 
     def read(index: tf.Tensor, seed: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         def whole() -> tuple[tf.Tensor, tf.Tensor]:
@@ -138,8 +138,8 @@ def _decode(files: Listing, following: Any, decoder: Decoder, unreadable: Unread
             lambda at, image, label: label == UNREADABLE,
             after,
             (index, *read(index, seed)),
-            maximum_iterations=min(len(files.paths), _TRIES),
+            maximum_iterations=tries,
         )
         return image, label
 
-    return decode
+    return tf.function(decode)  # traced once, however many splits and passes call it

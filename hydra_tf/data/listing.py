@@ -92,9 +92,11 @@ def list_images(path: str, classes: Sequence[str]) -> Listing:
             f'The classes of "{path}" are not those of the training images: {_some(different)} '
             "are in one of them only."
         )
-    paths, labels, others = [], [], []
+    paths: list[str] = []
+    labels: list[int] = []
+    others: list[str] = []
     for label, name in enumerate(classes):
-        images = []
+        images: list[str] = []
         for place, folders, files in os.walk(os.path.join(path, name)):
             folders.sort()
             # Hidden files are other programs' notes, under the names of the images at that.

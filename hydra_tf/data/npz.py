@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hydra_tf.data.arrays import check_shares, split_arrays
+from hydra_tf.data.arrays import check_shares, parts_of, split_arrays
 from hydra_tf.data.base import DATASETS, DataSet, Source
 
 # The second pair of names is that of the 500,000 images of Carmon et al. (NeurIPS 2019).
@@ -57,13 +57,8 @@ class Npz(DataSet):
                 'The data set "npz" needs the path of its file: npz:path=/data/tiny.npz.'
             )
         images, labels = _read(os.path.expanduser(self.path))
-        return split_arrays(
-            images,
-            labels,
-            validation=round(len(labels) * self.validation_share),
-            test=round(len(labels) * self.test_share),
-            augment=self.augmentation(),
-        )
+        validation, test = parts_of(len(labels), self.validation_share, self.test_share)
+        return split_arrays(images, labels, validation, test, augment=self.augmentation())
 
 
 def _read(path: str) -> tuple[Any, Any]:
@@ -71,6 +66,8 @@ def _read(path: str) -> tuple[Any, Any]:
     if not os.path.isfile(path):
         raise FileNotFoundError(f'The file "{path}" of images does not exist.')
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no archive, or is cut short")
         # Loading never runs code: arrays of Python objects, which are pickled, are refused.
         with np.load(path, allow_pickle=False) as archive:
             for keys in _KEYS:
@@ -79,7 +76,7 @@ def _read(path: str) -> tuple[Any, Any]:
                     break
             else:
                 raise ValueError(f"it holds {', '.join(archive.files) or 'nothing'}")
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f'"{path}" is no .npz file of images and labels (or data and extrapolated_targets): '
             f"{error}."

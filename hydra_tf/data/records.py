@@ -133,4 +133,4 @@ def _decode(features: Any, decoder: Decoder, unreadable: Unreadable) -> Any:
         name = example.get("file_name", unnamed)
         return attempt(lambda: (decoder(example["image"], seed), label), decoder, name, unreadable)
 
-    return decode
+    return tf.function(decode)  # traced once, however many splits and passes call it

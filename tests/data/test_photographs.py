@@ -1,0 +1,141 @@
+"""ImageNet and Imagenette, read from small prepared copies."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import logging
+
+from hydra_tf import data
+from hydra_tf.data.decoding import Decoder
+
+Gather = Callable[..., tuple[np.ndarray, np.ndarray]]
+
+
+@pytest.mark.parametrize(("name", "classes"), [("imagenet", 1000), ("imagenette", 10)])
+def test_the_last_training_images_validate_and_validation_is_the_test(
+    name: str,
+    classes: int,
+    tfds_root: pathlib.Path,
+    photographs: list[np.ndarray],
+    gather: Gather,
+    encoded: Callable[..., bytes],
+) -> None:
+    spec = f"{name}:data_dir={tfds_root},size=12,validation_share=0.25,buffer=8"
+    splits = data.load(spec, batch_size=8, augment=False)
+    assert splits.sizes == {"train": 30, "validation": 10, "test": 12}
+    assert (splits.image_shape, splits.num_classes) == ((12, 12, 3), classes)
+    cuts = [Decoder(12)(encoded(p), None).numpy() / np.float32(255) for p in photographs]
+    places = {"train": range(30), "validation": range(30, 40), "test": range(39, 27, -1)}
+    for split, indices in places.items():
+        images, labels = gather(getattr(splits, split))
+        if split == "train":
+            order = np.argsort(labels, kind="stable")
+            expected = sorted(indices, key=lambda i: i % classes)
+            assert labels[order].tolist() == [i % classes for i in expected]
+            if classes == 10:
+                continue
+            images, labels, indices = images[order], labels[order], expected
+        assert labels.tolist() == [i % classes for i in indices]
+        wanted = np.stack([cuts[i] for i in indices])
+        assert np.abs(images - wanted).mean() < 0.03  # the rest is JPEG's
+        assert images.dtype == np.float32
+
+
+def test_sizes_and_shares_by_default() -> None:
+    imagenet, imagenette = data.build("imagenet"), data.build("imagenette")
+    assert (imagenet.size, imagenet.flip, imagenet.validation_share) == (224, True, 0.01)
+    assert (imagenette.size, imagenette.flip, imagenette.validation_share) == (160, True, 0.1)
+
+
+def test_a_pass_mixes_the_files_beyond_the_buffer(tfds_root: pathlib.Path) -> None:
+    """With a buffer of one image, the order is still a new one: files are shuffled."""
+    spec = f"imagenet:data_dir={tfds_root},size=4,buffer=1,validation_share=0.1"
+    train = data.load(spec, augment=False).train
+    passes = [np.concatenate([y for _, y in train.as_numpy_iterator()]).tolist() for _ in range(4)]
+    assert all(sorted(one) == list(range(36)) for one in passes)
+    assert len({tuple(one) for one in passes}) > 1
+
+
+def test_damaged_images_are_replaced_within_the_batch_and_named(
+    tmp_path: pathlib.Path,
+    prepare: Callable[..., None],
+    photographs: list[np.ndarray],
+    gather: Gather,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    examples = [
+        {"image": image, "label": i, "file_name": f"n{i}.JPEG"}
+        for i, image in enumerate(photographs[:12])
+    ]
+    splits = {"train": examples, "validation": examples}
+    spoil = [("validation", 3), ("validation", 7), ("validation", 0)]
+    prepare(tmp_path, "imagenet2012", splits, spoil=spoil)
+    said: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda text, *parts: said.append(text % parts))
+    images, labels = gather(data.load(f"imagenet:data_dir={tmp_path},size=8", batch_size=4).test)
+    assert labels.tolist() == [1, 1, 2, 1, 4, 5, 6, 4, 8, 9, 10, 11]
+    np.testing.assert_array_equal(images[3], images[1])
+    assert len(said) == 1 and "3 of the images" in said[0]
+    assert "n0.JPEG, n3.JPEG, n7.JPEG" in said[0]
+
+
+def test_an_image_without_a_name_is_told_by_its_class(
+    tmp_path: pathlib.Path,
+    prepare: Callable[..., None],
+    photographs: list[np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    examples = [{"image": image, "label": i} for i, image in enumerate(photographs[:8])]
+    splits = {"train": examples, "validation": examples}
+    prepare(tmp_path, "imagenette/160px-v2", splits, spoil=[("validation", 3), ("validation", 5)])
+    said: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda text, *parts: said.append(text % parts))
+    list(data.load(f"imagenette:data_dir={tmp_path},variant=160px-v2,size=8").test)
+    assert len(said) == 1 and "2 of the images" in said[0]
+    assert "an image of class 3 (" in said[0] and "an image of class 5 (" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "sentence"),
+    [
+        ("imagenet:size=0", ValueError, "at least 1, not 0"),
+        ("imagenet:buffer=0", ValueError, "buffer is a number of images, at least 1"),
+        ("imagenette:validation_share=0.0", ValueError, "between 0 and 1"),
+        ("imagenette:variant=tiny", TypeError, "one of full-size-v2"),
+        ("imagenet:data_dir={}", FileNotFoundError, '"tfds build imagenet2012"'),
+        ("imagenette:data_dir={}", FileNotFoundError, '"tfds build imagenette/full-size-v2"'),
+    ],
+)
+def test_bad_input_ends_in_a_sentence(
+    spec: str, error: type[Exception], sentence: str, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(error, match=sentence):
+        data.load(spec.format(tmp_path))
+
+
+def test_another_file_format_is_refused(
+    tfds_root: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorflow_datasets as tfds
+
+    kind: Any = tfds.core.FileFormat.ARRAY_RECORD
+    monkeypatch.setattr(tfds.core.DatasetInfo, "file_format", property(lambda _: kind))
+    with pytest.raises(ValueError, match="prepared as array_record files"):
+        data.load(f"imagenet:data_dir={tfds_root}")
+
+
+def test_the_files_are_read_in_one_order_by_any_number_of_cores(tfds_root: pathlib.Path) -> None:
+    source = data.build(f"imagenet:data_dir={tfds_root},buffer=8")()
+    seeds = tf.constant([5, 6], tf.int64)
+    orders = []
+    for cores in (1, 8):
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = cores
+        orders.append(list(source.order(seeds).with_options(options).as_numpy_iterator()))
+    assert orders[0] == orders[1]
