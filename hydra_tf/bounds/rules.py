@@ -15,10 +15,10 @@ from typing import Any
 
 from hydra_tf._lazy import keras, tf
 from hydra_tf.bounds.convolution import transpose_of
+from hydra_tf.bounds.merging import Shapes, difference, merge
 from hydra_tf.bounds.nodes import Affine, Node, Rectifier
 from hydra_tf.bounds.pooling import MaxPool
 
-Shapes = tuple[tuple[int | None, ...], ...]
 Rule = Callable[[Any, Shapes], "list[Node]"]
 
 _RULES: dict[str, Rule] = {}
@@ -294,22 +294,6 @@ def identity(layer: Any, shapes: Shapes) -> list[Node]:
     return [Affine(tf.identity, tf.identity, diagonal=True)]
 
 
-@rule("Add")
-def merge(layer: Any, shapes: Shapes) -> list[Node]:
-    """The sum of its inputs."""
-    return [Affine(_sum, _sum, terms=len(shapes) - 1)]
-
-
-def _sum(*parts: Any) -> Any:
-    return functools.reduce(tf.add, parts)
-
-
-@rule("Subtract")
-def difference(layer: Any, shapes: Shapes) -> list[Node]:
-    """The first input less the second."""
-    return [Affine(lambda a, b: a - b, _sum, terms=1)]
-
-
 @rule("AveragePooling1D", "AveragePooling2D", "AveragePooling3D")
 def average_pooling(layer: Any, shapes: Shapes) -> list[Node]:
     """Means over windows, the padding left out."""
@@ -343,3 +327,7 @@ def max_pooling(layer: Any, shapes: Shapes) -> list[Node]:
     """The largest value of each window, or of each channel."""
     _places(layer, shapes[0])  # refuses an unknown number
     return [MaxPool(layer)]
+
+
+rule("Add")(merge)
+rule("Subtract")(difference)

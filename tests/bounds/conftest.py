@@ -81,7 +81,18 @@ def masked():
     return net
 
 
-MAKERS = {each.__name__: each for each in (plain, normed, residual, pooled, masked)}
+def merged():
+    """Sums whose inputs are of other ranks, or are broadcast; four places for four images."""
+    images = keras.Input(SHAPE)
+    x = layers.Conv2D(4, 1)(layers.Cropping2D(1)(images))
+    means = layers.Dense(4, activation="relu")(layers.GlobalAveragePooling2D()(x))
+    x = layers.ReLU()(layers.Add()([x, means]))
+    x = layers.ReLU()(layers.Subtract()([layers.Dense(4)(means), layers.Conv2D(4, 1)(x)]))
+    x += layers.Conv2D(4, 4)(x)  # [4, 4, 4] and [1, 1, 4]
+    return keras.Model(images, layers.Dense(4)(layers.Flatten()(x)))
+
+
+MAKERS = {each.__name__: each for each in (plain, normed, residual, pooled, masked, merged)}
 
 
 def unsettle(net, seed=0):

@@ -186,6 +186,12 @@ def plus_one():
     return keras.Model(images, layers.Dense(2)(images + 1.0))
 
 
+def pairs_samples_with_places():
+    images = keras.Input([3])
+    x = layers.Dense(2)(layers.Reshape((3, 1))(images)) + layers.Dense(2)(images)
+    return keras.Model(images, layers.Dense(2)(layers.Flatten()(x)))
+
+
 def two_inputs():
     one, two = keras.Input([3]), keras.Input([3])
     return keras.Model([one, two], layers.Dense(2)(layers.Add()([one, two])))
@@ -228,6 +234,10 @@ def two_inputs():
         ),
         (in_training_mode, r"\(Dropout\) is called with training, for which bounds have no rule"),
         (plus_one, "is called with numbers beside tensors"),
+        (
+            pairs_samples_with_places,
+            r"pairs the samples .* shapes are \(None, 3, 2\) and \(None, 2\); reshape .*Add",
+        ),
         (two_inputs, "need a model of one input and one output; .* has 2 and 1"),
         (
             lambda: keras.Sequential(
