@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from hydra_tf._lazy import tf
 from hydra_tf.attacks.norms import project, steepest_step
+from hydra_tf.graphs import Graphs
 from hydra_tf.registry import Registry
 from hydra_tf.types import Ball, Norm, require_pixel_range
 
@@ -223,7 +223,8 @@ class Attack:
     def __call__(self, model: Any, x: Any, y: Any, seed: int = 0) -> tf.Tensor:
         """Attack a model on one batch.
 
-        The graph of an attack on a model is traced once and kept with the model.
+        The graph of an attack on a model is traced once and kept with the model, until a layer
+        of it is changed in place.
 
         Args:
             model: a Keras model (or :class:`hydra_tf.RobustModel`) that outputs logits.
@@ -291,21 +292,20 @@ def check_images(x: tf.Tensor) -> None:
     require_pixel_range(float(tf.reduce_min(x)), float(tf.reduce_max(x)))
 
 
-_graphs: weakref.WeakKeyDictionary[Any, dict[Attack, Any]] = weakref.WeakKeyDictionary()
+_graphs = Graphs()
 
 
 def _compiled(attack: Attack, model: Any) -> Any:
     """The traced graph of this attack on this model; it goes when the model goes."""
-    graphs = _graphs.setdefault(model, {})
-    if attack not in graphs:
-        reference: Any = weakref.ref(model)  # the table must not keep its own key alive
 
+    def trace(model: Callable[[], Any]) -> Any:
         @tf.function(reduce_retracing=True)
         def run(x: Any, y: Any, seed: Any) -> Any:
-            return attack.perturb(lambda z: reference()(z, training=False), x, y, seed)
+            return attack.perturb(lambda z: model()(z, training=False), x, y, seed)
 
-        graphs[attack] = run
-    return graphs[attack]
+        return run
+
+    return _graphs.get(model, attack, trace)
 
 
 ATTACKS: Registry[Attack] = Registry("attack", "hydra_tf.attacks")

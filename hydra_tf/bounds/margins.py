@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from hydra_tf.bounds.base import Bound, build
 from hydra_tf.bounds.engine import Network
 from hydra_tf.bounds.graph import network_of, walk
 from hydra_tf.bounds.rounding import TINY, U
+from hydra_tf.graphs import Graphs
 from hydra_tf.types import Interval
 
 Clip = tuple[float, float] | None
@@ -152,7 +152,7 @@ def _ball(x: Any, epsilon: Any, clip: Clip, rounding: bool) -> Interval:
     return Interval(lower, tf.maximum(tf.minimum(upper, clip[1]), x))
 
 
-_graphs: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+_graphs = Graphs()
 
 
 def _run(net: Any, how: Bound, clip: Clip, specs: Callable[..., Any], *tensors: Any) -> Any:
@@ -161,17 +161,15 @@ def _run(net: Any, how: Bound, clip: Clip, specs: Callable[..., Any], *tensors: 
         # Not by AutoGraph, which would rewrite what takes no decision on tensors, slowly.
         plainly = tf.autograph.experimental.do_not_convert(_lower)
         return plainly(net, how, clip, specs, *tensors)
-    graphs = _graphs.setdefault(net, {})
-    key = (how, clip, specs, tuple(id(layer) for layer in net.layers))
-    if key not in graphs:
-        reference = weakref.ref(net)  # the table must not keep its own key alive
 
+    def trace(net: Callable[[], Any]) -> Any:
         @tf.function(reduce_retracing=True, autograph=False)
         def run(*tensors: Any) -> Any:
-            return _lower(reference(), how, clip, specs, *tensors)
+            return _lower(net(), how, clip, specs, *tensors)
 
-        graphs[key] = run
-    return graphs[key](*tensors)
+        return run
+
+    return _graphs.get(net, (how, clip, specs), trace)(*tensors)
 
 
 def _checked(net: Any, x: Any, epsilon: Any, clip: Clip) -> Any:

@@ -15,7 +15,6 @@ the same expectation, but somewhat more spread over seeds.
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +23,7 @@ import tensorflow as tf
 
 from hydra_tf.attacks.base import stateless_seed
 from hydra_tf.evaluation.accuracy import _shapes, network_of
+from hydra_tf.graphs import Graphs
 from hydra_tf.models.checks import check_batch
 from hydra_tf.types import Sampling
 
@@ -84,26 +84,27 @@ def vote_counter(model: Any, image_shape: tuple[int, ...], sigma: float, batch_s
         ``(x [images, ...], seed int32 [2], draws) -> [images, classes]`` int32 votes. A draw
         for which any logit is no number has no vote.
     """
-    graphs = _graphs.setdefault(model, {})
-    if image_shape not in graphs:
-        reference: Any = weakref.ref(model)  # the table must not keep its own key alive
+
+    def trace(model: Callable[[], Any]) -> Any:
         form = [([None, *image_shape], "float32"), ([2], "int32"), ([], "int32")]
         form += [([], "float32"), ([], "int32")]
 
         @tf.function(input_signature=[tf.TensorSpec(shape, dtype) for shape, dtype in form])
         def run(x: Any, seed: Any, draws: Any, sigma: Any, batch_size: Any) -> Any:
-            return _count_votes(reference(), x, seed, draws, sigma, batch_size)
+            return _count_votes(model(), x, seed, draws, sigma, batch_size)
 
-        graphs[image_shape] = run
+        return run
+
+    graph = _graphs.get(model, image_shape, trace)
 
     def votes(x: Any, seed: Any, draws: Any, model: Any = model) -> tf.Tensor:
         # The default keeps the model alive as long as this function.
-        return graphs[image_shape](x, seed, draws, sigma, batch_size)
+        return graph(x, seed, draws, sigma, batch_size)
 
     return votes
 
 
-_graphs: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], Any]] = weakref.WeakKeyDictionary()
+_graphs = Graphs()
 
 
 def _count_votes(model: Any, x: Any, seed: Any, draws: Any, sigma: Any, batch_size: Any) -> Any:

@@ -154,6 +154,37 @@ def test_another_layer_is_not_taken_for_the_old_one():
     assert bounds.bound(net, [[0.5, 0.5]], 0.0, rounding=False).lower.numpy()[0, 0] == 1.5
 
 
+def adapt_again(net):
+    net.layers[0].adapt(np.array([[2.0, 2.0], [4.0, 4.0]]))  # (x - 3) / 1
+
+
+def change_the_activation(net):
+    net.layers[1].activation = keras.activations.leaky_relu
+
+
+def enable_lora(net):
+    layer = net.layers[1]
+    layer.enable_lora(1)
+    layer.lora_kernel_a.assign([[1.0], [0.0]])
+    layer.lora_kernel_b.assign([[1.0, 0.0]])
+
+
+@pytest.mark.parametrize("change", [adapt_again, change_the_activation, enable_lora])
+def test_a_network_changed_in_place_is_bounded_as_it_is(change):
+    scaled = layers.Normalization()
+    net = keras.Sequential([keras.Input([2]), scaled, layers.Dense(2, "relu"), layers.Dense(2)])
+    scaled.adapt(np.array([[-1.0, -1.0], [1.0, 1.0]]))  # (x - 0) / 1
+    net.layers[1].set_weights([np.eye(2), np.full(2, -0.75)])
+    net.layers[2].set_weights([np.eye(2), np.zeros(2)])
+    x = np.array([[0.5, 1.0]], "float32")
+    how = {"epsilon": 0.0, "rounding": False}
+    before = bounds.bound(net, x, **how).lower.numpy()
+    np.testing.assert_allclose(before, [[0.0, 0.25]], atol=1e-6)
+    change(net)
+    assert np.abs(net(x) - before).max() > 0.01
+    np.testing.assert_allclose(bounds.bound(net, x, **how).lower, net(x), atol=1e-6)
+
+
 class Squared(keras.layers.Layer):
     def call(self, x):
         return x * x

@@ -175,6 +175,16 @@ def test_predict_is_the_binomial_test_of_the_two_commonest_classes():
     assert set(expected) == {-1, 0, 1}
 
 
+def test_a_network_changed_in_place_is_certified_as_it_is():
+    scaled = keras.layers.Normalization()
+    net = keras.Sequential([keras.Input([1]), scaled, keras.layers.Dense(2, use_bias=False)])
+    scaled.adapt(np.array([[-1.0], [1.0]]))
+    net.layers[-1].set_weights([np.array([[0.0, 1.0]])])
+    assert certify(net, np.array([[0.9]]), n=1000)[0].tolist() == [1]
+    scaled.adapt(np.array([[1.0], [3.0]]))  # x - 2 is below 0
+    assert certify(net, np.array([[0.9]]), n=1000)[0].tolist() == [0]
+
+
 def test_draws_without_numbers_have_no_vote():
     inputs = keras.Input([1])
     logits = keras.layers.Dense(2)(inputs)
