@@ -174,7 +174,8 @@ def convolution(layer: Any, shapes: Shapes) -> list[Node]:
 
     shape = layer.kernel.shape
     size, fan_out = math.prod(shape[:-1]), math.prod(shape[:-2]) * shape[-1]
-    return _activated(layer, [_kernel_node(layer, apply, size, fan_out, transpose_of(how, shape))])
+    transpose = transpose_of(how, shape, layer.groups)
+    return _activated(layer, [_kernel_node(layer, apply, size, fan_out, transpose)])
 
 
 @rule("DepthwiseConv1D", "DepthwiseConv2D")

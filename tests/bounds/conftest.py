@@ -92,7 +92,23 @@ def merged():
     return keras.Model(images, layers.Dense(4)(layers.Flatten()(x)))
 
 
-MAKERS = {each.__name__: each for each in (plain, normed, residual, pooled, masked, merged)}
+def grouped():
+    """Convolutions in groups, strided ones too."""
+    return keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            layers.Conv2D(4, 3, strides=2, groups=2, activation="relu"),
+            layers.Conv2D(8, 2, padding="same", groups=4, activation="relu"),
+            layers.Conv2D(6, 2, strides=2, padding="same", groups=2),
+            layers.ReLU(),
+            layers.Flatten(),
+            layers.Dense(4),
+        ]
+    )
+
+
+NETS = (plain, normed, residual, pooled, masked, merged, grouped)
+MAKERS = {each.__name__: each for each in NETS}
 
 
 def unsettle(net, seed=0):

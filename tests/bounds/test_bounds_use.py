@@ -95,7 +95,7 @@ def test_fast_transposed_convolutions_are_transposed_convolutions():
         weights = tf.constant(rng.normal(size=(kernel, kernel, 3, 4)), tf.float32)
         upstream = tf.constant(rng.normal(size=(2, size, size + 2, 3)), tf.float32)
         rows = tf.nn.conv2d(upstream, weights, stride, padding.upper())
-        fast = transpose_of({**how, "data_format": "channels_last"}, weights.shape)
+        fast = transpose_of({**how, "data_format": "channels_last"}, weights.shape, 1)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch([rows, weights])
             found = fast(rows, weights, [size, size + 2, 3])
