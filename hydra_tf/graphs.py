@@ -61,12 +61,24 @@ def _state(model: Any) -> list[Any]:
     """The layers of a model with what each holds beside its weights, made to be compared."""
     return [
         (weakref.ref(layer), getattr(layer, "compute_dtype", None), *_attributes(layer))
-        for layer in _layers(model, set())
+        for layer in layers_within(model)
     ]
 
 
-def _layers(model: Any, seen: set[int]) -> Iterator[Any]:
-    """All layers within a model, and within other layers."""
+def layers_within(model: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """Yield all layers within a model, and within its layers, once.
+
+    Args:
+        model: a Keras model or layer; anything else holds none.
+        seen: the layers to pass over.
+
+    Example:
+        >>> inner = keras.Sequential([keras.Input([2]), keras.layers.Dense(2, name="dense")])
+        >>> net = keras.Sequential([keras.Input([2]), inner, keras.layers.ReLU(name="relu")])
+        >>> [layer.name for layer in layers_within(net) if layer is not inner]
+        ['dense', 'relu']
+    """
+    seen = set() if seen is None else seen
     parts = getattr(model, "layers", None)
     if parts is None:
         held = getattr(model, "__dict__", {}).values()
@@ -75,7 +87,7 @@ def _layers(model: Any, seen: set[int]) -> Iterator[Any]:
         if id(layer) not in seen:
             seen.add(id(layer))
             yield layer
-            yield from _layers(layer, seen)
+            yield from layers_within(layer, seen)
 
 
 def _attributes(layer: Any) -> Iterator[tuple[str, Any]]:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from hydra_tf._lazy import tf
+from hydra_tf.attacks.inference import Predict, inference
 from hydra_tf.attacks.norms import project, steepest_step
 from hydra_tf.graphs import Graphs
 from hydra_tf.registry import Registry
 from hydra_tf.types import Ball, Norm, require_pixel_range
 
-Predict = Callable[[Any], Any]
 Loss = Callable[[Any], Any]
 
 
@@ -241,7 +241,7 @@ class Attack:
         x = tf.cast(x, tf.float32)
         y = sparse_labels(y)
         if not tf.executing_eagerly():
-            return self.perturb(lambda z: model(z, training=False), x, y, stateless_seed(seed))
+            return self.perturb(inference(model), x, y, stateless_seed(seed))
         check_images(x)
         if x.shape[0] != y.shape[0]:
             raise ValueError(f"There are {x.shape[0]} images but {y.shape[0]} labels.")
@@ -301,7 +301,7 @@ def _compiled(attack: Attack, model: Any) -> Any:
     def trace(model: Callable[[], Any]) -> Any:
         @tf.function(reduce_retracing=True)
         def run(x: Any, y: Any, seed: Any) -> Any:
-            return attack.perturb(lambda z: model()(z, training=False), x, y, seed)
+            return attack.perturb(inference(model()), x, y, seed)
 
         return run
 
