@@ -21,7 +21,7 @@ from hydra_tf.sparsity.topk import kept_count
 from hydra_tf.training.batches import checked
 from hydra_tf.training.phases import NO_PHASE, PHASES, Phase
 from hydra_tf.training.step import moment_of, robust_gradients
-from hydra_tf.training.watch import BestEpoch, NaNGuard, PhaseProgbar
+from hydra_tf.training.watch import BestEpoch, NaNGuard, PhaseProgbar, WholeFit
 
 
 class HydraCallback(keras.callbacks.Callback):
@@ -301,8 +301,8 @@ def _settings(optimizer: Any) -> dict[str, Any]:
 def arrange(callbacks: Any, verbose: Any, initial_epoch: int) -> list[Any]:
     """Return the callbacks of a robust `fit` in their order.
 
-    The HYDRA callback goes first: others restore or save the state that it prepares. The
-    guard against NaN and the progress bar are added.
+    The HYDRA callback goes first: others restore or save the state that it prepares. Without
+    one the whole `fit` is one phase. The guard against NaN and the progress bar are added.
 
     Args:
         callbacks: a callback, a list of them, or None.
@@ -322,4 +322,4 @@ def arrange(callbacks: Any, verbose: Any, initial_epoch: int) -> list[Any]:
     bars = [PhaseProgbar()] if verbose not in (0, False) else []
     if any(isinstance(c, keras.callbacks.ProgbarLogger) for c in others):
         bars = []
-    return [*pipelines, NaNGuard(), *others, *bars]
+    return [*(pipelines or [WholeFit()]), NaNGuard(), *others, *bars]

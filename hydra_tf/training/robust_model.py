@@ -69,6 +69,7 @@ class RobustModel(keras.Model):
         self.train_batchnorm = train_batchnorm
         self.phase: Phase = PHASES["pretrain"]
         self.phase_steps: int | None = None
+        self.counted_steps: int | None = None  # where `fit` counts them itself
         self.first_batch: tuple[Any, Any] | None = None
         self.compiled_rate = CompiledRate()
         self._traced_for: Any = None
@@ -109,7 +110,8 @@ class RobustModel(keras.Model):
 
         Args:
             name: ``"pretrain"``, ``"prune"`` or ``"finetune"``.
-            steps: optimizer steps of the phase, for objectives whose epsilon grows over it.
+            steps: optimizer steps of the phase, for objectives whose epsilon grows over it;
+                without them a `fit` without HydraCallback takes all its epochs for the phase.
 
         Raises:
             ValueError: for an unknown phase.

@@ -323,6 +323,46 @@ def test_mirrored_strategy_draws_other_noise_on_each_replica(two_replicas):
     assert not np.array_equal(first, second)
 
 
+class Noted(hydra_tf.objectives.Objective):
+    """Natural training that keeps the progress of each step in a variable."""
+
+    ramp = 0.5
+
+    def __init__(self):
+        object.__setattr__(self, "seen", tf.Variable(tf.zeros([0]), shape=[None], dtype="float32"))
+
+    def __call__(self, model, x, y, moment):
+        self.seen.assign(tf.concat([self.seen, moment.progress[None]], 0))
+        return hydra_tf.objectives.build("natural")(model, x, y, moment)
+
+
+def test_without_a_pipeline_the_whole_fit_is_the_phase(digits):
+    x, y = digits[0][:64], digits[1][:64]
+    model = robust(small_net(), Noted())
+    model.fit(x, y, epochs=2, verbose=0)  # 2 steps an epoch
+    assert model.objective.seen.numpy().tolist() == [0.0, 0.25, 0.5, 0.75]
+    function = model.train_function
+    model.fit(x, y, epochs=2, verbose=0)  # goes on at full epsilon, in the same graph
+    assert model.objective.seen.numpy().tolist()[4:] == [1.0] * 4
+    assert model.train_function is function
+    endless = tf.data.Dataset.from_tensor_slices((x, y)).batch(32).repeat()
+    model = robust(small_net(), Noted())
+    model.fit(endless, epochs=1, steps_per_epoch=4, verbose=0)
+    assert model.objective.seen.numpy().tolist() == [0.0, 0.25, 0.5, 0.75]
+    model = robust(small_net(), Noted())
+    model.set_phase("finetune", steps=8)
+    model.fit(x, y, epochs=1, verbose=0)
+    assert model.objective.seen.numpy().tolist() == [0.0, 0.125]
+
+
+def test_data_of_unknown_length_are_refused_where_epsilon_grows(digits):
+    x, y = digits[0][:64], digits[1][:64]
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(32).filter(lambda x, y: True)
+    with pytest.raises(ValueError, match=r"length .* unknown, and .* epsilon grow \(ramp=0.5\)"):
+        robust(small_net(), "pgd:ramp=0.5,steps=1").fit(data, verbose=0)
+    robust(small_net(), "pgd:steps=1").fit(data, verbose=0)
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_keeps_float32_scores_and_learns(digits, policy):
     x, y = digits
