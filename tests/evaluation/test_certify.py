@@ -24,9 +24,9 @@ SIGMA = 0.25
 W, B = np.array([0.6, -0.8, 0.0]) * 3, 0.15 * 3  # |w| = 3
 
 
-def linear_net(w=W, b=B):
+def linear_net(w=W, b=B, activation=None):
     """Logits (0, w.x + b): the smoothed network's radius is |w.x + b| / |w|."""
-    net = keras.Sequential([keras.Input([len(w)]), keras.layers.Dense(2)])
+    net = keras.Sequential([keras.Input([len(w)]), keras.layers.Dense(2, activation)])
     net.set_weights([np.stack([np.zeros_like(w), w], 1), np.array([0.0, b])])
     return net
 
@@ -311,11 +311,27 @@ def test_files_of_something_else_are_refused_and_left_alone(tmp_path):
         certify_dataset(linear_net(), (X, Y), path, **other)
     with pytest.raises(ValueError, match=r"other settings \(network\)"):
         certify_dataset(linear_net(b=0.2), (X, Y), path, **HOW)
+    with pytest.raises(ValueError, match=r"other settings \(network\)"):
+        certify_dataset(linear_net(activation="relu"), (X, Y), path, **HOW)
     with pytest.raises(ValueError, match="labels are not those"):
         certify_dataset(linear_net(), (X[::-1], Y[::-1]), path, **HOW)
+    with pytest.raises(ValueError, match="images are not those"):
+        certify_dataset(linear_net(), (X[::-1], Y), path, **HOW)
     assert path.read_bytes() == before
     lines = before.splitlines(keepends=True)
-    for damaged in (b"not json\n", b"[]\n", lines[0] + lines[2], lines[0] + b"{\n" + lines[1]):
+    without = [json.loads(line) for line in lines]
+    for row in without:
+        row.pop("image", None)  # as it was once written
+    path.write_text("".join(json.dumps(row) + "\n" for row in without))
+    with pytest.raises(ValueError, match="images are not those"):
+        certify_dataset(linear_net(), (X, Y), path, **HOW)
+    for damaged in (
+        b"not json\n",
+        b"\xff\xfe\n",
+        b"[]\n",
+        lines[0] + lines[2],
+        lines[0] + b"{\n" + lines[1],
+    ):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"a\.jsonl is damaged, or no file of certificates"):
             certify_dataset(linear_net(), (X, Y), path, **HOW)
@@ -327,6 +343,24 @@ def test_files_of_something_else_are_refused_and_left_alone(tmp_path):
     empty = tf.data.Dataset.from_tensor_slices((X[:0], Y[:0])).batch(5)
     with pytest.raises(ValueError, match="data set is empty"):
         certify_dataset(linear_net(), empty, tmp_path / "b.jsonl", **HOW)
+
+
+def test_a_network_has_one_hash_whatever_its_layers_are_called():
+    def built(activation="relu", dtype="float32", seed=0):
+        inner = keras.Sequential([keras.Input([4]), keras.layers.Dense(4, activation, dtype=dtype)])
+        x = inner(given := keras.Input([4]))
+        x = keras.layers.Dense(2, kernel_initializer=keras.initializers.HeNormal(seed))(x + given)
+        net = keras.Model(given, x)
+        net.set_weights([np.full(weight.shape, 0.5) for weight in net.weights])
+        return net
+
+    known = files.network_hash(built())
+    compiled = built(seed=3)
+    compiled.compile("adam", "mse")
+    assert files.network_hash(compiled) == known
+    assert files.network_hash(built("tanh")) != known
+    assert files.network_hash(built(dtype="mixed_float16")) != known
+    assert files.network_hash(lambda x: x) == files.network_hash(lambda x: 2 * x)
 
 
 def test_certified_accuracy_by_hand():
