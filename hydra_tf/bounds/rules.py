@@ -22,7 +22,7 @@ from hydra_tf.bounds.pooling import MaxPool
 Rule = Callable[[Any, Shapes], "list[Node]"]
 
 _RULES: dict[str, Rule] = {}
-_PROBABILITIES = ("softmax", "sigmoid", "log_softmax", "log_sigmoid", "hard_sigmoid")
+_PROBABILITIES = ("softmax", "sigmoid", "logsoftmax", "logsigmoid", "hardsigmoid")
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -51,9 +51,11 @@ def rules() -> dict[Any, Rule]:
     table = {getattr(keras.layers, name): found for name, found in _RULES.items()}
     table |= {masked: table[plain] for plain, masked in MASKED.items() if plain in table}
     one = keras.Input([1])
-    for make, found in ((keras.ops.add, merge), (keras.ops.subtract, difference)):
-        operation = keras.Model(one, make(one, one)).operations[-1]
-        table[type(operation)] = found  # of a + b and a - b
+    for made, found in (
+        (one + one, merge), (one - one, difference), (keras.ops.relu(one), relu),
+        (keras.activations.relu(one), relu), (keras.ops.leaky_relu(one), _rectifier),
+    ):  # fmt: skip
+        table[type(keras.Model(one, made).operations[-1])] = found  # Keras exports no class
     return table
 
 
@@ -69,11 +71,11 @@ def require_rule(layer: Any) -> Rule:
     """
     kind = type(layer).__name__
     if type(layer) not in rules():
-        if kind.lower() in _PROBABILITIES:
+        if _is_probability(kind):
             raise ValueError(_ends_in_probabilities(layer))
         raise ValueError(
             f'There is no bound rule for layer "{layer.name}" ({kind}); supported are '
-            f"{', '.join(sorted(_RULES))}, their masked twins, and + and - of tensors."
+            f"{', '.join(sorted(_RULES))}, their masked twins, and the operations +, -, relu and leaky_relu."
         )
     if getattr(layer, "compute_dtype", "float32") != "float32":
         raise ValueError(
@@ -83,6 +85,11 @@ def require_rule(layer: Any) -> Rule:
     if getattr(layer, "quantization_mode", None):
         raise ValueError(f'Layer "{layer.name}" is quantized; bound the network before that.')
     return rules()[type(layer)]
+
+
+def _is_probability(name: str) -> bool:
+    """Whether a function, or the class of its layer or operation, gives probabilities."""
+    return name.replace("_", "").lower() in _PROBABILITIES
 
 
 def _ends_in_probabilities(layer: Any) -> str:
@@ -106,7 +113,7 @@ def _activated(layer: Any, nodes: list[Node]) -> list[Node]:
     if function in known:
         return nodes + known[function]
     name = getattr(function, "__name__", type(function).__name__)
-    if name in _PROBABILITIES:
+    if _is_probability(name):
         raise ValueError(_ends_in_probabilities(layer))
     raise ValueError(
         f'There is no bound rule for the activation "{name}" of layer "{layer.name}"; supported '
@@ -249,8 +256,8 @@ def rescaling(layer: Any, shapes: Shapes) -> list[Node]:
 
 @rule("ReLU")
 def relu(layer: Any, shapes: Shapes) -> list[Node]:
-    """Rectifier with any slope in [0, 1] below 0."""
-    if layer.max_value is not None or layer.threshold:
+    """Rectifier with any slope in [0, 1] below 0, as a layer or as an operation."""
+    if getattr(layer, "max_value", None) is not None or getattr(layer, "threshold", None):
         raise ValueError(
             f'There is no bound rule for layer "{layer.name}" (ReLU) with a max_value or '
             "threshold; use a plain ReLU."
@@ -260,7 +267,7 @@ def relu(layer: Any, shapes: Shapes) -> list[Node]:
 
 @rule("LeakyReLU")
 def _rectifier(layer: Any, shapes: Shapes) -> list[Node]:
-    left = float(layer.negative_slope or 0.0)
+    left = float(getattr(layer, "negative_slope", None) or 0.0)
     if not 0 <= left <= 1:
         raise ValueError(
             f'There is no bound rule for layer "{layer.name}" ({type(layer).__name__}) with '

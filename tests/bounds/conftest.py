@@ -107,7 +107,19 @@ def grouped():
     )
 
 
-NETS = (plain, normed, residual, pooled, masked, merged, grouped)
+def operated():
+    """A nested model of two inputs, operations for layers, and inputs given by name."""
+    one, two = keras.Input((6, 6, 3)), keras.Input((6, 6, 3))
+    inner = keras.Model([one, two], keras.ops.subtract(x2=one, x1=layers.ReLU()(two)))
+    images = keras.Input(SHAPE)
+    x = keras.activations.relu(layers.Conv2D(3, 3, padding="same")(inputs=images))
+    x = inner([x, layers.Conv2D(3, 1)(keras.ops.relu(x))])
+    x = keras.activations.relu(inner(inputs=[layers.Conv2D(3, 1)(x), x]), negative_slope=0.5)
+    x = keras.ops.leaky_relu(layers.Conv2D(4, 3, strides=2)(x), 0.1)
+    return keras.Model(images, layers.Dense(4)(layers.Flatten()(x)))
+
+
+NETS = (plain, normed, residual, pooled, masked, merged, grouped, operated)
 MAKERS = {each.__name__: each for each in NETS}
 
 

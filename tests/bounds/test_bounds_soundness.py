@@ -14,7 +14,7 @@ import hydra_tf
 from hydra_tf import attacks, bounds
 
 METHODS = ("ibp", "crown_ibp", "crown", "symbolic", "tightest")
-NETS = ("plain", "normed", "residual", "pooled", "masked", "merged", "grouped")
+NETS = ("plain", "normed", "residual", "pooled", "masked", "merged", "grouped", "operated")
 
 
 def points(net, x, y, epsilon, count, seed, ascents=1):

@@ -223,6 +223,11 @@ def pairs_samples_with_places():
     return keras.Model(images, layers.Dense(2)(layers.Flatten()(x)))
 
 
+def ends_in(operation):
+    images = keras.Input([3])
+    return keras.Model(images, operation(layers.Dense(2)(images)))
+
+
 def two_inputs():
     one, two = keras.Input([3]), keras.Input([3])
     return keras.Model([one, two], layers.Dense(2)(layers.Add()([one, two])))
@@ -265,6 +270,22 @@ def two_inputs():
         ),
         (in_training_mode, r"\(Dropout\) is called with training, for which bounds have no rule"),
         (plus_one, "is called with numbers beside tensors"),
+        (
+            lambda: ends_in(keras.ops.log_softmax),
+            r'Layer "log_softmax.*" turns logits into probabilities',
+        ),
+        (
+            lambda: flat(layers.Dense(2, keras.ops.log_sigmoid, name="last")),
+            'Layer "last" turns logits into probabilities',
+        ),
+        (
+            lambda: ends_in(lambda x: keras.activations.relu(x, max_value=6)),
+            r"\(ReLU\) with a max_value or threshold",
+        ),
+        (
+            lambda: ends_in(lambda x: keras.ops.leaky_relu(x, -0.5)),
+            "negative_slope=-0.5; it must lie in",
+        ),
         (
             pairs_samples_with_places,
             r"pairs the samples .* shapes are \(None, 3, 2\) and \(None, 2\); reshape .*Add",
