@@ -75,7 +75,8 @@ def require_rule(layer: Any) -> Rule:
             raise ValueError(_ends_in_probabilities(layer))
         raise ValueError(
             f'There is no bound rule for layer "{layer.name}" ({kind}); supported are '
-            f"{', '.join(sorted(_RULES))}, their masked twins, and the operations +, -, relu and leaky_relu."
+            f"{', '.join(sorted(_RULES))}, their masked twins, and the operations +, -, relu and "
+            "leaky_relu."
         )
     if getattr(layer, "compute_dtype", "float32") != "float32":
         raise ValueError(

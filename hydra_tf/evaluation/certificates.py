@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from hydra_tf.evaluation.accuracy import _batches, _dataset, network_of
-from hydra_tf.evaluation.certify import certifier, pieces
+from hydra_tf.evaluation.certify import certifier, pieces, require_sizes
 from hydra_tf.types import Sampling
 
 VRA_S_RADIUS = 110 / 255  # L2, in pixel values: where arXiv 2002.10509 reads VRA-s off
@@ -62,6 +62,7 @@ def certify_dataset(
         ``predicted`` (-1 where it abstains), ``radius`` (L2, in pixel values) and ``correct``.
 
     Raises:
+        TypeError: as in :func:`hydra_tf.evaluation.certify`.
         ValueError: a file of other settings, of another network or of other data; bad input as
             in :func:`hydra_tf.evaluation.certify`.
 
@@ -78,9 +79,7 @@ def certify_dataset(
         0.5
     """
     how = Sampling(sigma, n0, n, alpha)
-    for name, value in (("batch_size", batch_size), ("samples", samples)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}.")
+    require_sizes(seed, batch_size=batch_size, samples=1 if samples is None else samples)
     model = network_of(model)
     total = samples
     if isinstance(data, tuple | list):
@@ -134,7 +133,7 @@ def _open(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> list[Row
             content = file.read()
         content = content[: content.rfind(b"\n") + 1]
     if not content:
-        content = json.dumps(settings).encode() + b"\n"
+        content = json.dumps(settings, default=np.generic.item).encode() + b"\n"
         with open(path, "wb") as file:
             file.write(content)
     first, rows = read_certificates(path)

@@ -25,7 +25,7 @@ from hydra_tf.attacks.base import stateless_seed
 from hydra_tf.evaluation.accuracy import _shapes, network_of
 from hydra_tf.graphs import Graphs
 from hydra_tf.models.checks import check_batch
-from hydra_tf.types import Sampling
+from hydra_tf.types import Sampling, require_number
 
 ABSTAIN = -1
 # With so many images to a draw, making the noise costs a few percent of the forward passes.
@@ -206,11 +206,26 @@ def pieces(length: int, shared_noise: bool) -> list[slice]:
     return [slice(i, min(i + step, length)) for i in range(0, length, step)]
 
 
-def _checked(model: Any, x: Any, batch_size: int) -> tuple[Any, tf.Tensor]:
+def require_sizes(seed: Any, **sizes: Any) -> None:
+    """Refuse a seed that is no whole number, and sizes that are none or below 1.
+
+    Raises:
+        TypeError: for what is no whole number.
+        ValueError: for a size below 1.
+
+    Example:
+        >>> require_sizes(0, batch_size=512)
+    """
+    for name, value in {"seed": seed, **sizes}.items():
+        require_number(name, value, whole=True)
+        if name != "seed" and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}.")
+
+
+def _checked(model: Any, x: Any, batch_size: int, seed: int) -> tuple[Any, tf.Tensor]:
     """The model and the images, refused unless they fit."""
+    require_sizes(seed, batch_size=batch_size)
     model = network_of(model)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
     check_batch(x, np.zeros(len(x)), *_shapes(model, tf.convert_to_tensor(x)))
     return model, tf.cast(x, tf.float32)
 
@@ -251,6 +266,7 @@ def certify(
         float64, 0 where it abstains.
 
     Raises:
+        TypeError: numbers of draws, a batch_size or a seed that are no whole numbers.
         ValueError: a model that ends in a softmax, images outside [0, 1] or of the wrong
             shape, a sigma, n0, n, alpha or batch_size out of range.
 
@@ -263,7 +279,7 @@ def certify(
         ([1, -1], True, 0.0)
     """
     how = Sampling(sigma, n0, n, alpha)
-    model, x = _checked(model, x, batch_size)
+    model, x = _checked(model, x, batch_size, seed)
     run = certifier(model, tuple(x.shape[1:]), how, seed, batch_size, shared_noise)
     found = [run(x[piece], piece.start) for piece in pieces(len(x), shared_noise)]
     none = np.zeros(0, np.int64), np.zeros(0)
@@ -301,6 +317,7 @@ def predict(
         [images] int64 classes, -1 where it abstains.
 
     Raises:
+        TypeError: as :func:`certify`.
         ValueError: as :func:`certify`.
 
     Example:
@@ -313,7 +330,7 @@ def predict(
     from scipy.stats import binomtest
 
     how = Sampling(sigma=sigma, n=n, alpha=alpha)
-    model, x = _checked(model, x, batch_size)
+    model, x = _checked(model, x, batch_size, seed)
     votes = vote_counter(model, tuple(x.shape[1:]), how.sigma, batch_size)
     answers = [np.zeros(0, np.int64)]
     for piece in pieces(len(x), shared_noise):

@@ -209,16 +209,23 @@ def test_draws_without_numbers_have_no_vote():
         ({"alpha": 0.0}, r"alpha is a probability in \(0, 1\), not 0.0"),
         ({"alpha": 1.0}, r"alpha is a probability in \(0, 1\), not 1.0"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"sigma": "a"}, "sigma must be a number such as 8/255, not 'a'"),
+        ({"sigma": None}, "sigma must be a number such as 8/255, not None"),
+        ({"n0": 10.5}, "n0 must be a whole number, not 10.5"),
+        ({"n": 100.5}, "n must be a whole number, not 100.5"),
+        ({"n": True}, "n must be a whole number, not True"),
+        ({"seed": 1.5}, "seed must be a whole number, not 1.5"),
+        ({"batch_size": "512"}, "batch_size must be a whole number, not '512'"),
     ],
 )
 def test_bad_settings_have_one_clear_sentence(how, sentence, tmp_path):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
         certify(linear_net(), X, **how)
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
         certify_dataset(linear_net(), (X, Y), tmp_path / "a.jsonl", **how)
     assert not list(tmp_path.iterdir())
     if "n0" not in how:
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises((TypeError, ValueError), match=sentence):
             predict(linear_net(), X, **how)
 
 
@@ -290,6 +297,12 @@ def test_an_interrupted_certification_ends_with_the_same_bytes(tmp_path, monkeyp
     # And with nothing left to do it does nothing.
     monkeypatch.setattr(files, "_append", power_cut)
     assert certify_dataset(linear_net(), data, path, shared_noise=shared, **HOW) == rows
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    path, how = tmp_path / "a.jsonl", {**HOW, "n": np.int64(HOW["n"]), "sigma": np.float32(0.5)}
+    rows = certify_dataset(linear_net(), (X, Y), path, samples=np.int64(5), **how)
+    assert certify_dataset(linear_net(), (X, Y), path, samples=5, **how) == rows
 
 
 def test_more_samples_go_on_and_fewer_read_the_first(tmp_path):
