@@ -128,7 +128,7 @@ def margin_lower_bound(
 def _method(method: Any, rounding: bool | None, chunk: int | None) -> Any:
     """The bound with the options that were given; those in its name win."""
     options = {"rounding": rounding, "chunk": chunk}
-    given = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, Any] = {name: each for name, each in options.items() if each is not None}
     how = build(method, **given)
     if how is not method or not given:
         return how
