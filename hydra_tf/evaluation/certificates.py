@@ -91,7 +91,7 @@ def certify_dataset(
     run = None
     for x, labels in _left(model, data, rows, samples):
         run = run or certifier(model, tuple(x.shape[1:]), how, seed, batch_size, shared_noise)
-        for piece in pieces(len(x), shared_noise):
+        for piece in pieces(len(x), shared_noise, batch_size):
             classes, radii = run(x[piece], len(rows))
             rows += _append(path, len(rows), x[piece], labels[piece], classes, radii)
             bar.update(len(rows), [("certified", certified_accuracy(rows, VRA_S_RADIUS))])

@@ -200,9 +200,9 @@ def _stream(seed: int, stream: int, index: int, shared_noise: bool) -> tf.Tensor
     return folded if shared_noise else tf.random.fold_in(folded, index)
 
 
-def pieces(length: int, shared_noise: bool) -> list[slice]:
-    """The slices of a batch that are certified at a time."""
-    step = TOGETHER if shared_noise else 1
+def pieces(length: int, shared_noise: bool, batch_size: int) -> list[slice]:
+    """The slices of a batch that are certified at a time, each draw of them in one pass."""
+    step = min(TOGETHER, batch_size) if shared_noise else 1
     return [slice(i, min(i + step, length)) for i in range(0, length, step)]
 
 
@@ -281,7 +281,7 @@ def certify(
     how = Sampling(sigma, n0, n, alpha)
     model, x = _checked(model, x, batch_size, seed)
     run = certifier(model, tuple(x.shape[1:]), how, seed, batch_size, shared_noise)
-    found = [run(x[piece], piece.start) for piece in pieces(len(x), shared_noise)]
+    found = [run(x[piece], piece.start) for piece in pieces(len(x), shared_noise, batch_size)]
     none = np.zeros(0, np.int64), np.zeros(0)
     classes, radii = zip(none, *found, strict=True)
     return np.concatenate(classes), np.concatenate(radii)
@@ -333,7 +333,7 @@ def predict(
     model, x = _checked(model, x, batch_size, seed)
     votes = vote_counter(model, tuple(x.shape[1:]), how.sigma, batch_size)
     answers = [np.zeros(0, np.int64)]
-    for piece in pieces(len(x), shared_noise):
+    for piece in pieces(len(x), shared_noise, batch_size):
         noise = _stream(seed, _PREDICT, piece.start, shared_noise)
         found = votes(x[piece], noise, how.n).numpy()
         order = np.argsort(-found, axis=-1, kind="stable")[:, :2]

@@ -132,6 +132,20 @@ def test_the_result_does_not_depend_on_the_batch_size_and_repeats():
     assert np.array_equal(certify(model, X, n=777)[1], expected[1])
 
 
+@pytest.mark.parametrize("batch_size", [1, 5, 40])
+def test_no_pass_is_larger_than_the_batch_size(batch_size, tmp_path):
+    seen = []
+
+    class Measured(keras.Model):
+        def call(self, x):
+            tf.py_function(lambda n: seen.append(int(n)), [tf.shape(x)[0]], [])
+            return tf.concat([x[:, :1], 1 - x[:, :1]], 1)
+
+    certify(Measured(), X[:9], n0=10, n=20, batch_size=batch_size)
+    certify_dataset(Measured(), (X[:9], Y[:9]), tmp_path / "a", n0=10, n=20, batch_size=batch_size)
+    assert batch_size / 2 < max(seen) <= batch_size
+
+
 def test_images_can_have_noise_of_their_own():
     same = np.repeat(X[:1], 12, axis=0)
     shared = certify(linear_net(), same, n=500)[1]
