@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import numbers
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 Norm = Literal["linf", "l2"]
+
+
+def require_number(name: str, value: Any, whole: bool = False) -> None:
+    """Refuse what is no number, such as text, None or an array.
+
+    Args:
+        name: what the value is called.
+        value: what was given; true and false are no numbers.
+        whole: whether it must be a whole number.
+
+    Raises:
+        TypeError: with the name and the value.
+
+    Example:
+        >>> require_number("n", 100, whole=True)
+    """
+    kind = numbers.Integral if whole else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind):
+        wanted = "a whole number" if whole else "a number such as 8/255"
+        raise TypeError(f"{name} must be {wanted}, not {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -35,45 +55,31 @@ class Ball:
     def __post_init__(self) -> None:
         if self.norm not in ("linf", "l2"):
             raise ValueError(f'The norm must be "linf" or "l2", not {self.norm!r}.')
-        if not 0 <= self.epsilon < float("inf"):
-            raise ValueError(f"epsilon must be a finite number of at least 0, not {self.epsilon}.")
-        if self.norm == "linf" and self.epsilon > 1:
-            raise ValueError(
-                f"epsilon={self.epsilon:g} is larger than the range of pixel values, [0, 1]; write "
-                "8/255 for 8 grey levels, not 8."
-            )
+        require_linf_radius(self.epsilon, (0, 1) if self.norm == "linf" else None)
 
 
-def require_linf_radius(epsilon: float) -> None:
+def require_linf_radius(epsilon: float, clip: tuple[float, float] | None = (0, 1)) -> None:
     """Refuse an Linf radius that is none, or larger than the range of pixel values.
 
     Args:
-        epsilon: radius in units of pixel values in [0, 1].
+        epsilon: radius in the units of the images.
+        clip: least and largest pixel value; None for any.
 
     Raises:
+        TypeError: for what is no number.
         ValueError: with the radius and what to do.
 
     Example:
         >>> require_linf_radius(2 / 255)
     """
-    Ball("linf", epsilon)
-
-
-def require_whole_number(name: str, value: object) -> None:
-    """Refuse what is no whole number, True and False included.
-
-    Args:
-        name: of the argument.
-        value: what was given.
-
-    Raises:
-        TypeError: with both.
-
-    Example:
-        >>> require_whole_number("seed", 3)
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be a whole number, not {value!r}.")
+    require_number("epsilon", epsilon)
+    if not 0 <= epsilon < float("inf"):
+        raise ValueError(f"epsilon must be a finite number of at least 0, not {epsilon}.")
+    if clip is not None and epsilon > clip[1] - clip[0]:
+        raise ValueError(
+            f"epsilon={epsilon:g} is larger than the range of pixel values, [{clip[0]:g}, "
+            f"{clip[1]:g}]; where that is [0, 1], write 8/255 for 8 grey levels, not 8."
+        )
 
 
 def require_pixel_range(low: float, high: float) -> None:
@@ -107,6 +113,7 @@ class Sampling:
         alpha: probability, in (0, 1), with which a certificate may be wrong.
 
     Raises:
+        TypeError: for what is no number, or no whole number of draws.
         ValueError: for a value out of range.
 
     Example:
@@ -120,6 +127,8 @@ class Sampling:
     alpha: float = 0.001
 
     def __post_init__(self) -> None:
+        for name in ("sigma", "n0", "n", "alpha"):
+            require_number(name, getattr(self, name), whole=name in ("n0", "n"))
         if not 0 < self.sigma < float("inf"):
             raise ValueError(f"sigma must be a finite number above 0, not {self.sigma}.")
         for name, draws in (("n0", self.n0), ("n", self.n)):

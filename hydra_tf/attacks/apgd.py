@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import ATTACKS, Attack, Loss, Predict, climb, misclassified, wide
+from hydra_tf.attacks.base import ATTACKS, Attack, Loss, climb, misclassified, wide
+from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import TARGETED, UNTARGETED, likely_targets
 from hydra_tf.attacks.norms import project, random_start, steepest_step
 from hydra_tf.attacks.pgd import check_steps

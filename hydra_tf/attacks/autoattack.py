@@ -7,8 +7,9 @@ from typing import Any
 
 from hydra_tf._lazy import tf
 from hydra_tf.attacks.apgd import APGD
-from hydra_tf.attacks.base import ATTACKS, Attack, Predict, misclassified
+from hydra_tf.attacks.base import ATTACKS, Attack, misclassified
 from hydra_tf.attacks.fab import FAB
+from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.square import Square
 from hydra_tf.attacks.survivors import attack_rest
 

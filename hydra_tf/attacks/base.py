@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from hydra_tf._lazy import tf
+from hydra_tf.attacks.inference import Predict, inference
 from hydra_tf.attacks.norms import project, steepest_step
 from hydra_tf.checks import check_use
+from hydra_tf.graphs import Graphs
 from hydra_tf.registry import Registry
 from hydra_tf.types import Ball, Norm
 
-Predict = Callable[[Any], Any]
 Loss = Callable[[Any], Any]
 
 
@@ -224,7 +224,8 @@ class Attack:
     def __call__(self, model: Any, x: Any, y: Any, seed: int = 0) -> tf.Tensor:
         """Attack a model on one batch.
 
-        The graph of an attack on a model is traced once and kept with the model.
+        The graph of an attack on a model is traced once and kept with the model, until a layer
+        of it is changed in place.
 
         Args:
             model: a Keras model (or :class:`hydra_tf.RobustModel`) that outputs logits.
@@ -244,7 +245,7 @@ class Attack:
         x = tf.cast(x, tf.float32)
         y = sparse_labels(y)
         if not tf.executing_eagerly():
-            return self.perturb(lambda z: model(z, training=False), x, y, stateless_seed(seed))
+            return self.perturb(inference(model), x, y, stateless_seed(seed))
         return _compiled(self, model)(x, y, stateless_seed(seed))
 
 
@@ -293,21 +294,20 @@ def sparse_labels(y: Any) -> tf.Tensor:
     return tf.cast(y, tf.int32)
 
 
-_graphs: weakref.WeakKeyDictionary[Any, dict[Attack, Any]] = weakref.WeakKeyDictionary()
+_graphs = Graphs()
 
 
 def _compiled(attack: Attack, model: Any) -> Any:
     """The traced graph of this attack on this model; it goes when the model goes."""
-    graphs = _graphs.setdefault(model, {})
-    if attack not in graphs:
-        reference: Any = weakref.ref(model)  # the table must not keep its own key alive
 
+    def trace(model: Callable[[], Any]) -> Any:
         @tf.function(reduce_retracing=True)
         def run(x: Any, y: Any, seed: Any) -> Any:
-            return attack.perturb(lambda z: reference()(z, training=False), x, y, seed)
+            return attack.perturb(inference(model()), x, y, seed)
 
-        graphs[attack] = run
-    return graphs[attack]
+        return run
+
+    return _graphs.get(model, attack, trace)
 
 
 ATTACKS: Registry[Attack] = Registry("attack", "hydra_tf.attacks")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import ATTACKS, Attack, Predict
+from hydra_tf.attacks.base import ATTACKS, Attack
+from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.pgd import check_steps, default_step_size
 
 

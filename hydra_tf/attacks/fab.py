@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import ATTACKS, Attack, Predict, climb, misclassified, wide
+from hydra_tf.attacks.base import ATTACKS, Attack, climb, misclassified, wide
+from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import likely_targets, targeted_margin
 from hydra_tf.attacks.norms import project
 from hydra_tf.attacks.pgd import check_steps

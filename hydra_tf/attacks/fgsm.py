@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import ATTACKS, Attack, Predict, ascend, cross_entropy
+from hydra_tf.attacks.base import ATTACKS, Attack, ascend, cross_entropy
+from hydra_tf.attacks.inference import Predict
 
 
 @ATTACKS.register()

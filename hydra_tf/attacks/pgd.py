@@ -6,14 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import (
-    ATTACKS,
-    Attack,
-    Predict,
-    ascend_best,
-    cross_entropy,
-    margin,
-)
+from hydra_tf.attacks.base import ATTACKS, Attack, ascend_best, cross_entropy, margin
+from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.norms import random_start
 from hydra_tf.attacks.survivors import attack_again
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import ATTACKS, Attack, Predict, margin, misclassified, wide
+from hydra_tf.attacks.base import ATTACKS, Attack, margin, misclassified, wide
+from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.norms import project
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after so many of 10,000 queries

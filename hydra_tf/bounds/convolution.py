@@ -13,12 +13,13 @@ Transpose = Callable[[Any, Any, "list[int]"], Any]
 _FEW = 8
 
 
-def transpose_of(how: dict[str, Any], shape: tuple[int, ...]) -> Transpose | None:
+def transpose_of(how: dict[str, Any], shape: tuple[int, ...], groups: int) -> Transpose | None:
     """Return a fast transpose for a convolution, or None where there is no need of one.
 
     Args:
         how: strides, padding, dilation_rate and data_format of a Keras convolution.
         shape: of its kernel.
+        groups: of its channels; there is no fast transpose of more than one.
 
     Returns:
         A function of coefficients [n, height, width, filters], the kernel, and the sizes of
@@ -26,11 +27,12 @@ def transpose_of(how: dict[str, Any], shape: tuple[int, ...]) -> Transpose | Non
 
     Example:
         >>> how = {"strides": (1, 1), "dilation_rate": (1, 1), "data_format": "channels_last"}
-        >>> transpose_of(how, (3, 3, 1, 4)) is None
+        >>> transpose_of(how, (3, 3, 1, 4), groups=1) is None
         True
     """
     strides = how["strides"]
-    plain = how["data_format"] == "channels_last" and set(how["dilation_rate"]) == {1}
+    whole = groups == 1 and set(how["dilation_rate"]) == {1}
+    plain = whole and how["data_format"] == "channels_last"
     if not (plain and len(strides) == 2 and strides[0] == strides[1] > 1 and shape[2] < _FEW):
         return None
 

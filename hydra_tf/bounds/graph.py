@@ -109,7 +109,7 @@ def _wire(net: Any, inputs: list[int], calls: list[Call]) -> list[int]:
     while waiting:
         later = []
         for name, index, node in waiting:
-            tensors = list(_tensors(node["args"]))
+            tensors = list(_tensors(_arguments(node)))
             sources = [tuple(tensor["keras_history"]) for tensor in tensors]
             if any(source not in values for source in sources):
                 later.append((name, index, node))
@@ -150,15 +150,36 @@ def _tensors(argument: Any) -> Iterator[dict[str, Any]]:
         yield argument["config"]
 
 
+# What layers and operations call the tensors that they are called on, in order.
+_TAKEN = ("inputs", "x", "x1", "x2")
+
+
+def _arguments(node: Any) -> list[Any]:
+    """What a layer is called on, in order, by position or by name."""
+    named = [node["kwargs"][name] for name in _TAKEN if name in node["kwargs"]]
+    given = [*node["args"], *named]
+    while len(given) == 1 and isinstance(given[0], list | tuple):
+        given = list(given[0])
+    return given
+
+
 def _require_plain_call(layer: Any, node: Any, tensors: int) -> None:
     """Refuse a call with more than tensors, such as one in training mode."""
-    options = {key: value for key, value in node["kwargs"].items() if value not in (None, False)}
-    given = node["args"]
-    while len(given) == 1 and isinstance(given[0], list | tuple):
-        given = given[0]
-    if options or len(given) != tensors:
+    options = [
+        name
+        for name, value in node["kwargs"].items()
+        if name not in _TAKEN and not _says_nothing(value)
+    ]
+    if options or len(_arguments(node)) != tensors:
         what = ", ".join(options) or "numbers beside tensors"
         raise ValueError(
             f'Layer "{layer.name}" ({type(layer).__name__}) is called with {what}, for which '
             "bounds have no rule; call it on tensors alone."
         )
+
+
+def _says_nothing(value: Any) -> bool:
+    """Whether an argument is as good as left out, as are the masks of tensors without one."""
+    if isinstance(value, list | tuple):
+        return all(map(_says_nothing, value))
+    return value in (None, False)

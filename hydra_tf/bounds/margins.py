@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from hydra_tf._lazy import tf
 from hydra_tf.bounds.base import Bound, build
 from hydra_tf.bounds.engine import Network
 from hydra_tf.bounds.graph import network_of, walk
 from hydra_tf.bounds.rounding import TINY, U
-from hydra_tf.types import Interval
+from hydra_tf.graphs import Graphs
+from hydra_tf.types import Interval, require_linf_radius
 
 Clip = tuple[float, float] | None
 
@@ -23,7 +26,7 @@ def bound(
     method: Any = "ibp",
     clip: Clip = (0, 1),
     *,
-    rounding: bool = True,
+    rounding: bool | None = None,
     chunk: int | None = None,
 ) -> Interval:
     """Bound the logits of a network over all images within `epsilon` of each image.
@@ -40,15 +43,17 @@ def bound(
             with parameters (``"crown:chunk=512"``), or a :class:`hydra_tf.bounds.Bound`.
         clip: least and largest value of a pixel, to which the balls are cut; None for none.
         rounding: whether the bounds hold for the float32 outputs of the network; see
-            :mod:`hydra_tf.bounds.rounding`. False for training.
+            :mod:`hydra_tf.bounds.rounding`. False for training. What the method says, which
+            is True by itself, when left out.
         chunk: samples times linear functions that are worked on at once; see
-            :class:`hydra_tf.bounds.Bound`.
+            :class:`hydra_tf.bounds.Bound`. What the method says when left out.
 
     Returns:
         Interval of float32 tensors [batch, classes].
 
     Raises:
-        TypeError: for a subclassed model.
+        TypeError: for a subclassed model, a radius that is no number, options given to a
+            callable that is no :class:`hydra_tf.bounds.Bound`.
         ValueError: for a layer without a rule, a network that ends in a softmax, a radius that
             is negative or larger than the pixel range, images outside that range.
 
@@ -61,7 +66,7 @@ def bound(
         ([[0.25, -1.5]], [[0.75, -0.5]])
     """
     net, x = network_of(model), tf.cast(x, tf.float32)
-    how = build(method, rounding=rounding, chunk=chunk)
+    how, clip = _method(method, rounding, chunk), _range(clip)
     epsilon = _checked(net, x, epsilon, clip)
     both = _run(net, how, clip, _logit_specs, x, epsilon)
     classes = both.shape[1] // 2
@@ -76,7 +81,7 @@ def margin_lower_bound(
     method: Any = "ibp",
     clip: Clip = (0, 1),
     *,
-    rounding: bool = True,
+    rounding: bool | None = None,
     chunk: int | None = None,
 ) -> Any:
     """Bound from below by how much the right logit exceeds each other one, over the ball.
@@ -87,7 +92,7 @@ def margin_lower_bound(
     Args:
         model: as for :func:`bound`.
         x: [batch, ...] images.
-        y: [batch] integer labels.
+        y: [batch] integer labels, or [batch, classes] one-hot.
         epsilon: as for :func:`bound`.
         method: as for :func:`bound`.
         clip: as for :func:`bound`.
@@ -98,7 +103,7 @@ def margin_lower_bound(
         [batch, classes] float32: lower bounds of ``f_y - f_j``, 0 at j = y.
 
     Raises:
-        TypeError: as :func:`bound`, and for labels that are not whole numbers.
+        TypeError: as :func:`bound`, and for labels [batch] that are not whole numbers.
         ValueError: as :func:`bound`, and for labels out of range.
 
     Example:
@@ -110,7 +115,7 @@ def margin_lower_bound(
         [[0.0, 0.75]]
     """
     net, x = network_of(model), tf.cast(x, tf.float32)
-    how = build(method, rounding=rounding, chunk=chunk)
+    how, clip = _method(method, rounding, chunk), _range(clip)
     epsilon = _checked(net, x, epsilon, clip)
     y = _labels(y, x, net.outputs[0].shape[-1])
     others = _run(net, how, clip, _margin_specs, x, epsilon, y)
@@ -118,6 +123,21 @@ def margin_lower_bound(
     rolled = tf.concat([tf.zeros_like(others[:, :1]), others], 1)
     classes = net.outputs[0].shape[-1]
     return tf.gather(rolled, (tf.range(classes) - y[:, None]) % classes, batch_dims=1)
+
+
+def _method(method: Any, rounding: bool | None, chunk: int | None) -> Any:
+    """The bound with the options that were given; those in its name win."""
+    options = {"rounding": rounding, "chunk": chunk}
+    given: dict[str, Any] = {name: each for name, each in options.items() if each is not None}
+    how = build(method, **given)
+    if how is not method or not given:
+        return how
+    if not isinstance(how, Bound):
+        raise TypeError(
+            f"{' and '.join(given)} cannot be given to a callable that is no bounds.Bound; leave "
+            "them out, or build them into the callable."
+        )
+    return replace(how, **given)
 
 
 def _logit_specs(classes: int) -> Any:
@@ -132,10 +152,13 @@ def _margin_specs(classes: int, y: Any) -> Any:
 
 
 def _lower(
-    net: Any, how: Bound, clip: Clip, specs: Callable[..., Any], x: Any, epsilon: Any, *y: Any
+    net: Any, how: Bound, clip: Clip, make: Callable[..., Any], x: Any, epsilon: Any, *y: Any
 ) -> Any:
+    specs = make(net.outputs[0].shape[-1], *y)
+    if x.shape[0] == 0:  # for which TensorFlow's convolutions have no gradient
+        return tf.zeros([0, specs.shape[1]])
     box = _ball(x, epsilon, clip, getattr(how, "rounding", True))
-    found = how(Network.of(walk(net)), box, specs(net.outputs[0].shape[-1], *y))
+    found = how(Network.of(walk(net)), box, specs)
     found.set_shape([x.shape[0], None])
     return found
 
@@ -152,26 +175,24 @@ def _ball(x: Any, epsilon: Any, clip: Clip, rounding: bool) -> Interval:
     return Interval(lower, tf.maximum(tf.minimum(upper, clip[1]), x))
 
 
-_graphs: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+_graphs = Graphs()
 
 
 def _run(net: Any, how: Bound, clip: Clip, specs: Callable[..., Any], *tensors: Any) -> Any:
     """Bound in the present graph, or in one that is traced once and kept with the network."""
-    if not tf.executing_eagerly():
+    if not tf.executing_eagerly() or tensors[0].shape[0] == 0:
         # Not by AutoGraph, which would rewrite what takes no decision on tensors, slowly.
         plainly = tf.autograph.experimental.do_not_convert(_lower)
         return plainly(net, how, clip, specs, *tensors)
-    graphs = _graphs.setdefault(net, {})
-    key = (how, clip, specs, tuple(id(layer) for layer in net.layers))
-    if key not in graphs:
-        reference = weakref.ref(net)  # the table must not keep its own key alive
 
+    def trace(net: Callable[[], Any]) -> Any:
         @tf.function(reduce_retracing=True, autograph=False)
         def run(*tensors: Any) -> Any:
-            return _lower(reference(), how, clip, specs, *tensors)
+            return _lower(net(), how, clip, specs, *tensors)
 
-        graphs[key] = run
-    return graphs[key](*tensors)
+        return run
+
+    return _graphs.get(net, (how, clip, specs), trace)(*tensors)
 
 
 def _checked(net: Any, x: Any, epsilon: Any, clip: Clip) -> Any:
@@ -190,9 +211,7 @@ def _checked(net: Any, x: Any, epsilon: Any, clip: Clip) -> Any:
         raise ValueError(
             f"The model takes images of shape {tuple(wanted)}, but these are {tuple(x.shape[1:])}."
         )
-    _check_clip(clip)
-    if tf.executing_eagerly() or isinstance(epsilon, int | float):
-        _check_epsilon(float(epsilon), clip)
+    _check_radius(epsilon, clip)
     if tf.executing_eagerly() and clip is not None and x.shape[0]:
         low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
         if not (low >= clip[0] and high <= clip[1]):
@@ -203,30 +222,42 @@ def _checked(net: Any, x: Any, epsilon: Any, clip: Clip) -> Any:
     return tf.cast(epsilon, tf.float32)
 
 
-def _check_clip(clip: Clip) -> None:
+def _range(clip: Any) -> Clip:
+    """The range of pixel values as two numbers."""
     if clip is None:
-        return
-    if len(clip) != 2 or not clip[0] < clip[1]:
+        return None
+    ends = np.asarray(clip)
+    if ends.shape != (2,) or ends.dtype.kind not in "iuf" or not ends[0] < ends[1]:
         raise ValueError(f"clip must be (least, largest) pixel value or None, not {clip}.")
+    return float(ends[0]), float(ends[1])
 
 
-def _check_epsilon(epsilon: float, clip: Clip) -> None:
-    if not 0 <= epsilon < float("inf"):
-        raise ValueError(f"epsilon must be a finite number of at least 0, not {epsilon:g}.")
-    if clip is not None and epsilon > clip[1] - clip[0]:
-        raise ValueError(
-            f"epsilon={epsilon:g} is larger than the range of pixel values, "
-            f"[{clip[0]:g}, {clip[1]:g}]; it is measured in the same units (8/255, not 8)."
-        )
+def _check_radius(epsilon: Any, clip: Clip) -> None:
+    """Refuse a radius that is none, as far as it is known before the graph is run."""
+    if tf.is_tensor(epsilon) or isinstance(epsilon, np.ndarray):
+        if tuple(epsilon.shape) != ():
+            raise ValueError(
+                "epsilon must be a number or a scalar tensor, not of shape "
+                f"{tuple(epsilon.shape)}; images of other radii are bounded in another call."
+            )
+        if not tf.executing_eagerly():
+            return
+        epsilon = float(epsilon)
+    require_linf_radius(epsilon, clip)
 
 
 def _labels(y: Any, x: Any, classes: int) -> Any:
     """Return labels as int32 [batch]."""
     y = tf.convert_to_tensor(y)
+    if len(y.shape) == 2 and y.shape[1] in (1, classes):
+        y = y[:, 0] if y.shape[1] == 1 else tf.argmax(y, axis=1)
     if not y.dtype.is_integer:
         raise TypeError(f"Labels must be whole numbers, not of type {y.dtype.name}.")
     if len(y.shape) != 1:
-        raise ValueError(f"Labels must have shape [batch], not {tuple(y.shape)}.")
+        raise ValueError(
+            f"Labels must be integers of shape [batch] or one-hot of shape [batch, {classes}], "
+            f"not of shape {tuple(y.shape)}."
+        )
     if None not in (y.shape[0], x.shape[0]) and y.shape[0] != x.shape[0]:
         raise ValueError(f"There are {x.shape[0]} images but {y.shape[0]} labels.")
     if tf.executing_eagerly() and y.shape[0]:

@@ -15,14 +15,14 @@ from typing import Any
 
 from hydra_tf._lazy import keras, tf
 from hydra_tf.bounds.convolution import transpose_of
+from hydra_tf.bounds.merging import Shapes, difference, merge
 from hydra_tf.bounds.nodes import Affine, Node, Rectifier
 from hydra_tf.bounds.pooling import MaxPool
 
-Shapes = tuple[tuple[int | None, ...], ...]
 Rule = Callable[[Any, Shapes], "list[Node]"]
 
 _RULES: dict[str, Rule] = {}
-_PROBABILITIES = ("softmax", "sigmoid", "log_softmax", "log_sigmoid", "hard_sigmoid")
+_PROBABILITIES = ("softmax", "sigmoid", "logsoftmax", "logsigmoid", "hardsigmoid")
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -51,9 +51,11 @@ def rules() -> dict[Any, Rule]:
     table = {getattr(keras.layers, name): found for name, found in _RULES.items()}
     table |= {masked: table[plain] for plain, masked in MASKED.items() if plain in table}
     one = keras.Input([1])
-    for make, found in ((keras.ops.add, merge), (keras.ops.subtract, difference)):
-        operation = keras.Model(one, make(one, one)).operations[-1]
-        table[type(operation)] = found  # of a + b and a - b
+    for made, found in (
+        (one + one, merge), (one - one, difference), (keras.ops.relu(one), relu),
+        (keras.activations.relu(one), relu), (keras.ops.leaky_relu(one), _rectifier),
+    ):  # fmt: skip
+        table[type(keras.Model(one, made).operations[-1])] = found  # Keras exports no class
     return table
 
 
@@ -69,11 +71,12 @@ def require_rule(layer: Any) -> Rule:
     """
     kind = type(layer).__name__
     if type(layer) not in rules():
-        if kind.lower() in _PROBABILITIES:
+        if _is_probability(kind):
             raise ValueError(_ends_in_probabilities(layer))
         raise ValueError(
             f'There is no bound rule for layer "{layer.name}" ({kind}); supported are '
-            f"{', '.join(sorted(_RULES))}, their masked twins, and + and - of tensors."
+            f"{', '.join(sorted(_RULES))}, their masked twins, and the operations +, -, relu and "
+            "leaky_relu."
         )
     if getattr(layer, "compute_dtype", "float32") != "float32":
         raise ValueError(
@@ -83,6 +86,11 @@ def require_rule(layer: Any) -> Rule:
     if getattr(layer, "quantization_mode", None):
         raise ValueError(f'Layer "{layer.name}" is quantized; bound the network before that.')
     return rules()[type(layer)]
+
+
+def _is_probability(name: str) -> bool:
+    """Whether a function, or the class of its layer or operation, gives probabilities."""
+    return name.replace("_", "").lower() in _PROBABILITIES
 
 
 def _ends_in_probabilities(layer: Any) -> str:
@@ -106,7 +114,7 @@ def _activated(layer: Any, nodes: list[Node]) -> list[Node]:
     if function in known:
         return nodes + known[function]
     name = getattr(function, "__name__", type(function).__name__)
-    if name in _PROBABILITIES:
+    if _is_probability(name):
         raise ValueError(_ends_in_probabilities(layer))
     raise ValueError(
         f'There is no bound rule for the activation "{name}" of layer "{layer.name}"; supported '
@@ -174,7 +182,8 @@ def convolution(layer: Any, shapes: Shapes) -> list[Node]:
 
     shape = layer.kernel.shape
     size, fan_out = math.prod(shape[:-1]), math.prod(shape[:-2]) * shape[-1]
-    return _activated(layer, [_kernel_node(layer, apply, size, fan_out, transpose_of(how, shape))])
+    transpose = transpose_of(how, shape, layer.groups)
+    return _activated(layer, [_kernel_node(layer, apply, size, fan_out, transpose)])
 
 
 @rule("DepthwiseConv1D", "DepthwiseConv2D")
@@ -248,8 +257,8 @@ def rescaling(layer: Any, shapes: Shapes) -> list[Node]:
 
 @rule("ReLU")
 def relu(layer: Any, shapes: Shapes) -> list[Node]:
-    """Rectifier with any slope in [0, 1] below 0."""
-    if layer.max_value is not None or layer.threshold:
+    """Rectifier with any slope in [0, 1] below 0, as a layer or as an operation."""
+    if getattr(layer, "max_value", None) is not None or getattr(layer, "threshold", None):
         raise ValueError(
             f'There is no bound rule for layer "{layer.name}" (ReLU) with a max_value or '
             "threshold; use a plain ReLU."
@@ -259,7 +268,7 @@ def relu(layer: Any, shapes: Shapes) -> list[Node]:
 
 @rule("LeakyReLU")
 def _rectifier(layer: Any, shapes: Shapes) -> list[Node]:
-    left = float(layer.negative_slope or 0.0)
+    left = float(getattr(layer, "negative_slope", None) or 0.0)
     if not 0 <= left <= 1:
         raise ValueError(
             f'There is no bound rule for layer "{layer.name}" ({type(layer).__name__}) with '
@@ -292,22 +301,6 @@ def move(layer: Any, shapes: Shapes) -> list[Node]:
 def identity(layer: Any, shapes: Shapes) -> list[Node]:
     """Layers that do nothing in inference."""
     return [Affine(tf.identity, tf.identity, diagonal=True)]
-
-
-@rule("Add")
-def merge(layer: Any, shapes: Shapes) -> list[Node]:
-    """The sum of its inputs."""
-    return [Affine(_sum, _sum, terms=len(shapes) - 1)]
-
-
-def _sum(*parts: Any) -> Any:
-    return functools.reduce(tf.add, parts)
-
-
-@rule("Subtract")
-def difference(layer: Any, shapes: Shapes) -> list[Node]:
-    """The first input less the second."""
-    return [Affine(lambda a, b: a - b, _sum, terms=1)]
 
 
 @rule("AveragePooling1D", "AveragePooling2D", "AveragePooling3D")
@@ -343,3 +336,7 @@ def max_pooling(layer: Any, shapes: Shapes) -> list[Node]:
     """The largest value of each window, or of each channel."""
     _places(layer, shapes[0])  # refuses an unknown number
     return [MaxPool(layer)]
+
+
+rule("Add")(merge)
+rule("Subtract")(difference)

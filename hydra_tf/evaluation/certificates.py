@@ -14,7 +14,7 @@ import numpy as np
 
 from hydra_tf.checks import network_of
 from hydra_tf.evaluation.accuracy import _batches, _dataset
-from hydra_tf.evaluation.certify import certifier, pieces
+from hydra_tf.evaluation.certify import certifier, pieces, require_sizes
 from hydra_tf.types import Sampling
 
 VRA_S_RADIUS = 110 / 255  # L2, in pixel values: where arXiv 2002.10509 reads VRA-s off
@@ -41,7 +41,8 @@ def certify_dataset(
     """Certify the images of a data set and write each to a file as soon as it is done.
 
     The same call goes on where an interrupted one stopped, and ends with the same file. The
-    first line of the file holds the settings and a hash of the network's weights.
+    first line of the file holds the settings and a hash of the network, each other line one of
+    its image.
 
     Args:
         model: Keras model that outputs logits.
@@ -58,10 +59,11 @@ def certify_dataset(
         verbose: 1 shows a progress bar.
 
     Returns:
-        A mapping for each image in order: ``index``, ``label``, ``predicted`` (-1 where it
-        abstains), ``radius`` (L2, in pixel values) and ``correct``.
+        A mapping for each image in order: ``index``, ``image`` (a hash), ``label``,
+        ``predicted`` (-1 where it abstains), ``radius`` (L2, in pixel values) and ``correct``.
 
     Raises:
+        TypeError: as in :func:`hydra_tf.evaluation.certify`.
         ValueError: a file of other settings, of another network or of other data; bad input as
             in :func:`hydra_tf.evaluation.certify`.
 
@@ -78,23 +80,21 @@ def certify_dataset(
         0.5
     """
     how = Sampling(sigma, n0, n, alpha)
-    for name, value in (("batch_size", batch_size), ("samples", samples)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}.")
+    require_sizes(seed, batch_size=batch_size, samples=1 if samples is None else samples)
     model = network_of(model)
     total = samples
     if isinstance(data, tuple | list):
         total = min(len(data[1]), samples or len(data[1]))
     data = _dataset(data, 256)
     settings = {**dataclasses.asdict(how), "seed": seed, "shared_noise": shared_noise}
-    rows = _open(path, {**settings, "network": weights_hash(model)})[:samples]
+    rows = _open(path, {**settings, "network": network_hash(model)})[:samples]
     bar = keras.utils.Progbar(total, verbose=verbose, stateful_metrics=["certified"])
     run = None
     for x, labels in _left(model, data, rows, samples):
         run = run or certifier(model, tuple(x.shape[1:]), how, seed, batch_size, shared_noise)
-        for piece in pieces(len(x), shared_noise):
+        for piece in pieces(len(x), shared_noise, batch_size):
             classes, radii = run(x[piece], len(rows))
-            rows += _append(path, len(rows), labels[piece], classes, radii)
+            rows += _append(path, len(rows), x[piece], labels[piece], classes, radii)
             bar.update(len(rows), [("certified", certified_accuracy(rows, VRA_S_RADIUS))])
     if not rows:
         raise ValueError("The data set is empty: there is nothing to certify.")
@@ -104,16 +104,18 @@ def certify_dataset(
 def _left(
     model: Any, data: Any, rows: Sequence[Row], samples: int | None
 ) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
-    """Yield what is left to certify, after a look at the labels of what is done."""
+    """Yield what is left to certify, after a look at the data of what is done."""
     done, seen = list(rows), 0
     for x, y in _batches(model, data):
         labels = y.numpy()[: None if samples is None else samples - seen]
         old = done[seen : seen + len(labels)]
-        if [row["label"] for row in old] != labels[: len(old)].tolist():
-            raise ValueError(
-                "The labels are not those that the file of certificates was begun with; the data "
-                "must come in the same order. Write to another file."
-            )
+        now = {"labels": labels[: len(old)].tolist(), "images": _hashes(x[: len(old)])}
+        for what, values in now.items():
+            if [row.get(what[:-1]) for row in old] != values:
+                raise ValueError(
+                    f"The {what} are not those that the file of certificates was begun with; the "
+                    "data must come in the same order. Write to another file."
+                )
         seen += len(labels)
         if len(labels) > len(old):
             yield x[len(old) : len(labels)], labels[len(old) :]
@@ -132,7 +134,7 @@ def _open(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> list[Row
             content = file.read()
         content = content[: content.rfind(b"\n") + 1]
     if not content:
-        content = json.dumps(settings).encode() + b"\n"
+        content = json.dumps(settings, default=np.generic.item).encode() + b"\n"
         with open(path, "wb") as file:
             file.write(content)
     first, rows = read_certificates(path)
@@ -153,8 +155,8 @@ def read_certificates(path: str | os.PathLike[str]) -> tuple[dict[str, Any], lis
         ValueError: for a file that is none, or is damaged before its last line.
         FileNotFoundError: when there is no file.
     """
-    with open(path, encoding="utf-8") as file:
-        lines = [line for line in file if line.endswith("\n")]
+    with open(path, "rb") as file:
+        lines = [line for line in file if line.endswith(b"\n")]
     try:
         first, *rows = [json.loads(line) for line in lines]
         if "sigma" not in first or [row["index"] for row in rows] != list(range(len(rows))):
@@ -170,6 +172,7 @@ def read_certificates(path: str | os.PathLike[str]) -> tuple[dict[str, Any], lis
 def _append(
     path: str | os.PathLike[str],
     first: int,
+    x: Any,
     labels: np.ndarray[Any, Any],
     classes: np.ndarray[Any, Any],
     radii: np.ndarray[Any, Any],
@@ -178,29 +181,71 @@ def _append(
     rows = [
         {
             "index": first + i,
+            "image": image,
             "label": int(label),
             "predicted": int(predicted),
             "radius": float(radius),
             "correct": bool(predicted == label),
         }
-        for i, (label, predicted, radius) in enumerate(zip(labels, classes, radii, strict=True))
+        for i, (image, label, predicted, radius) in enumerate(
+            zip(_hashes(x), labels, classes, radii, strict=True)
+        )
     ]
     with open(path, "a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     return rows
 
 
-def weights_hash(model: Any) -> str:
-    """Return a short hash of a model's weights, which tells one network from another.
+def _hashes(x: Any) -> list[str]:
+    """A short hash of each image."""
+    return [hashlib.sha256(image.tobytes()).hexdigest()[:12] for image in np.asarray(x)]
+
+
+def network_hash(model: Any) -> str:
+    """Return a short hash of a model's layers and weights, which tells networks apart.
+
+    The names of layers count for nothing: a network that is built again is the same.
 
     Example:
-        >>> weights_hash(keras.Sequential([keras.Input([2]), keras.layers.Flatten()]))
-        'e3b0c44298fc'
+        >>> nets = [keras.Sequential([keras.Input([2]), keras.layers.ReLU()]) for _ in range(2)]
+        >>> network_hash(nets[0]) == network_hash(nets[1])
+        True
     """
     digest = hashlib.sha256()
+    try:
+        config = json.loads(model.to_json())
+        names = {name: f"#{i}" for i, name in enumerate(_names(config))}
+        digest.update(json.dumps(_form(config, names)).encode())
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        pass  # no Keras model, or one whose layers cannot be written down
     for weight in getattr(model, "weights", ()):
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
     return digest.hexdigest()[:12]
+
+
+# What a configuration says of how a network came about and is trained.
+_HISTORY = ("shared_object_id", "build_config", "compile_config", "trainable", "seed")
+_OF_TRAINING = ("_initializer", "_regularizer", "_constraint")
+
+
+def _names(config: Any) -> Iterator[str]:
+    """The names of a model and of its layers, in order."""
+    yield config["config"]["name"]
+    for layer in config["config"].get("layers", ()):
+        yield from _names(layer)
+
+
+def _form(config: Any, names: Mapping[str, str]) -> Any:
+    """A configuration with numbers for names, and without what no output depends on."""
+    if isinstance(config, Mapping):
+        return {
+            key: _form(value, names)
+            for key, value in config.items()
+            if key not in _HISTORY and not key.endswith(_OF_TRAINING)
+        }
+    if isinstance(config, list):
+        return [_form(value, names) for value in config]
+    return names.get(config, config) if isinstance(config, str) else config
 
 
 def certified_accuracy(rows: Sequence[Row], radius: float = VRA_S_RADIUS) -> float:

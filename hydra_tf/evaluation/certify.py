@@ -15,7 +15,6 @@ the same expectation, but somewhat more spread over seeds.
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +23,8 @@ import tensorflow as tf
 
 from hydra_tf.attacks.base import stateless_seed
 from hydra_tf.checks import check_use, network_of
-from hydra_tf.types import Sampling
+from hydra_tf.graphs import Graphs
+from hydra_tf.types import Sampling, require_number
 
 ABSTAIN = -1
 # With so many images to a draw, making the noise costs a few percent of the forward passes.
@@ -83,26 +83,27 @@ def vote_counter(model: Any, image_shape: tuple[int, ...], sigma: float, batch_s
         ``(x [images, ...], seed int32 [2], draws) -> [images, classes]`` int32 votes. A draw
         for which any logit is no number has no vote.
     """
-    graphs = _graphs.setdefault(model, {})
-    if image_shape not in graphs:
-        reference: Any = weakref.ref(model)  # the table must not keep its own key alive
+
+    def trace(model: Callable[[], Any]) -> Any:
         form = [([None, *image_shape], "float32"), ([2], "int32"), ([], "int32")]
         form += [([], "float32"), ([], "int32")]
 
         @tf.function(input_signature=[tf.TensorSpec(shape, dtype) for shape, dtype in form])
         def run(x: Any, seed: Any, draws: Any, sigma: Any, batch_size: Any) -> Any:
-            return _count_votes(reference(), x, seed, draws, sigma, batch_size)
+            return _count_votes(model(), x, seed, draws, sigma, batch_size)
 
-        graphs[image_shape] = run
+        return run
+
+    graph = _graphs.get(model, image_shape, trace)
 
     def votes(x: Any, seed: Any, draws: Any, model: Any = model) -> tf.Tensor:
         # The default keeps the model alive as long as this function.
-        return graphs[image_shape](x, seed, draws, sigma, batch_size)
+        return graph(x, seed, draws, sigma, batch_size)
 
     return votes
 
 
-_graphs: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], Any]] = weakref.WeakKeyDictionary()
+_graphs = Graphs()
 
 
 def _count_votes(model: Any, x: Any, seed: Any, draws: Any, sigma: Any, batch_size: Any) -> Any:
@@ -205,16 +206,31 @@ def _stream(seed: int, stream: int, index: int, shared_noise: bool) -> tf.Tensor
     return folded if shared_noise else tf.random.fold_in(folded, index)
 
 
-def pieces(length: int, shared_noise: bool) -> list[slice]:
-    """The slices of a batch that are certified at a time."""
-    step = TOGETHER if shared_noise else 1
+def pieces(length: int, shared_noise: bool, batch_size: int) -> list[slice]:
+    """The slices of a batch that are certified at a time, each draw of them in one pass."""
+    step = min(TOGETHER, batch_size) if shared_noise else 1
     return [slice(i, min(i + step, length)) for i in range(0, length, step)]
 
 
-def _checked(model: Any, x: Any, batch_size: int) -> tuple[Any, tf.Tensor]:
+def require_sizes(seed: Any, **sizes: Any) -> None:
+    """Refuse a seed that is no whole number, and sizes that are none or below 1.
+
+    Raises:
+        TypeError: for what is no whole number.
+        ValueError: for a size below 1.
+
+    Example:
+        >>> require_sizes(0, batch_size=512)
+    """
+    for name, value in {"seed": seed, **sizes}.items():
+        require_number(name, value, whole=True)
+        if name != "seed" and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}.")
+
+
+def _checked(model: Any, x: Any, batch_size: int, seed: int) -> tuple[Any, tf.Tensor]:
     """The model and the images, refused unless they fit."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+    require_sizes(seed, batch_size=batch_size)
     check_use(model, x, np.zeros(len(x)))
     return network_of(model), tf.cast(x, tf.float32)
 
@@ -255,6 +271,7 @@ def certify(
         float64, 0 where it abstains.
 
     Raises:
+        TypeError: numbers of draws, a batch_size or a seed that are no whole numbers.
         ValueError: a model that ends in a softmax, images outside [0, 1] or of the wrong
             shape, a sigma, n0, n, alpha or batch_size out of range.
 
@@ -267,9 +284,9 @@ def certify(
         ([1, -1], True, 0.0)
     """
     how = Sampling(sigma, n0, n, alpha)
-    model, x = _checked(model, x, batch_size)
+    model, x = _checked(model, x, batch_size, seed)
     run = certifier(model, tuple(x.shape[1:]), how, seed, batch_size, shared_noise)
-    found = [run(x[piece], piece.start) for piece in pieces(len(x), shared_noise)]
+    found = [run(x[piece], piece.start) for piece in pieces(len(x), shared_noise, batch_size)]
     none = np.zeros(0, np.int64), np.zeros(0)
     classes, radii = zip(none, *found, strict=True)
     return np.concatenate(classes), np.concatenate(radii)
@@ -305,6 +322,7 @@ def predict(
         [images] int64 classes, -1 where it abstains.
 
     Raises:
+        TypeError: as :func:`certify`.
         ValueError: as :func:`certify`.
 
     Example:
@@ -317,10 +335,10 @@ def predict(
     from scipy.stats import binomtest
 
     how = Sampling(sigma=sigma, n=n, alpha=alpha)
-    model, x = _checked(model, x, batch_size)
+    model, x = _checked(model, x, batch_size, seed)
     votes = vote_counter(model, tuple(x.shape[1:]), how.sigma, batch_size)
     answers = [np.zeros(0, np.int64)]
-    for piece in pieces(len(x), shared_noise):
+    for piece in pieces(len(x), shared_noise, batch_size):
         noise = _stream(seed, _PREDICT, piece.start, shared_noise)
         found = votes(x[piece], noise, how.n).numpy()
         order = np.argsort(-found, axis=-1, kind="stable")[:, :2]

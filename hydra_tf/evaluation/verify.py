@@ -39,6 +39,7 @@ def verified_under(
         [samples] booleans.
 
     Raises:
+        TypeError: an epsilon that is no number.
         ValueError: an epsilon that is negative or larger than the range of pixel values, an
             unknown method, a layer without a rule, a model that ends in a softmax, images
             outside [0, 1], labels out of range, a data set that is empty or has no end.

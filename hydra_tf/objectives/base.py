@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import Loss, Predict, ascend
+from hydra_tf.attacks.base import Loss, ascend
+from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.norms import random_start
 from hydra_tf.attacks.pgd import check_steps, default_step_size
 from hydra_tf.registry import Registry

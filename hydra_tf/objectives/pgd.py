@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra_tf._lazy import tf
 from hydra_tf.attacks.base import cross_entropy
+from hydra_tf.attacks.inference import inference
 from hydra_tf.objectives.base import OBJECTIVES, Adversarial
 from hydra_tf.types import LossTerms, Moment
 
@@ -28,9 +29,7 @@ class PGDTraining(Adversarial):
 
     def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, moment: Moment) -> LossTerms:
         """Return the mean adversarial cross-entropy; see :meth:`Objective.__call__`."""
-        x_adv = self.inner(
-            lambda z: model(z, training=False), x, lambda logits: cross_entropy(y, logits), moment
-        )
+        x_adv = self.inner(inference(model), x, lambda logits: cross_entropy(y, logits), moment)
         # Only metrics read the benign logits; a graph without such metrics drops this pass. It
         # comes before the trained pass: activity regularisers are read off the last one.
         logits = tf.stop_gradient(model(x, training=False))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from hydra_tf._lazy import tf
 from hydra_tf.attacks.base import cross_entropy
+from hydra_tf.attacks.inference import inference
 from hydra_tf.objectives.base import OBJECTIVES, Adversarial, kl_divergence
 from hydra_tf.types import LossTerms, Moment
 
@@ -47,9 +48,7 @@ class TRADES(Adversarial):
     def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, moment: Moment) -> LossTerms:
         """Return cross-entropy plus weighted KL; see :meth:`Objective.__call__`."""
         clean = tf.stop_gradient(model(x, training=False))
-        x_adv = self.inner(
-            lambda z: model(z, training=False), x, lambda q: kl_divergence(clean, q), moment
-        )
+        x_adv = self.inner(inference(model), x, lambda q: kl_divergence(clean, q), moment)
         logits, adversarial = tf.split(model(tf.concat([x, x_adv], 0), training=True), 2)
         natural = tf.reduce_mean(cross_entropy(y, logits))
         robust = tf.reduce_mean(kl_divergence(logits, adversarial))

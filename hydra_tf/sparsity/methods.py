@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hydra_tf.types import require_whole_number
+from hydra_tf.types import require_number
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def plan_of(
     """
     lengths = {"pretrain": pretrain_epochs, "prune": prune_epochs, "finetune": finetune_epochs}
     for name, epochs in lengths.items():
-        require_whole_number(f"{name}_epochs", epochs)
+        require_number(f"{name}_epochs", epochs, whole=True)
     if min(lengths.values()) < 0:
         raise ValueError(
             f"pretrain_epochs, prune_epochs and finetune_epochs must be at least 0, not {lengths}."

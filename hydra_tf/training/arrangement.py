@@ -10,14 +10,14 @@ import tensorflow as tf
 from absl import logging
 
 from hydra_tf.training.callbacks import HydraCallback
-from hydra_tf.training.watch import NaNGuard, PhaseProgbar
+from hydra_tf.training.watch import NaNGuard, PhaseProgbar, WholeFit
 
 
 def arrange(callbacks: Any, verbose: Any, initial_epoch: int) -> list[Any]:
     """Return the callbacks of a robust `fit` in their order.
 
-    The HYDRA callback goes first: others restore or save the state that it prepares. The
-    guard against NaN and the progress bar are added.
+    The HYDRA callback goes first: others restore or save the state that it prepares. Without
+    one the whole `fit` is one phase. The guard against NaN and the progress bar are added.
 
     Args:
         callbacks: a callback, a list of them, or None.
@@ -37,7 +37,7 @@ def arrange(callbacks: Any, verbose: Any, initial_epoch: int) -> list[Any]:
     bars = [PhaseProgbar()] if verbose not in (0, False) else []
     if any(isinstance(c, keras.callbacks.ProgbarLogger) for c in others):
         bars = []
-    return [*pipelines, NaNGuard(), *others, *bars]
+    return [*(pipelines or [WholeFit()]), NaNGuard(), *others, *bars]
 
 
 def warn_of_coarse_rates(callbacks: Sequence[Any], steps_per_execution: int) -> None:

@@ -18,7 +18,7 @@ from hydra_tf.training.carried import carried_shape
 from hydra_tf.training.optimizer import OptimizerState, require_scope, require_supported
 from hydra_tf.training.phases import NO_PHASE, PHASES, Phase
 from hydra_tf.training.rate import CompiledRate
-from hydra_tf.types import require_whole_number
+from hydra_tf.types import require_number
 
 
 @keras.saving.register_keras_serializable(package="hydra_tf")
@@ -62,7 +62,7 @@ class RobustModel(BatchSteps):
         train_batchnorm: bool = True,
         **kwargs: Any,
     ) -> None:
-        require_whole_number("seed", seed)
+        require_number("seed", seed, whole=True)
         if isinstance(net, RobustModel):
             raise TypeError("The net is a RobustModel already; pass its network, model.net.")
         super().__init__(**kwargs)
@@ -74,6 +74,7 @@ class RobustModel(BatchSteps):
         self.metrics_take_rows = False
         self.phase: Phase = PHASES["pretrain"]
         self.phase_steps: int | None = None
+        self.counted_steps: int | None = None  # where `fit` counts them itself
         self.first_batch: tuple[Any, Any] | None = None
         self.compiled_rate = CompiledRate()
         self.optimizer_state = OptimizerState()
@@ -110,7 +111,8 @@ class RobustModel(BatchSteps):
 
         Args:
             name: ``"pretrain"``, ``"prune"`` or ``"finetune"``.
-            steps: optimizer steps of the phase, for objectives whose epsilon grows over it.
+            steps: optimizer steps of the phase, for objectives whose epsilon grows over it;
+                without them a `fit` without HydraCallback takes all its epochs for the phase.
 
         Raises:
             ValueError: for an unknown phase.

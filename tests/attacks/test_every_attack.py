@@ -197,3 +197,17 @@ def test_grey_levels_are_no_radius(name):
     with pytest.raises(ValueError, match="write 8/255 for 8 grey levels, not 8"):
         attacks.build(f"{name}:epsilon=8")
     assert attacks.build(f"{name}:norm=l2,epsilon=8").epsilon == 8
+
+
+@pytest.mark.parametrize("head", ["mixed_float16", "float32"])
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_hides_no_gradient(name, head):
+    # Logits (-20 x, 20 x) at x = 0.5: the other class has e^-20, which float16 takes for 0.
+    dense = keras.layers.Dense(1, use_bias=False, dtype="mixed_float16")
+    net = keras.Sequential([keras.Input([1]), dense, keras.layers.Dense(2, dtype=head)])
+    net.set_weights([np.array([[4.0]]), np.array([[-5.0, 5.0]]), np.zeros(2)])
+    x = np.full((2, 1), 0.5, "float32")
+    # FAB looks for the boundary, which is at 0.
+    epsilon, nearest = (0.5, 0.0) if name in ("fab", "autoattack") else (0.1, 0.4)
+    found = short(name, "linf", epsilon, step_size=epsilon / 2)(net, x, [1, 1]).numpy()
+    np.testing.assert_allclose(found, np.full((2, 1), nearest), atol=2e-3)

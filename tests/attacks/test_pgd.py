@@ -220,6 +220,16 @@ def test_graphs_go_away_with_the_model(kind):
     assert len(base._graphs) == before
 
 
+def test_a_model_changed_in_place_is_attacked_as_it_is():
+    # f1 - f0 = 2 x, and then -2 x.
+    net = keras.Sequential([keras.Input([1]), keras.layers.Dense(2)])
+    net.set_weights([np.array([[-1.0, 1.0]]), np.zeros(2)])
+    attack, x = PGD(epsilon=0.1, steps=2, start="zero"), np.full((1, 1), 0.5, "float32")
+    assert float(attack(net, x, [1])[0, 0]) == pytest.approx(0.4)
+    net.layers[0].activation = lambda z: -z
+    assert float(attack(net, x, [0])[0, 0]) == pytest.approx(0.4)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_two_replicas_do_what_one_device_does(trained, norm, two_replicas):
     net, x, y = trained

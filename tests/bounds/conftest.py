@@ -81,7 +81,46 @@ def masked():
     return net
 
 
-MAKERS = {each.__name__: each for each in (plain, normed, residual, pooled, masked)}
+def merged():
+    """Sums whose inputs are of other ranks, or are broadcast; four places for four images."""
+    images = keras.Input(SHAPE)
+    x = layers.Conv2D(4, 1)(layers.Cropping2D(1)(images))
+    means = layers.Dense(4, activation="relu")(layers.GlobalAveragePooling2D()(x))
+    x = layers.ReLU()(layers.Add()([x, means]))
+    x = layers.ReLU()(layers.Subtract()([layers.Dense(4)(means), layers.Conv2D(4, 1)(x)]))
+    x += layers.Conv2D(4, 4)(x)  # [4, 4, 4] and [1, 1, 4]
+    return keras.Model(images, layers.Dense(4)(layers.Flatten()(x)))
+
+
+def grouped():
+    """Convolutions in groups, strided ones too."""
+    return keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            layers.Conv2D(4, 3, strides=2, groups=2, activation="relu"),
+            layers.Conv2D(8, 2, padding="same", groups=4, activation="relu"),
+            layers.Conv2D(6, 2, strides=2, padding="same", groups=2),
+            layers.ReLU(),
+            layers.Flatten(),
+            layers.Dense(4),
+        ]
+    )
+
+
+def operated():
+    """A nested model of two inputs, operations for layers, and inputs given by name."""
+    one, two = keras.Input((6, 6, 3)), keras.Input((6, 6, 3))
+    inner = keras.Model([one, two], keras.ops.subtract(x2=one, x1=layers.ReLU()(two)))
+    images = keras.Input(SHAPE)
+    x = keras.activations.relu(layers.Conv2D(3, 3, padding="same")(inputs=images))
+    x = inner([x, layers.Conv2D(3, 1)(keras.ops.relu(x))])
+    x = keras.activations.relu(inner(inputs=[layers.Conv2D(3, 1)(x), x]), negative_slope=0.5)
+    x = keras.ops.leaky_relu(layers.Conv2D(4, 3, strides=2)(x), 0.1)
+    return keras.Model(images, layers.Dense(4)(layers.Flatten()(x)))
+
+
+NETS = (plain, normed, residual, pooled, masked, merged, grouped, operated)
+MAKERS = {each.__name__: each for each in NETS}
 
 
 def unsettle(net, seed=0):

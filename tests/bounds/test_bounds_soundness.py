@@ -14,7 +14,7 @@ import hydra_tf
 from hydra_tf import attacks, bounds
 
 METHODS = ("ibp", "crown_ibp", "crown", "symbolic", "tightest")
-NETS = ("plain", "normed", "residual", "pooled", "masked")
+NETS = ("plain", "normed", "residual", "pooled", "masked", "merged", "grouped", "operated")
 
 
 def points(net, x, y, epsilon, count, seed, ascents=1):
@@ -63,7 +63,7 @@ def test_every_point_is_inside(build_net, batch, name):
         assert least_slack(net, x, y, epsilon, methods, 256) >= 0
 
 
-@pytest.mark.parametrize("name", ["plain", "normed", "residual"])
+@pytest.mark.parametrize("name", ["plain", "normed", "residual", "merged"])
 def test_rounding_is_accounted_for(build_net, batch, name):
     net, (x, y) = build_net(name), batch
     methods = ("ibp", "crown")

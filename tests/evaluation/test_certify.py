@@ -24,9 +24,9 @@ SIGMA = 0.25
 W, B = np.array([0.6, -0.8, 0.0]) * 3, 0.15 * 3  # |w| = 3
 
 
-def linear_net(w=W, b=B):
+def linear_net(w=W, b=B, activation=None):
     """Logits (0, w.x + b): the smoothed network's radius is |w.x + b| / |w|."""
-    net = keras.Sequential([keras.Input([len(w)]), keras.layers.Dense(2)])
+    net = keras.Sequential([keras.Input([len(w)]), keras.layers.Dense(2, activation)])
     net.set_weights([np.stack([np.zeros_like(w), w], 1), np.array([0.0, b])])
     return net
 
@@ -132,6 +132,20 @@ def test_the_result_does_not_depend_on_the_batch_size_and_repeats():
     assert np.array_equal(certify(model, X, n=777)[1], expected[1])
 
 
+@pytest.mark.parametrize("batch_size", [1, 5, 40])
+def test_no_pass_is_larger_than_the_batch_size(batch_size, tmp_path):
+    seen = []
+
+    class Measured(keras.Model):
+        def call(self, x):
+            tf.py_function(lambda n: seen.append(int(n)), [tf.shape(x)[0]], [])
+            return tf.concat([x[:, :1], 1 - x[:, :1]], 1)
+
+    certify(Measured(), X[:9], n0=10, n=20, batch_size=batch_size)
+    certify_dataset(Measured(), (X[:9], Y[:9]), tmp_path / "a", n0=10, n=20, batch_size=batch_size)
+    assert batch_size / 2 < max(seen) <= batch_size
+
+
 def test_images_can_have_noise_of_their_own():
     same = np.repeat(X[:1], 12, axis=0)
     shared = certify(linear_net(), same, n=500)[1]
@@ -175,6 +189,16 @@ def test_predict_is_the_binomial_test_of_the_two_commonest_classes():
     assert set(expected) == {-1, 0, 1}
 
 
+def test_a_network_changed_in_place_is_certified_as_it_is():
+    scaled = keras.layers.Normalization()
+    net = keras.Sequential([keras.Input([1]), scaled, keras.layers.Dense(2, use_bias=False)])
+    scaled.adapt(np.array([[-1.0], [1.0]]))
+    net.layers[-1].set_weights([np.array([[0.0, 1.0]])])
+    assert certify(net, np.array([[0.9]]), n=1000)[0].tolist() == [1]
+    scaled.adapt(np.array([[1.0], [3.0]]))  # x - 2 is below 0
+    assert certify(net, np.array([[0.9]]), n=1000)[0].tolist() == [0]
+
+
 def test_draws_without_numbers_have_no_vote():
     inputs = keras.Input([1])
     logits = keras.layers.Dense(2)(inputs)
@@ -199,16 +223,23 @@ def test_draws_without_numbers_have_no_vote():
         ({"alpha": 0.0}, r"alpha is a probability in \(0, 1\), not 0.0"),
         ({"alpha": 1.0}, r"alpha is a probability in \(0, 1\), not 1.0"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"sigma": "a"}, "sigma must be a number such as 8/255, not 'a'"),
+        ({"sigma": None}, "sigma must be a number such as 8/255, not None"),
+        ({"n0": 10.5}, "n0 must be a whole number, not 10.5"),
+        ({"n": 100.5}, "n must be a whole number, not 100.5"),
+        ({"n": True}, "n must be a whole number, not True"),
+        ({"seed": 1.5}, "seed must be a whole number, not 1.5"),
+        ({"batch_size": "512"}, "batch_size must be a whole number, not '512'"),
     ],
 )
 def test_bad_settings_have_one_clear_sentence(how, sentence, tmp_path):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
         certify(linear_net(), X, **how)
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
         certify_dataset(linear_net(), (X, Y), tmp_path / "a.jsonl", **how)
     assert not list(tmp_path.iterdir())
     if "n0" not in how:
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises((TypeError, ValueError), match=sentence):
             predict(linear_net(), X, **how)
 
 
@@ -282,6 +313,12 @@ def test_an_interrupted_certification_ends_with_the_same_bytes(tmp_path, monkeyp
     assert certify_dataset(linear_net(), data, path, shared_noise=shared, **HOW) == rows
 
 
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    path, how = tmp_path / "a.jsonl", {**HOW, "n": np.int64(HOW["n"]), "sigma": np.float32(0.5)}
+    rows = certify_dataset(linear_net(), (X, Y), path, samples=np.int64(5), **how)
+    assert certify_dataset(linear_net(), (X, Y), path, samples=5, **how) == rows
+
+
 def test_more_samples_go_on_and_fewer_read_the_first(tmp_path):
     path = tmp_path / "a.jsonl"
     few = certify_dataset(linear_net(), (X, Y), path, samples=5, **HOW)
@@ -301,11 +338,27 @@ def test_files_of_something_else_are_refused_and_left_alone(tmp_path):
         certify_dataset(linear_net(), (X, Y), path, **other)
     with pytest.raises(ValueError, match=r"other settings \(network\)"):
         certify_dataset(linear_net(b=0.2), (X, Y), path, **HOW)
+    with pytest.raises(ValueError, match=r"other settings \(network\)"):
+        certify_dataset(linear_net(activation="relu"), (X, Y), path, **HOW)
     with pytest.raises(ValueError, match="labels are not those"):
         certify_dataset(linear_net(), (X[::-1], Y[::-1]), path, **HOW)
+    with pytest.raises(ValueError, match="images are not those"):
+        certify_dataset(linear_net(), (X[::-1], Y), path, **HOW)
     assert path.read_bytes() == before
     lines = before.splitlines(keepends=True)
-    for damaged in (b"not json\n", b"[]\n", lines[0] + lines[2], lines[0] + b"{\n" + lines[1]):
+    without = [json.loads(line) for line in lines]
+    for row in without:
+        row.pop("image", None)  # as it was once written
+    path.write_text("".join(json.dumps(row) + "\n" for row in without))
+    with pytest.raises(ValueError, match="images are not those"):
+        certify_dataset(linear_net(), (X, Y), path, **HOW)
+    for damaged in (
+        b"not json\n",
+        b"\xff\xfe\n",
+        b"[]\n",
+        lines[0] + lines[2],
+        lines[0] + b"{\n" + lines[1],
+    ):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"a\.jsonl is damaged, or no file of certificates"):
             certify_dataset(linear_net(), (X, Y), path, **HOW)
@@ -317,6 +370,24 @@ def test_files_of_something_else_are_refused_and_left_alone(tmp_path):
     empty = tf.data.Dataset.from_tensor_slices((X[:0], Y[:0])).batch(5)
     with pytest.raises(ValueError, match="data set is empty"):
         certify_dataset(linear_net(), empty, tmp_path / "b.jsonl", **HOW)
+
+
+def test_a_network_has_one_hash_whatever_its_layers_are_called():
+    def built(activation="relu", dtype="float32", seed=0):
+        inner = keras.Sequential([keras.Input([4]), keras.layers.Dense(4, activation, dtype=dtype)])
+        x = inner(given := keras.Input([4]))
+        x = keras.layers.Dense(2, kernel_initializer=keras.initializers.HeNormal(seed))(x + given)
+        net = keras.Model(given, x)
+        net.set_weights([np.full(weight.shape, 0.5) for weight in net.weights])
+        return net
+
+    known = files.network_hash(built())
+    compiled = built(seed=3)
+    compiled.compile("adam", "mse")
+    assert files.network_hash(compiled) == known
+    assert files.network_hash(built("tanh")) != known
+    assert files.network_hash(built(dtype="mixed_float16")) != known
+    assert files.network_hash(lambda x: x) == files.network_hash(lambda x: 2 * x)
 
 
 def test_certified_accuracy_by_hand():

@@ -71,14 +71,17 @@ def test_numbers_that_are_none_verify_nothing():
 @pytest.mark.parametrize(
     ("epsilon", "sentence"),
     [
-        (8, r"epsilon=8 is larger than the range of pixel values, \[0, 1\]; write 8/255"),
+        (8, r"epsilon=8 is larger than the range of pixel values, \[0, 1\]; .* 8/255"),
         (1.001, "epsilon=1.001 is larger"),
         (-0.1, "epsilon must be a finite number of at least 0, not -0.1"),
         (float("nan"), "epsilon must be a finite number"),
+        ("8/255", "epsilon must be a number such as 8/255, not '8/255'"),
+        (None, "epsilon must be a number such as 8/255, not None"),
+        (np.full(2, 0.1), "epsilon must be a number such as 8/255, not array"),
     ],
 )
 def test_bad_radii_have_one_clear_sentence(epsilon, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
         verified_accuracy(linear_net(), (X, Y), epsilon)
 
 

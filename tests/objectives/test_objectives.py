@@ -275,6 +275,20 @@ def test_half_precision_networks_have_float32_losses(batch, name):
     assert np.isfinite(float(terms.loss))
 
 
+@pytest.mark.parametrize("name", ["pgd", "trades"])
+def test_half_precision_hides_no_gradient_from_the_inner_attack(name):
+    # Logits (-20 x, 20 x): the other class has e^-20, which float16 takes for 0.
+    dense = keras.layers.Dense(2, use_bias=False, dtype="mixed_float16")
+    net = keras.Sequential([keras.Input([1]), dense])
+    net.set_weights([np.array([[-20.0, 20.0]])])
+    objective = objectives.build(name, epsilon=0.1, steps=8, start="uniform")
+    with tf.GradientTape() as tape:
+        terms = objective(net, tf.fill([3, 1], 0.5), tf.ones(3, tf.int32), moment())
+    moved = np.abs(terms.adversarial_logits.numpy()[:, 1] - 10.0)
+    np.testing.assert_allclose(moved, 2.0, atol=0.01)
+    assert tape.gradient(terms.loss, dense.kernel.value) is not None
+
+
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [

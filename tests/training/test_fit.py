@@ -8,7 +8,10 @@ import pytest
 import tensorflow as tf
 
 import hydra_tf
+from hydra_tf.attacks.norms import normal
+from hydra_tf.randomness import part_of_batch
 from hydra_tf.sparsity.model import masked_layers
+from hydra_tf.training.parts import place_in_batch
 from hydra_tf.training.phases import PHASES, trained_variables
 
 EPSILON = 0.05
@@ -317,10 +320,57 @@ def test_mirrored_strategy_gives_every_replica_the_same_masks(digits, two_replic
         np.testing.assert_allclose(layer.kernel, alone.kernel, rtol=1e-3, atol=1e-5)
 
 
-def test_mirrored_strategy_draws_other_noise_on_each_replica(two_replicas):
-    seeds = two_replicas.run(lambda: hydra_tf.training.step.moment_of(0, 1, 5, 10).seed)
-    first, second = (np.array(seed) for seed in seeds.values)
-    assert not np.array_equal(first, second)
+def test_replicas_draw_the_rows_of_one_device(two_replicas):
+    def noise(count):
+        first, total = place_in_batch(tf.constant(count))
+        with part_of_batch(first, total):
+            seed = hydra_tf.training.step.moment_of(0, 1, 5, 10).seed
+            return normal(tf.zeros([count, 3]), seed)
+
+    alone = noise(6)
+    shares = two_replicas.experimental_local_results(two_replicas.run(lambda: noise(3)))
+    np.testing.assert_array_equal(np.concatenate(shares), alone)
+    assert len(np.unique(alone)) == alone.numpy().size
+
+
+class Noted(hydra_tf.objectives.Objective):
+    """Natural training that keeps the progress of each step in a variable."""
+
+    ramp = 0.5
+
+    def __init__(self):
+        object.__setattr__(self, "seen", tf.Variable(tf.zeros([0]), shape=[None], dtype="float32"))
+
+    def __call__(self, model, x, y, moment):
+        self.seen.assign(tf.concat([self.seen, moment.progress[None]], 0))
+        return hydra_tf.objectives.build("natural")(model, x, y, moment)
+
+
+def test_without_a_pipeline_the_whole_fit_is_the_phase(digits):
+    x, y = digits[0][:64], digits[1][:64]
+    model = robust(small_net(), Noted())
+    model.fit(x, y, epochs=2, verbose=0)  # 2 steps an epoch
+    assert model.objective.seen.numpy().tolist() == [0.0, 0.25, 0.5, 0.75]
+    function = model.train_function
+    model.fit(x, y, epochs=2, verbose=0)  # goes on at full epsilon, in the same graph
+    assert model.objective.seen.numpy().tolist()[4:] == [1.0] * 4
+    assert model.train_function is function
+    endless = tf.data.Dataset.from_tensor_slices((x, y)).batch(32).repeat()
+    model = robust(small_net(), Noted())
+    model.fit(endless, epochs=1, steps_per_epoch=4, verbose=0)
+    assert model.objective.seen.numpy().tolist() == [0.0, 0.25, 0.5, 0.75]
+    model = robust(small_net(), Noted())
+    model.set_phase("finetune", steps=8)
+    model.fit(x, y, epochs=1, verbose=0)
+    assert model.objective.seen.numpy().tolist() == [0.0, 0.125]
+
+
+def test_data_of_unknown_length_are_refused_where_epsilon_grows(digits):
+    x, y = digits[0][:64], digits[1][:64]
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(32).filter(lambda x, y: True)
+    with pytest.raises(ValueError, match=r"length .* unknown, and .* epsilon grow \(ramp=0.5\)"):
+        robust(small_net(), "pgd:ramp=0.5,steps=1").fit(data, verbose=0)
+    robust(small_net(), "pgd:steps=1").fit(data, verbose=0)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
