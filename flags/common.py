@@ -19,7 +19,7 @@ FLAGS = flags.FLAGS
 INTERRUPTED, USAGE, STOPPED = 130, 2, 75
 
 
-class StoppedError(Exception):
+class StoppedError(BaseException):
     """The run has been stopped from outside; its text says how it goes on."""
 
 
@@ -131,7 +131,7 @@ def _end(name: str, error: BaseException) -> None:
     """Write one line about an error and leave with the status of bad input."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
-        text = f"{error.strerror}: {error.filename}"
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     sys.stderr.write(f"{name}: {' '.join(text.split())}\n")
     sys.exit(USAGE)
 

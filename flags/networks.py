@@ -62,6 +62,8 @@ def build_network(settings: Mapping[str, Any], data: Any, seed: int) -> Any:
 
     if settings["pretrained"]:
         net = checks.network_of(load_network(settings["pretrained"]))
+        if settings.get("dtype_policy", "float32") != "float32":
+            raise UsageError("--dtype_policy is that of new networks; --pretrained brings its own.")
         wanted = (*data.image_shape, data.num_classes)
         found = (*net.input_shape[1:], net.output_shape[-1])
         if wanted != found:
@@ -69,10 +71,9 @@ def build_network(settings: Mapping[str, Any], data: Any, seed: int) -> Any:
                 f"The network of {settings['pretrained']} takes images {found[:-1]} to {found[-1]} "
                 f"logits, but {settings['dataset']} has images {wanted[:-1]}, {wanted[-1]} classes."
             )
-        return net
-    net = models.build(
-        settings["model"], input_shape=data.image_shape, num_classes=data.num_classes, seed=seed
-    )
+    else:
+        shape, classes = data.image_shape, data.num_classes
+        net = models.build(settings["model"], input_shape=shape, num_classes=classes, seed=seed)
     return models.synchronize_batchnorm(net) if settings.get("sync_batchnorm") else net
 
 

@@ -22,7 +22,7 @@ from . import networks
 from .common import StoppedError, UsageError
 
 _OWN_FILES = (
-    "config.json", "metrics.jsonl", "model.keras", "dense.keras", "report.json", "plots",
+    "metrics.jsonl", "model.keras", "dense.keras", "report.json", "plots",
     "tensorboard", "checkpoints", "last_good.keras", "suspects.npz", "model.tflite", "export.json",
     "certify.jsonl", "certify_validation.jsonl",
 )  # fmt: skip
@@ -43,8 +43,18 @@ def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
 
 
-def _warn_of_other_versions(out: str) -> None:
-    """Say so when a run goes on with other versions than it was begun with."""
+def _same(out: str, config: Mapping[str, Any]) -> bool:
+    """Whether a directory holds this very run."""
+    return {**read_config(out), "versions": None} == {**_stamped(config), "versions": None}
+
+
+def _reported(out: str) -> bool:
+    """Whether the run of a directory has come to its end."""
+    return os.path.exists(os.path.join(out, "report.json"))
+
+
+def _begun_with(out: str) -> Any:
+    """The versions that a run was begun with; says so when it goes on with others."""
     begun, now = read_config(out).get("versions"), _versions()
     if begun not in (None, now):
         logging.warning(
@@ -53,6 +63,7 @@ def _warn_of_other_versions(out: str) -> None:
             begun,
             now,
         )
+    return begun or now
 
 
 def is_finished(out: str, config: Mapping[str, Any], overwrite: bool = False) -> bool:
@@ -67,13 +78,14 @@ def is_finished(out: str, config: Mapping[str, Any], overwrite: bool = False) ->
         UsageError: when the directory holds something else, or cannot be written.
     """
     if os.path.exists(os.path.join(out, "config.json")):
-        same = {**read_config(out), "versions": None} == {**_stamped(config), "versions": None}
+        same = _same(out, config)
         if not (same or overwrite):
             raise UsageError(
                 f"{out} holds another run; choose another --out, or pass --overwrite to replace it."
             )
-        return same and not overwrite and os.path.exists(os.path.join(out, "report.json"))
-    if os.path.isdir(out) and os.listdir(out):
+        return same and not overwrite and _reported(out)
+    # A run that was killed while it made its directory leaves the first alone.
+    if os.path.isdir(out) and not set(os.listdir(out)) <= {"config.json.tmp"}:
         raise UsageError(f"{out} is not empty and holds no run; choose another --out.")
     parent = os.path.abspath(out)
     while not os.path.lexists(parent):
@@ -95,10 +107,11 @@ def claim(out: str, config: Mapping[str, Any], overwrite: bool = False) -> None:
         UsageError: when it cannot be written.
     """
     path = os.path.join(out, "config.json")
-    if os.path.exists(path) and not overwrite:
-        _warn_of_other_versions(out)
-    if overwrite and os.path.exists(path):
-        for name in _OWN_FILES:
+    versions = _versions()
+    if os.path.exists(path) and _same(out, config) and not _reported(out):
+        versions = _begun_with(out)  # and goes on, whatever --overwrite says of other runs
+    elif overwrite and os.path.exists(path):
+        for name in _OWN_FILES:  # but config.json, by which a kill midway is told from no run
             target = os.path.join(out, name)
             if os.path.isdir(target):
                 shutil.rmtree(target)
@@ -108,7 +121,7 @@ def claim(out: str, config: Mapping[str, Any], overwrite: bool = False) -> None:
     try:
         os.makedirs(out, exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump({**_stamped(config), "versions": _versions()}, file, indent=2)
+            json.dump({**_stamped(config), "versions": versions}, file, indent=2)
         os.replace(temporary, path)
     except OSError as error:
         raise UsageError(
@@ -244,9 +257,10 @@ def train_network(
             raise
         kept = os.path.join(os.path.dirname(suspects), "last_good.keras")
         networks.save(model.net, kept)
+        batch = f", the batch as {suspects}" if os.path.exists(suspects) else ""
         raise FloatingPointError(
-            f"{error} They are saved as {kept}, the batch as {suspects}; to go on from them at "
-            f"another rate, pass --pretrained={kept} with another --out."
+            f"{error} They are saved as {kept}{batch}; to go on from them at another rate, pass "
+            f"--pretrained={kept} with another --out."
         ) from error
     return model.net
 

@@ -74,6 +74,12 @@ def run(config: dict[str, Any], strategy: Any) -> None:
     """Do the run."""
     pipeline.set_precision(config)
     data = pipeline.load_data(config, config["seed"])
+    tail, replicas = data.sizes["train"] % config["batch_size"], strategy.num_replicas_in_sync
+    if 0 < tail < replicas:
+        raise UsageError(
+            f"The last batch of an epoch would hold {tail} images, too few for {replicas} "
+            "replicas; choose another --batch_size."
+        )
     chief = strategies.is_chief(FLAGS.strategy)
     how = {key: config[key] for key in ("density", "method", "seed")}
     how |= {"verbose": FLAGS.verbose, "options": recipe.loop_options(), "chief": chief}

@@ -31,6 +31,19 @@ def part_of_batch(first: Any, total: Any) -> Iterator[None]:
         _part.reset(token)
 
 
+def current_part(count: Any) -> tuple[Any, Any]:
+    """Return the place of the first sample at hand in the whole batch, and the batch's size.
+
+    Args:
+        count: number of samples at hand.
+
+    Example:
+        >>> current_part(8)
+        (0, 8)
+    """
+    return _part.get() or (0, count)
+
+
 def for_samples(draw: Callable[[Any], Any], shape: Any) -> Any:
     """Return what is drawn for the samples at hand.
 

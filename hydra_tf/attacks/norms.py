@@ -10,8 +10,6 @@ from hydra_tf.registry import unknown
 from hydra_tf.types import Norm
 
 STARTS = ("uniform", "normal", "zero")
-# Named, lest XLA choose another, and other numbers with it.
-_ALGORITHM = "philox"
 _TINY = 1e-12  # keeps divisions by a vanishing norm finite
 
 
@@ -94,7 +92,7 @@ def random_start(
         moved = x + epsilon * noise
     else:
         # A direction from the sphere times u^(1/n) is uniform in the ball.
-        seeds = tf.random.split(seed, 2, _ALGORITHM)
+        seeds = tf.random.split(seed, 2)
         noise = normal(x, seeds[0])
         lengths = _lengths(noise)
         size = tf.cast(tf.reduce_prod(tf.shape(x)[1:]), x.dtype)
@@ -115,13 +113,11 @@ def normal(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         TensorShape([2, 3])
     """
     return for_samples(
-        lambda shape: tf.random.stateless_normal(shape, seed, dtype=x.dtype, alg=_ALGORITHM),
+        lambda shape: tf.random.stateless_normal(shape, seed, dtype=x.dtype),
         tf.shape(x),
     )
 
 
 def _uniform(shape: tf.Tensor, seed: tf.Tensor, low: float, dtype: Any) -> tf.Tensor:
     """Numbers from `low` to 1 for each sample."""
-    return for_samples(
-        lambda each: tf.random.stateless_uniform(each, seed, low, 1.0, dtype, alg=_ALGORITHM), shape
-    )
+    return for_samples(lambda each: tf.random.stateless_uniform(each, seed, low, 1.0, dtype), shape)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,11 @@ from hydra_tf.data.arrays import check_shares, parts_of, split_arrays
 from hydra_tf.data.base import DATASETS, DataSet, Source
 
 # The second pair of names is that of the 500,000 images of Carmon et al. (NeurIPS 2019).
+# What reading a file that is no archive, or a damaged one, may raise.
+_DAMAGE = (
+    *(ValueError, OSError, EOFError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
 _KEYS = (("images", "labels"), ("data", "extrapolated_targets"))
 
 
@@ -76,7 +83,7 @@ def _read(path: str) -> tuple[Any, Any]:
                     break
             else:
                 raise ValueError(f"it holds {', '.join(archive.files) or 'nothing'}")
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise ValueError(
             f'"{path}" is no .npz file of images and labels (or data and extrapolated_targets): '
             f"{error}."

@@ -10,6 +10,7 @@ from hydra_tf._lazy import tf
 from hydra_tf.attacks.base import cross_entropy
 from hydra_tf.objectives.base import OBJECTIVES
 from hydra_tf.objectives.verified import Verification, Verified
+from hydra_tf.randomness import current_part
 from hydra_tf.types import LossTerms, Moment
 
 
@@ -75,14 +76,21 @@ class MixTrain(Verified):
         for_batch, for_samples = tf.unstack(tf.random.split(moment.seed, 2))
         epsilon = self.grown(moment) * self.epsilon
 
-        order = tf.argsort(tf.random.stateless_uniform(tf.shape(y), for_samples))
+        first, total = current_part(tf.size(y))
+        order = tf.argsort(tf.random.stateless_uniform([total], for_samples))
         # A batch of fewer gives some twice: the shape is known, and chunks are of one size.
-        chosen = tf.gather(order, tf.range(self.samples) % tf.size(y))
+        chosen = tf.gather(order, tf.range(self.samples) % total) - first
+        # Those that fall to other replicas, or to other parts, are bounded too, but do not count.
+        own = tf.cast((chosen >= 0) & (chosen < tf.size(y)), tf.float32)
+        chosen = tf.clip_by_value(chosen, 0, tf.size(y) - 1)
         x_few, y_few = tf.gather(x, chosen), tf.gather(y, chosen)
         margins = bounds.margin_lower_bound(
             model, x_few, y_few, epsilon, method="symbolic", rounding=False
         )
         wanted = tf.random.stateless_uniform([], for_batch) < self.share
-        robust = tf.cast(wanted, tf.float32) * tf.reduce_mean(cross_entropy(y_few, -margins))
+        # The mean over the samples of the whole batch, as a part of the batch has to state it.
+        weight = tf.cast(total, tf.float32) / tf.cast(tf.size(y), tf.float32)
+        bounded = weight * tf.reduce_mean(own * cross_entropy(y_few, -margins))
+        robust = tf.cast(wanted, tf.float32) * bounded
         parts = {"natural_loss": natural, "robust_loss": robust}
         return LossTerms(natural + self.alpha(moment) * robust, logits, None, parts)

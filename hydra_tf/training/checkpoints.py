@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+# What reading a file that was cut short, or has changed, may raise; a disk that fails is no damage.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError)
 _NAME = re.compile(r"at-(\d{5})-(\d{9})\.npz")
 
 
@@ -95,7 +97,10 @@ class Checkpoints:
                 "command, which goes on from the one before",
                 path,
             ) from error
-        for old in self._paths()[self.keep :]:
+        # One of a later place was found damaged: the run has gone on from before it.
+        paths = self._paths()
+        at = paths.index(path)
+        for old in (*paths[:at], *paths[at + self.keep :]):
             _remove(old)
 
     def newest(self) -> tuple[Place, dict[str, Any]] | None:
@@ -108,7 +113,7 @@ class Checkpoints:
             try:
                 with np.load(path, allow_pickle=False) as stored:
                     arrays = {key: stored[key] for key in stored.files}
-            except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError) as bad:
+            except _DAMAGE as bad:
                 logging.warning("hydra_tf: %s is damaged (%s); the one before is taken.", path, bad)
                 continue
             epoch, step = _place_in(path)

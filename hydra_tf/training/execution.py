@@ -24,8 +24,8 @@ def shared_out(batches: tf.data.Dataset, strategy: Any, fill: bool = False) -> A
     """Return the batches shared out among the replicas of a strategy, in order.
 
     Replica r of R takes the samples from n r / R to n (r + 1) / R of a batch of n: together
-    they have every sample once, also of a batch that cannot be divided evenly. Every worker
-    reads the whole batches and keeps its own part.
+    they have every sample once, also of a batch that cannot be divided evenly; it must hold at
+    least one for each. Every worker reads the whole batches and keeps its own part.
 
     Args:
         batches: (images, labels), the same on every worker.
@@ -83,7 +83,7 @@ def train_function(
 
     Returns:
         A function of (iterator of batches, [steps] rates, stop) that returns the sums of
-        :data:`COLUMNS` over all steps and replicas, and the batches.
+        :data:`COLUMNS` over all steps and replicas.
     """
     classes = model.net.output_shape[-1]
 
@@ -101,15 +101,14 @@ def train_function(
 
     @tf.function(autograph=False, reduce_retracing=True)
     def execute(iterator: Any, rates: tf.Tensor, stop: tf.Tensor) -> Any:
-        total, seen = tf.zeros([len(COLUMNS)]), []
+        total = tf.zeros([len(COLUMNS)])
         for i in range(steps):
             batch = next(iterator)
             if moves_rate:
                 model.optimizer.learning_rate = rates[i]
             found = strategy.run(step, args=(batch, stop))
             total += strategy.reduce(tf.distribute.ReduceOp.SUM, found, axis=None)
-            seen.append(batch)
-        return total, seen
+        return total
 
     return execute
 

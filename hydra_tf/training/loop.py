@@ -9,6 +9,7 @@ orderly end when the machine is taken away.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from hydra_tf.training.arrangement import arrange
 from hydra_tf.training.average import MovingAverage
@@ -94,14 +96,15 @@ def train(
         steps: batches of an epoch.
         pipeline: the phases.
         validation: batches to judge each epoch on.
-        callbacks: Keras callbacks; those that write files belong on the chief alone.
+        callbacks: Keras callbacks; those that write files belong on the chief alone, and what
+            they remember (EarlyStopping's patience) begins anew after a restart.
         checkpoints: where the run is kept; None keeps nothing.
         options: see :class:`LoopOptions`.
         suspects: file (.npz) that gets the batches of a step whose loss is not finite.
         verbose: as in Keras.
 
     Returns:
-        The metrics of the last epoch.
+        The metrics of the last epoch, none where nothing was left to do.
 
     Raises:
         PreemptionError: after SIGTERM, once the checkpoint is written.
@@ -154,7 +157,7 @@ class _Loop:
         verbose: int,
     ) -> dict[str, float]:
         """Do what :func:`train` says."""
-        model = self.model
+        model, self.batches_from = self.model, batches_from
         model.first_batch = model.check_data(batches_from(0, 0))
         if validation is not None:
             model.check_data(validation)
@@ -176,8 +179,13 @@ class _Loop:
         watchers.on_train_begin()
         logs: dict[str, float] = {}
         if self.place.epoch == self.pipeline.epochs:
-            return logs  # a run that was interrupted after its last epoch
-        batches = batches_from(self.place.epoch, self.place.step)
+            # A run that was interrupted after its last epoch.
+            self.pipeline.on_epoch_begin(self.pipeline.epochs - 1)
+            watchers.on_train_end(logs)
+            return logs
+        # A checkpoint may stand behind the last step of an epoch that was not judged yet.
+        past, step = divmod(self.place.step, self.steps)
+        batches = batches_from(self.place.epoch + past, step)
         iterator = iter(shared_out(batches, self.strategy))
         while self.place.epoch < self.pipeline.epochs and not model.stop_training:
             logs = self._epoch(iterator, validation, watchers, asked)
@@ -193,8 +201,10 @@ class _Loop:
         watchers.on_epoch_begin(epoch)
         if self.average is not None and before != int(np.asarray(self.model.phase_entered)):
             self.average.start()
-        while self.place.step < self.steps:
+        while self.place.step < self.steps and not self.model.stop_training:
             self._execute(iterator, watchers, asked)
+        if asked() and self.strategy.cluster_resolver is None:
+            self._stop()  # several workers stop together, at their next step
         logs = means(self.sums)
         phase, first = self.pipeline.phase_at(epoch)
         average = None if PHASES[phase].trains_scores else self.average
@@ -218,24 +228,27 @@ class _Loop:
         rates = self.pipeline.rates(count)
         execute = self._function(count, rates is not None)
         given = tf.constant(rates or [0.0] * count, tf.float32)
-        found, seen = execute(iterator, given, tf.constant(float(asked())))
-        sums = np.asarray(found, np.float64)
+        sums = np.asarray(execute(iterator, given, tf.constant(float(asked()))), np.float64)
         self.sums += sums
         if not np.isfinite(sums[1]):
-            self._keep_suspects(seen)
+            self._keep_suspects(count)
         self.place = Place(epoch, done + count)
         logs = means(self.sums)
         watchers.on_train_batch_end(done + count - 1, logs)
-        stopped = sums[-1] > 0
-        if stopped or time.monotonic() - self._saved_at >= self.options.checkpoint_seconds:
+        if sums[-1] > 0:
+            self._stop()
+        if time.monotonic() - self._saved_at >= self.options.checkpoint_seconds:
             self._save()
-        if stopped:
-            raise PreemptionError(
-                f"Told to stop after epoch {epoch + 1}, step {done + count}, which a checkpoint "
-                "holds; the same command goes on from there."
-                if self.checkpoints
-                else f"Told to stop after epoch {epoch + 1}, step {done + count}."
-            )
+
+    def _stop(self) -> None:
+        """Write a checkpoint of this place and leave."""
+        self._save()
+        where = f"Told to stop after epoch {self.place.epoch + 1}, step {self.place.step}"
+        if self.checkpoints is None:
+            raise PreemptionError(f"{where}.")
+        raise PreemptionError(
+            f"{where}, which a checkpoint holds; the same command goes on from there."
+        )
 
     def _function(self, count: int, moves_rate: bool) -> Any:
         """The graph of a few steps, traced anew for each phase."""
@@ -258,7 +271,7 @@ class _Loop:
 
     def _save(self) -> None:
         """Write a checkpoint of this place."""
-        if self.checkpoints is None:
+        if self.checkpoints is None or not self.checkpoints.writes:
             return
         averages = self.average.variables if self.average else []
         arrays = {
@@ -274,6 +287,7 @@ class _Loop:
     def _restore(self) -> None:
         """Go to the newest checkpoint, if there is one."""
         found = self.checkpoints.newest() if self.checkpoints else None
+        self._agree(Place() if found is None else found[0])
         if found is None:
             return
         self.place, arrays = found
@@ -283,16 +297,38 @@ class _Loop:
         self.pipeline.best.take_up(arrays)
         self.sums = arrays["sums"]
 
-    def _keep_suspects(self, seen: Any) -> None:
-        """Write the batches that a loss was not finite on."""
+    def _agree(self, place: Place) -> None:
+        """Refuse to start where other workers do not.
+
+        Raises:
+            ValueError: when they have found other checkpoints.
+        """
+        if self.strategy.cluster_resolver is None:
+            return
+        own = tf.constant([float(place.epoch), float(place.step)])
+        total = self.strategy.reduce(
+            tf.distribute.ReduceOp.SUM, self.strategy.run(lambda: own), axis=None
+        )
+        if not np.array_equal(total, own * self.strategy.num_replicas_in_sync):
+            raise ValueError(
+                "The workers have found different checkpoints; their folder must be one that all "
+                "of them share."
+            )
+
+    def _keep_suspects(self, count: int) -> None:
+        """Write the batches of the last steps, as many, which made a loss that is not finite."""
         if self.suspects is None:
             return
-        local = [self.strategy.experimental_local_results(batch) for batch in seen]
-        parts = [part for replicas in local for part in replicas]
-        images, labels = (np.concatenate([np.asarray(p[i]) for p in parts]) for i in (0, 1))
+        batches = self.batches_from(self.place.epoch, self.place.step).take(count)
+        images, labels = (
+            np.concatenate([np.asarray(batch[i]) for batch in batches]) for i in (0, 1)
+        )
         temporary = f"{self.suspects}.tmp"
-        with open(temporary, "wb") as file:
-            np.savez(
-                file, images=images, labels=labels, epoch=self.place.epoch, step=self.place.step
-            )
-        os.replace(temporary, self.suspects)
+        try:
+            with open(temporary, "wb") as file:
+                np.savez(file, images=images, labels=labels, **dataclasses.asdict(self.place))
+            os.replace(temporary, self.suspects)
+        except OSError as error:  # what is to be told is the loss
+            logging.warning("hydra_tf: %s cannot be written: %s", self.suspects, error)
+            if os.path.exists(temporary):
+                os.remove(temporary)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
@@ -17,14 +17,15 @@ PartGradients = Callable[..., tuple[LossTerms, list[Any]]]
 
 @dataclass(frozen=True)
 class StepOptions:
-    """How a step is worked, without a change to what it computes (but for clipping).
+    """How a step is worked.
 
     Args:
         microbatches: parts that a batch is worked in, one after the other, their gradients
             added up: a large batch on little memory. BatchNorm sees each part for itself.
         clip_norm: largest Euclidean length of the whole gradient (Pascanu et al., 2013);
             None leaves it as it is.
-        jit: whether XLA compiles loss and gradients.
+        jit: whether XLA compiles loss and gradients; it draws other random numbers from the
+            same seed.
 
     Raises:
         ValueError: for a value out of range.
@@ -104,14 +105,30 @@ def gradients_in_parts(
     weights: list[tf.Tensor] = []
     for i in range(options.microbatches):
         start, end = (count * k // options.microbatches for k in (i, i + 1))
+        # A part of a short batch may be empty: it gets a sample that counts for nothing.
+        begin = tf.minimum(start, count - 1)
         # One after the other: beside one another they would need the memory of the whole.
         with tf.control_dependencies([g for g in found[-1][1] if g is not None] if found else []):
-            rows = [None if t is None else tf.identity(t[start:end]) for t in (x, y, perturbed)]
+            stop = tf.maximum(end, begin + 1)
+            rows = [None if t is None else tf.identity(t[begin:stop]) for t in (x, y, perturbed)]
         own = tf.cast(end - start, tf.float32)
-        with part_of_batch(first + start, total):
-            found.append(part_gradients(*rows, moment, own / tf.cast(total, tf.float32)))
+        with part_of_batch(first + begin, total):
+            terms, gradients = part_gradients(*rows, moment, own / tf.cast(total, tf.float32))
+        found.append((_first_rows(terms, end - start), gradients))
+        if perturbed is not None:
+            gradients[-1] = gradients[-1][: end - start]
         weights.append(own / tf.cast(count, tf.float32))
     return _together(found, weights, carries=perturbed is not None)
+
+
+def _first_rows(terms: LossTerms, count: tf.Tensor) -> LossTerms:
+    """The same of so many samples only."""
+    adversarial = terms.adversarial_logits
+    return replace(
+        terms,
+        logits=terms.logits[:count],
+        adversarial_logits=None if adversarial is None else adversarial[:count],
+    )
 
 
 def _together(

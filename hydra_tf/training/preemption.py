@@ -25,5 +25,9 @@ def sigterm_noted() -> Iterator[Callable[[], bool]]:
     before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
         yield asked.is_set
-    finally:
+    except BaseException:
         signal.signal(signal.SIGTERM, before)
+        raise
+    signal.signal(signal.SIGTERM, before)
+    if asked.is_set():  # it came too late to be acted on: whoever comes next shall hear of it
+        signal.raise_signal(signal.SIGTERM)

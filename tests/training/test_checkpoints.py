@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+import hydra_tf
 from hydra_tf.training import Checkpoints, LoopOptions, PreemptionError, train
 from hydra_tf.training.checkpoints import Place, gathered, scatter
 from tests.training.loops import STEPS, assert_same, make, phases, weights_of
@@ -98,6 +99,48 @@ def test_sigterm_leaves_a_checkpoint_of_that_very_step(tmp_path, batches_from, v
     assert_same(resumed, whole)
 
 
+def test_a_run_that_ends_while_it_is_judged_goes_on_with_the_next_epoch(tmp_path, validation):
+    def batches_from(epoch, step):
+        data = hydra_tf.data.load("digits", batch_size=300, first_epoch=epoch, first_step=step)
+        return data.train.repeat().take(5 * 2 + 1)
+
+    def run_on(folder, *watchers):
+        model = make("natural")
+        options = LoopOptions(checkpoint_seconds=0.0)
+        how = {"validation": validation, "options": options, "verbose": 0}
+        store = Checkpoints(folder)
+        steps = hydra_tf.data.load("digits", batch_size=300).steps
+        train(model, batches_from, steps, phases(2), callbacks=watchers, checkpoints=store, **how)
+        return weights_of(model)
+
+    class FaultAtTheEnd(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise StopError
+
+    with pytest.raises(StopError):
+        run_on(tmp_path / "cut", FaultAtTheEnd())
+    assert Checkpoints(tmp_path / "cut").newest()[0] == Place(0, 5)
+    assert_same(run_on(tmp_path / "cut"), run_on(tmp_path / "whole"))
+
+
+def test_sigterm_that_comes_too_late_for_a_step_is_passed_on(batches_from):
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(True))
+
+    class AfterTheLastEpoch(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            preempt()
+
+    try:
+        train(
+            make("natural"), batches_from, STEPS, phases(1), callbacks=[AfterTheLastEpoch()],
+            verbose=0,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [True]
+
+
 def test_a_finished_run_has_nothing_left_to_do(tmp_path, batches_from, validation):
     whole, _ = run(tmp_path, validation, batches_from, every=1e9)
     again, rows = run(tmp_path, validation, batches_from, StopAfter(1, fault))
@@ -137,7 +180,7 @@ def test_every_kind_of_damage_is_known(damage, tmp_path):
 
 def test_old_checkpoints_go_and_places_have_an_order(tmp_path):
     store = Checkpoints(tmp_path, keep=3)
-    for place in (Place(0, 5), Place(1, 0), Place(0, 9), Place(10, 0), Place(9, 2)):
+    for place in (Place(0, 5), Place(0, 9), Place(1, 0), Place(9, 2), Place(10, 0)):
         store.save(place, {"a": np.zeros(1)})
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [
@@ -160,6 +203,15 @@ def test_a_full_disk_leaves_the_run_as_it_was(tmp_path, monkeypatch):
         store.save(Place(0, 2), {"a": np.zeros(1)})
     assert [path.name for path in tmp_path.iterdir()] == ["at-00000-000000001.npz"]
     assert store.newest()[0] == Place(0, 1)
+
+
+def test_damaged_checkpoints_do_not_outlive_whole_ones(tmp_path):
+    for step in (8, 9):
+        (tmp_path / f"at-00000-{step:09d}.npz").write_bytes(b"cut short")
+    store = Checkpoints(tmp_path)
+    store.save(Place(0, 5), {"a": np.zeros(1)})
+    assert store.newest()[0] == Place(0, 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["at-00000-000000005.npz"]
 
 
 def test_only_the_chief_writes(tmp_path):

@@ -19,7 +19,7 @@ from tests.training.loops import STEPS, TRADES, assert_same, make, phases, small
 @pytest.mark.parametrize("objective", ["natural", TRADES, "free:epsilon=0.1,replays=2"])
 def test_the_loop_makes_the_bits_that_fit_makes(objective, batches_from, validation):
     fitted, looped = make(objective), make(objective)
-    fitted.fit(
+    history = fitted.fit(
         batches_from(0, 0),
         epochs=4,
         steps_per_epoch=STEPS,
@@ -29,14 +29,16 @@ def test_the_loop_makes_the_bits_that_fit_makes(objective, batches_from, validat
     )
     logs = train(looped, batches_from, STEPS, phases(1, 2, 1), validation=validation, verbose=0)
     assert_same(weights_of(looped), weights_of(fitted))
-    expected = fitted.evaluate(validation, verbose=0, return_dict=True)
-    assert logs["val_loss"] > 0
-    np.testing.assert_allclose(
-        looped.evaluate(validation, verbose=0, return_dict=True)["loss"], expected["loss"]
-    )
+    for key, values in history.history.items():
+        if key == "density":  # which the pipeline adds to what its peers see
+            continue
+        assert logs[key] == pytest.approx(values[-1], rel=1e-5), key
 
 
-@pytest.mark.parametrize("objective", [TRADES, "smoothing", "pgd:norm=l2,epsilon=0.5,steps=2"])
+@pytest.mark.parametrize(
+    "objective",
+    [TRADES, "smoothing", "pgd:norm=l2,epsilon=0.5,steps=2", "mixtrain:epsilon=0.02,samples=2"],
+)
 def test_two_replicas_make_the_masks_of_one_device(
     objective, batches_from, validation, two_replicas
 ):
@@ -78,10 +80,12 @@ def test_replicas_share_every_batch_in_order(two_replicas):
     [
         (LoopOptions(steps_per_execution=2), TRADES, 0.0),
         (LoopOptions(step=StepOptions(microbatches=3)), TRADES, 2e-4),
-        # Not by an attack: XLA rounds in other places, which turns signs of small gradients.
-        (LoopOptions(step=StepOptions(jit=True)), "smoothing", 2e-4),
+        # XLA draws other numbers from a seed, so the objective has to do without.
+        (LoopOptions(step=StepOptions(jit=True)), "crown_ibp:epsilon=0.02", 2e-4),
+        # The last batch has 22 images: some of the 24 parts are empty.
+        (LoopOptions(step=StepOptions(microbatches=24)), TRADES, 2e-4),
     ],
-    ids=["steps_per_execution", "microbatches", "jit"],
+    ids=["steps_per_execution", "microbatches", "jit", "empty parts"],
 )
 def test_options_of_the_machine_change_no_result(options, objective, atol, batches_from):
     plain, other = make(objective), make(objective)
