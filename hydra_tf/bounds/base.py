@@ -19,9 +19,10 @@ class Bound:
         rounding: whether the bounds hold for float32 evaluations of the network, as certified
             numbers must; False gives the bounds of real arithmetic, for training.
         chunk: samples times linear functions that are followed backwards at once, at least
-            one function at a time. Memory grows with it: about ten tensors of so many copies
-            of the largest feature map. None takes as many as fit 128 MB a tensor, 0 takes
-            all at once.
+            one function at a time. Memory grows with it: about sixteen tensors of so many
+            copies of the largest feature map. None takes as many as fit 128 MB a tensor, 2 GB
+            in all; 0 takes all at once. It bounds the memory of bounds, not of their
+            gradients, which keep what every function left behind.
     """
 
     rounding: bool = True

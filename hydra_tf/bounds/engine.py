@@ -108,6 +108,10 @@ class Bounded:
                 slip = dot(tf.abs(rows), self.errors[number], True)
                 for i in range(len(signs)):
                     totals[i] -= slip
+            # What a node adds to the totals would otherwise wait, and its rows with it, while
+            # TensorFlow runs ahead to the input.
+            with tf.control_dependencies([total for total in totals if tf.is_tensor(total)]):
+                found = [tf.identity(part) for part in found]
             for source, part in zip(self.network.sources[number], found, strict=True):
                 waiting[source] = part if source not in waiting else waiting[source] + part
         if 0 in waiting:
@@ -196,20 +200,24 @@ def in_chunks(
         found = floor32(found) if bounded.context.rounding else found
         return tf.broadcast_to(found, [batch, len(signs) * sizes(indices)[0]])
 
+    # TensorFlow would begin to work for every value at once, and hold the rows of each until the
+    # intervals before it are there.
+    before = [end for each in bounded.values[: value + 1] for end in (each.lower, each.upper)]
+    with tf.control_dependencies(before):
+        every = tf.identity(tf.range(count))
     if chunk == 0:
-        return work(tf.range(count))
+        return work(every)
     if isinstance(batch, int) and isinstance(count, int):
         most = max(1, chunk // max(1, batch))
         if count <= most:
-            return work(tf.range(count))
+            return work(every)
         # Chunks of about one size: the last is not mostly repetition.
         most = -(-count // -(-count // most))
     else:
         most = tf.clip_by_value(chunk // tf.maximum(1, batch), 1, count)
-    starts = tf.range(0, count, most)
     found = tf.map_fn(
         lambda start: work(tf.minimum(start + tf.range(most), count - 1)),
-        starts,
+        every[0] + tf.range(0, count, most),
         fn_output_signature=tf.TensorSpec([None, None], tf.float32),
         parallel_iterations=1,
     )

@@ -22,7 +22,8 @@ class CROWNIBP(Verified):
     linearly with it from their first to their last value; after that they stay. Each
     phase begins anew at epsilon 0: what is left after pruning has to find its way back to
     verified bounds, as the dense network found its own. Bounds take the network in
-    inference mode. Parameters: those of :class:`Verified`, and
+    inference mode, and hold for float32 alone: a network that computes in half precision is
+    refused before the first step. Parameters: those of :class:`Verified`, and
 
     Args:
         kappa_start: weight of the natural loss at epsilon 0.

@@ -23,7 +23,8 @@ class MixTrain(Verified):
     `samples` random ones of the batch, and counts with probability `share` a batch. alpha is
     ``0.1 * 2.5^floor((progress - ramp) / growth)``, at most `alpha_max`: with the paper's 60
     epochs, a ramp of 15 and a growth every 5 of them, the defaults. Each phase begins anew
-    at epsilon 0. Parameters: those of :class:`Verified`, and
+    at epsilon 0. Bounds hold for float32 alone: a network that computes in half precision is
+    refused before the first step. Parameters: those of :class:`Verified`, and
 
     Args:
         samples: how many samples of a batch are bounded (k of the paper, 1 or 5).

@@ -1,6 +1,8 @@
 """Gradients, graphs, chunks, parameters, and what is refused."""
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import keras
@@ -108,6 +110,31 @@ def test_chunks_bound_memory(monkeypatch):
     bounds.margin_lower_bound(net, np.full((4, 4), 0.5), [0, 1, 2, 3], 0.1, "crown", chunk=40)
     # 49 margins, at most 10 at once for 4 images: 5 chunks of 10. The first layer is exact.
     assert rows == [10]
+
+
+PEAK = """
+import resource
+import keras, numpy as np
+from keras import layers
+from hydra_tf import bounds
+from hydra_tf.bounds import engine
+
+engine._FLOATS = 1 << 22  # 16 MB a tensor
+conv = [layers.Conv2D(8, 3, padding="same", activation="relu") for _ in range(6)]
+last = [layers.MaxPooling2D(), layers.Flatten(), layers.Dense(10)]
+net = keras.Sequential([keras.Input((16, 16, 1)), *conv, *last])
+for method in ("crown_ibp", "crown"):
+    bounds.margin_lower_bound(net, np.full((1, 16, 16, 1), 0.5), [0], 0.01, method)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory as Linux tells it")
+def test_memory_does_not_grow_with_the_depth_of_the_network():
+    # 256 MB; 890 MB where TensorFlow runs ahead down the network, and begins with every layer.
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert after - before < 25 * 16
 
 
 def test_fast_transposed_convolutions_are_transposed_convolutions():
