@@ -35,6 +35,7 @@ def validate() -> dict[str, Any]:
         raise UsageError("--run is missing: name the run directory to judge.")
     config = pipeline.read_config(FLAGS.run)
     networks.network_path(FLAGS.run)
+    common.at_least("seed", 0)
     if FLAGS.attacks is not None:
         config["attacks"] = FLAGS.attacks
     for spec in common.attack_specs(config["attacks"]):

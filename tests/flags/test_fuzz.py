@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -45,12 +46,11 @@ print(json.dumps(found))
 
 WORDS = [
     "", " ", "0", "-1", "1e999", "nan", "inf", "-inf", "none", "true", "[]", "{}", "{", "'", '"',
-    "\\", "%s", "{0}", "\x00x", "é√", "../..", "a" * 3000, "1,2", "=", ":", ";", "trades:",
+    "\\", "%s", "{0}", "é√", "../..", "a" * 3000, "1,2", "=", ":", ";", "trades:",
     "trades:epsilon", "trades:epsilon=", "trades:=3", "trades:epsilon=1/0", "trades:beta=6,,",
     "pgd:steps=1.5", "pgd:norm=l7", "crown_ibp:ramp=2", "smoothing:sigma=0", "__import__('os')",
     "mixtrain:samples=0", "free:replays=0", "natural:epsilon=1", "pgd:epsilon=-8/255",
 ]  # fmt: skip
-# Flags of train that no word above can be right for.
 FLAGS = {
     "train": [
         "density", "method", "objective", "model", "dataset", "strategy", "batch_size", "seed",
@@ -58,29 +58,37 @@ FLAGS = {
         "microbatches", "dtype_policy", "clip_norm", "ema", "extra", "pretrained", "flagfile",
     ],
     "study": ["methods", "densities", "seeds", "split", "certify_n", "objective", "model"],
-    "evaluate": ["run", "attacks"],
-    "certify": ["run", "method", "sigma", "n", "alpha", "epsilon", "samples"],
+    "evaluate": ["run", "attacks", "seed"],
+    "certify": ["run", "method", "sigma", "n0", "n", "alpha", "samples", "split", "batch_size"],
     "export": ["run", "quantization"],
 }  # fmt: skip
+# What is right after all.
 RIGHT = {
-    "seed": {"0"}, "warmup": {"0"}, "pretrained": {"", " "}, "extra": {""}, "certify_n": {"0"},
-    "attacks": {"", " ", ";"}, "flagfile": {"", " "}, "samples": {"0"}, "pretrain_epochs": {"0"},
-    "objective": {"trades:"}, "clip_norm": {"none"}, "ema": {"none"}, "learning_rate": set(),
+    "seed": {"0"}, "warmup": {"0"}, "pretrained": {""}, "extra": {""}, "certify_n": {"0"},
+    "attacks": {"", " ", ";", "trades:"}, "flagfile": {"", " "}, "samples": {"0"},
+    "pretrain_epochs": {"0"}, "objective": {"trades:", "trades:beta=6,,"}, "methods": {""},
+    "densities": {""}, "quantization": {"none"},
 }  # fmt: skip
 
 
 def cases_for(binary, count, folder):
-    chance = random.Random(binary)
-    cases = []
-    while len(cases) < count:
-        flag, word = chance.choice(FLAGS[binary]), chance.choice(WORDS)
-        if word in RIGHT.get(flag, ()) or "\x00" in word:
-            continue
-        form = chance.choice([f"--{flag}={word}", f"--{flag}x={word}", f"-{flag}s={word}", word])
-        if form == word and not word.strip():
-            continue
-        cases.append([f"--out={folder / 'out'}", form] if binary in ("train", "study") else [form])
-    return cases
+    """Command lines with one wrong value each, for a run directory that looks whole."""
+    run = folder / "run"
+    run.mkdir()
+    sound = {"dataset": "digits", "objective": "trades", "attacks": "pgd"}
+    (run / "config.json").write_text(json.dumps({**sound, "batch_size": 8, "seed": 0}))
+    (run / "report.json").write_text("{}")
+    with zipfile.ZipFile(run / "model.keras", "w") as archive:
+        archive.writestr("metadata.json", "{}")
+    before = f"--out={folder / 'out'}" if binary in ("train", "study") else f"--run={run}"
+    cases = [
+        [before, f"--{flag}={word}"]
+        for flag in FLAGS[binary]
+        for word in WORDS
+        if word not in RIGHT.get(flag, ())
+    ]
+    random.Random(binary).shuffle(cases)
+    return cases[:count]
 
 
 def config_cases(folder):
