@@ -16,8 +16,20 @@ from hydra_tf.models.checks import check_batch, require_logits
 DEFAULT_ATTACK = "pgd:steps=50,restarts=10"
 
 
-def _dataset(data: Any, batch_size: int) -> tf.data.Dataset:
-    """Batches of a tf.data.Dataset or of a pair of arrays."""
+def as_dataset(data: Any, batch_size: int) -> tf.data.Dataset:
+    """Return batches of images and labels.
+
+    Args:
+        data: tf.data.Dataset of (images, labels) batches, or two arrays.
+        batch_size: batch size for arrays.
+
+    Raises:
+        ValueError: for a data set without end or of other elements, arrays of two lengths.
+
+    Example:
+        >>> int(as_dataset((np.zeros((3, 2)), np.zeros(3, int)), 2).cardinality())
+        2
+    """
     if not isinstance(data, tf.data.Dataset):
         x, y = (np.asarray(part) for part in data)
         if len(x) != len(y):
@@ -45,17 +57,41 @@ def network_of(model: Any) -> Any:
     return model if hasattr(model, "output_shape") else getattr(model, "net", model)
 
 
-def _shapes(model: Any, x: tf.Tensor) -> tuple[tuple[int | None, ...], int]:
-    """Input shape and number of logits of a model, asked of a subclassed one by a call."""
+def shapes_of(model: Any, x: tf.Tensor) -> tuple[tuple[int | None, ...], int]:
+    """Return input shape and number of logits of a model, asked of a subclassed one by a call.
+
+    Args:
+        model: Keras model that outputs logits.
+        x: [batch, ...] images.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
+        >>> shapes_of(net, tf.zeros([1, 2]))
+        ((None, 2), 3)
+    """
     if hasattr(model, "output_shape"):
         return model.input_shape, model.output_shape[-1]
     return (None, *x.shape[1:]), int(model(tf.cast(x[:1], tf.float32), training=False).shape[-1])
 
 
-def _batches(model: Any, data: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-    """Yield checked batches of images and integer labels."""
+def checked_batches(model: Any, data: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    """Yield checked batches of images and integer labels.
+
+    Args:
+        model: Keras model that outputs logits.
+        data: batches of images and labels, integers or one-hot.
+
+    Raises:
+        ValueError: images outside [0, 1] or of the wrong shape, labels out of range.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
+        >>> data = as_dataset((np.zeros((1, 2)), np.array([[0, 1, 0]])), 1)
+        >>> [y.numpy().tolist() for _, y in checked_batches(net, data)]
+        [[1]]
+    """
     for x, y in data:
-        check_batch(x, y, *_shapes(model, x))
+        check_batch(x, y, *shapes_of(model, x))
         yield tf.cast(x, tf.float32), sparse_labels(y)
 
 
@@ -91,11 +127,11 @@ def held_under(
         (1, 3)
     """
     model = network_of(model)
-    data = _dataset(data, batch_size)
+    data = as_dataset(data, batch_size)
     length = int(data.cardinality()) if int(data.cardinality()) > 0 else None
     bar = keras.utils.Progbar(length, verbose=verbose, stateful_metrics=["accuracy"])
     results: list[np.ndarray[Any, Any]] = []
-    for i, (x, y) in enumerate(_batches(model, data)):
+    for i, (x, y) in enumerate(checked_batches(model, data)):
         rows = [_right(model, x, y)]
         for attack in built:
             x_adv = attack(model, x, y, seed=tf.constant([seed, i]))

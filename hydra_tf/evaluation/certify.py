@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from hydra_tf.attacks.base import stateless_seed
-from hydra_tf.evaluation.accuracy import _shapes, network_of
+from hydra_tf.evaluation.accuracy import network_of, shapes_of
 from hydra_tf.graphs import Graphs
 from hydra_tf.models.checks import check_batch
 from hydra_tf.types import Sampling, require_number
@@ -109,7 +109,7 @@ _graphs = Graphs()
 
 def _count_votes(model: Any, x: Any, seed: Any, draws: Any, sigma: Any, batch_size: Any) -> Any:
     """Votes [images, classes] of a number of draws; see :func:`vote_counter`."""
-    images, image_shape, classes = tf.shape(x)[0], tuple(x.shape[1:]), _shapes(model, x)[1]
+    images, image_shape, classes = tf.shape(x)[0], tuple(x.shape[1:]), shapes_of(model, x)[1]
     # Passes of equal size, so that the last one is not mostly wasted.
     passes = -(-draws // tf.maximum(1, batch_size // images))
     at_once = -(-draws // passes)
@@ -226,7 +226,7 @@ def _checked(model: Any, x: Any, batch_size: int, seed: int) -> tuple[Any, tf.Te
     """The model and the images, refused unless they fit."""
     require_sizes(seed, batch_size=batch_size)
     model = network_of(model)
-    check_batch(x, np.zeros(len(x)), *_shapes(model, tf.convert_to_tensor(x)))
+    check_batch(x, np.zeros(len(x)), *shapes_of(model, tf.convert_to_tensor(x)))
     return model, tf.cast(x, tf.float32)
 
 
