@@ -119,9 +119,7 @@ def test_a_stream_is_not_read_far_ahead() -> None:
         def decode(record: tf.Tensor, seed: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
             return tf.zeros([1, 1, 1], tf.uint8), record
 
-        return data.Source(
-            records, records.take(1), records.take(1), 2, decode=decode, order=order
-        )
+        return data.Source(records, records.take(1), records.take(1), 2, decode=decode, order=order)
 
     batches = iter(data.load(source, batch_size=4).train)
     for _ in range(25):
