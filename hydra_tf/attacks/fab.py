@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from hydra_tf._lazy import tf
 from hydra_tf.attacks.base import ATTACKS, Attack, climb, misclassified, wide
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import likely_targets, targeted_margin
-from hydra_tf.attacks.norms import project
+from hydra_tf.attacks.norms import lengths, project
 from hydra_tf.attacks.pgd import check_steps
 from hydra_tf.attacks.survivors import attack_again
 from hydra_tf.types import Norm
@@ -77,7 +78,8 @@ class FAB(Attack):
         def move(_: Any, x_now: Any, seen: Any, best: Any, distance: Any) -> tuple[Any, ...]:
             gradient, _, values = seen
             x_next = _towards_boundary(x, x_now, gradient, values, self.norm)
-            wrong, length = misclassified(y, predict(x_next)), _length(x_next - x, self.norm)
+            wrong = misclassified(y, predict(x_next))
+            length = tf.reshape(lengths(x_next - x, self.norm), [-1])
             nearer = wrong & (length < distance)
             best = tf.where(wide(nearer, x), x_next, best)
             back = x + BACKWARDS * (x_next - x)
@@ -86,7 +88,7 @@ class FAB(Attack):
 
         # What is misclassified already cannot be improved on.
         never = tf.where(misclassified(y, predict(x)), 0.0, np.float32(np.inf))
-        loss = lambda logits: targeted_margin(y, aim, logits)  # noqa: E731
+        loss = functools.partial(targeted_margin, y, aim)
         return climb(predict, x, loss, move, x, never, steps=self.steps)[1]
 
 
@@ -100,9 +102,8 @@ def _towards_boundary(
     slopes = tf.concat([gradient, gradient], 0)
     steps = to_plane(both, slopes, -tf.concat([values, at_image], 0), norm)
     here, image = tf.split(both + OVERSHOOT * steps, 2)
-    lengths = tf.split(_length(steps, norm), 2)
-    bias = tf.minimum(tf.math.divide_no_nan(lengths[0], lengths[0] + lengths[1]), BIAS)
-    bias = wide(bias, x)
+    near, far = tf.split(lengths(steps, norm), 2)
+    bias = tf.minimum(tf.math.divide_no_nan(near, near + far), BIAS)
     return tf.clip_by_value((1.0 - bias) * here + bias * image, 0.0, 1.0)
 
 
@@ -152,11 +153,3 @@ def to_plane(x: tf.Tensor, slope: tf.Tensor, rise: tf.Tensor, norm: Norm) -> tf.
     start = tf.zeros_like(rise), tf.zeros_like(x, tf.bool), tf.constant(True)
     t, _, _ = tf.while_loop(lambda *state: state[2], body, start)
     return tf.sign(slope) * tf.minimum(wish(t), room)
-
-
-def _length(change: tf.Tensor, norm: Norm) -> tf.Tensor:
-    """Length of each change in the norm, [batch]."""
-    axes = list(range(1, len(change.shape)))
-    if norm == "linf":
-        return tf.reduce_max(tf.abs(change), axes)
-    return tf.sqrt(tf.reduce_sum(tf.square(change), axes))

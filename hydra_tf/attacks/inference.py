@@ -23,7 +23,8 @@ def inference(model: Any) -> Predict:
 
     Example:
         >>> import keras
-        >>> inference(keras.Sequential([keras.Input([2]), keras.layers.Dense(3)]))([[0, 1]]).shape
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
+        >>> inference(net)(tf.zeros([1, 2])).shape
         TensorShape([1, 3])
     """
 

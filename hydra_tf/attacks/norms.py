@@ -13,10 +13,26 @@ STARTS = ("uniform", "normal", "zero")
 _TINY = 1e-12  # keeps divisions by a vanishing norm finite
 
 
-def _lengths(batch: tf.Tensor) -> tf.Tensor:
-    """Euclidean length of each sample, with axes of one kept for broadcasting."""
-    axes = list(range(1, len(batch.shape)))
-    return tf.sqrt(tf.maximum(tf.reduce_sum(tf.square(batch), axes, keepdims=True), _TINY))
+def lengths(
+    batch: tf.Tensor, norm: Norm = "l2", axes: list[int] | None = None, least_square: float = 0.0
+) -> tf.Tensor:
+    """Return the length of each sample, with axes of one kept for broadcasting.
+
+    Args:
+        batch: [batch, ...].
+        norm: ``"linf"`` or ``"l2"``.
+        axes: what a length is taken over, when not over all of a sample.
+        least_square: what the square of an L2 length is at least taken for.
+
+    Example:
+        >>> lengths(tf.constant([[3.0, -4.0]])).numpy().tolist()
+        [[5.0]]
+    """
+    axes = axes or list(range(1, len(batch.shape)))
+    if norm == "linf":
+        return tf.reduce_max(tf.abs(batch), axes, keepdims=True)
+    squares = tf.reduce_sum(tf.square(batch), axes, keepdims=True)
+    return tf.sqrt(tf.maximum(squares, least_square) if least_square else squares)
 
 
 def project(x_adv: tf.Tensor, x: tf.Tensor, norm: Norm, epsilon: Any) -> tf.Tensor:
@@ -37,7 +53,7 @@ def project(x_adv: tf.Tensor, x: tf.Tensor, norm: Norm, epsilon: Any) -> tf.Tens
     if norm == "linf":
         return tf.clip_by_value(x + tf.clip_by_value(change, -epsilon, epsilon), 0.0, 1.0)
     # Shrinking towards x, which lies in the pixel range, stays in the pixel range.
-    return x + change * tf.minimum(1.0, epsilon / _lengths(change))
+    return x + change * tf.minimum(1.0, epsilon / lengths(change, least_square=_TINY))
 
 
 def steepest_step(gradient: tf.Tensor, norm: Norm) -> tf.Tensor:
@@ -58,7 +74,7 @@ def steepest_step(gradient: tf.Tensor, norm: Norm) -> tf.Tensor:
         return tf.sign(gradient)
     largest = tf.reduce_max(tf.abs(gradient), list(range(1, len(gradient.shape))), keepdims=True)
     scaled = tf.math.divide_no_nan(gradient, largest)
-    return scaled / _lengths(scaled)
+    return scaled / lengths(scaled, least_square=_TINY)
 
 
 def random_start(
@@ -94,10 +110,10 @@ def random_start(
         # A direction from the sphere times u^(1/n) is uniform in the ball.
         seeds = tf.random.split(seed, 2)
         noise = normal(x, seeds[0])
-        lengths = _lengths(noise)
+        long = lengths(noise, least_square=_TINY)
         size = tf.cast(tf.reduce_prod(tf.shape(x)[1:]), x.dtype)
-        radii = _uniform(tf.shape(lengths), seeds[1], 0.0, x.dtype)
-        moved = x + epsilon * radii ** (1.0 / size) * noise / lengths
+        radii = _uniform(tf.shape(long), seeds[1], 0.0, x.dtype)
+        moved = x + epsilon * radii ** (1.0 / size) * noise / long
     return project(moved, x, norm, epsilon)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from hydra_tf._lazy import tf
 from hydra_tf.attacks.base import ATTACKS, Attack, margin, misclassified, wide
 from hydra_tf.attacks.inference import Predict
-from hydra_tf.attacks.norms import project
+from hydra_tf.attacks.norms import lengths, project
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after so many of 10,000 queries
 TILES = 5  # the L2 attack starts with a bump on each of 5 x 5 tiles
@@ -119,15 +119,20 @@ class Square(Attack):
                 return i + 1, best, tf.maximum(raised, value), broken
 
             end = tf.gather(ends, k)
-            going = lambda i, *found: (i < end) & ~tf.reduce_all(found[2])  # noqa: E731
+
+            def going(i: Any, *found: Any) -> Any:
+                return (i < end) & ~tf.reduce_all(found[2])
+
             _, *found = tf.while_loop(going, query, (i, *found, tf.zeros_like(y_left, tf.bool)))
             old = (best, value, broken)
             new = map(tf.tensor_scatter_nd_update, old, [where] * 3, found)
             return (k + 1, end, *new)
 
+        def unfinished(k: Any, *state: Any) -> Any:
+            return (k < len(sizes)) & ~tf.reduce_all(state[3])
+
         # The start was the first query.
         found = (best, margin(y, logits), misclassified(y, logits))
-        unfinished = lambda k, *state: (k < len(sizes)) & ~tf.reduce_all(state[3])  # noqa: E731
         return tf.while_loop(unfinished, stage, (tf.constant(0), tf.constant(1), *found))[2]
 
 
@@ -161,7 +166,7 @@ def _bumps(x: Any, epsilon: float, seed: Any) -> Any:
     drawn = tf.gather(tf.gather(drawn, rows[:, 0] // tile, axis=1), columns // tile, axis=2)
     forms = bumps(min(height, tile), tile)[:, rows % tile, columns % tile, None]
     change = tf.where(drawn[..., :1] < 0.5, *forms) * _signs(drawn[..., 1:])
-    change *= tf.math.divide_no_nan(epsilon, _size(change, [1, 2, 3]))
+    change *= tf.math.divide_no_nan(epsilon, lengths(change, axes=[1, 2, 3]))
     return project(x + change, x, "l2", epsilon)
 
 
@@ -203,20 +208,16 @@ def _spending(x: Any, epsilon: float, sizes: list[tuple[int, int]]) -> Any:
         change = old - x
         taken = tf.where(inside, change, 0.0)
         fresh = bump * _signs(drawn[:, None, None, 5:])
-        fresh += tf.math.divide_no_nan(taken, _size(taken, [1, 2, 3]))
+        fresh += tf.math.divide_no_nan(taken, lengths(taken, axes=[1, 2, 3]))
         fresh = tf.where(inside, fresh, 0.0)
         squares = tf.square(change)
         spent = tf.reduce_sum(tf.where(both, squares, 0.0), [1, 2], keepdims=True)
         left = epsilon**2 - tf.reduce_sum(squares, [1, 2, 3], keepdims=True)
         length = tf.sqrt(spent + tf.maximum(0.0, left) / channels)
-        fresh *= tf.math.divide_no_nan(length, _size(fresh, [1, 2]))
+        fresh *= tf.math.divide_no_nan(length, lengths(fresh, axes=[1, 2]))
         return project(x + fresh + tf.where(both, 0.0, change), x, "l2", epsilon)
 
     return move
-
-
-def _size(change: Any, axes: list[int]) -> Any:
-    return tf.sqrt(tf.reduce_sum(tf.square(change), axes, keepdims=True))
 
 
 def _from_corner(x: Any, size: Any, uniform: Any) -> tuple[Any, Any]:

@@ -27,7 +27,7 @@ class Call:
     shapes: tuple[tuple[int | None, ...], ...]
 
 
-def network_of(model: Any) -> Any:
+def functional_of(model: Any) -> Any:
     """Return the functional model itself, or the network that a wrapper holds as ``net``.
 
     Raises:
@@ -36,7 +36,7 @@ def network_of(model: Any) -> Any:
 
     Example:
         >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
-        >>> network_of(net) is net
+        >>> functional_of(net) is net
         True
     """
     net = getattr(model, "net", model)
@@ -130,7 +130,7 @@ def _wire(net: Any, inputs: list[int], calls: list[Call]) -> list[int]:
 def _is_model(layer: Any) -> bool:
     if not isinstance(layer, keras.Model):
         return False
-    network_of(layer)
+    functional_of(layer)
     return True
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from hydra_tf._lazy import tf
 from hydra_tf.bounds.base import Bound, build
 from hydra_tf.bounds.engine import Network
-from hydra_tf.bounds.graph import network_of, walk
+from hydra_tf.bounds.graph import functional_of, walk
 from hydra_tf.bounds.rounding import TINY, U
 from hydra_tf.graphs import Graphs
 from hydra_tf.types import Interval, require_linf_radius
@@ -65,7 +65,7 @@ def bound(
         >>> found.lower.numpy().tolist(), found.upper.numpy().tolist()
         ([[0.25, -1.5]], [[0.75, -0.5]])
     """
-    net, x = network_of(model), tf.cast(x, tf.float32)
+    net, x = functional_of(model), tf.cast(x, tf.float32)
     how, clip = _method(method, rounding, chunk), _range(clip)
     epsilon = _checked(net, x, epsilon, clip)
     both = _run(net, how, clip, _logit_specs, x, epsilon)
@@ -114,7 +114,7 @@ def margin_lower_bound(
         >>> hydra_tf.bounds.margin_lower_bound(net, [[0.5]], [0], **how).numpy().tolist()
         [[0.0, 0.75]]
     """
-    net, x = network_of(model), tf.cast(x, tf.float32)
+    net, x = functional_of(model), tf.cast(x, tf.float32)
     how, clip = _method(method, rounding, chunk), _range(clip)
     epsilon = _checked(net, x, epsilon, clip)
     y = _labels(y, x, net.outputs[0].shape[-1])

@@ -16,8 +16,20 @@ from hydra_tf.checks import check_use, network_of
 DEFAULT_ATTACK = "pgd:steps=50,restarts=10"
 
 
-def _dataset(data: Any, batch_size: int) -> tf.data.Dataset:
-    """Batches of a tf.data.Dataset or of a pair of arrays."""
+def as_dataset(data: Any, batch_size: int) -> tf.data.Dataset:
+    """Return batches of images and labels.
+
+    Args:
+        data: tf.data.Dataset of (images, labels) batches, or two arrays.
+        batch_size: batch size for arrays.
+
+    Raises:
+        ValueError: for a data set without end or of other elements, arrays of two lengths.
+
+    Example:
+        >>> int(as_dataset((np.zeros((3, 2)), np.zeros(3, int)), 2).cardinality())
+        2
+    """
     if not isinstance(data, tf.data.Dataset):
         if not isinstance(data, tuple | list) or len(data) != 2:
             raise TypeError(
@@ -35,8 +47,22 @@ def _dataset(data: Any, batch_size: int) -> tf.data.Dataset:
     return data
 
 
-def _batches(model: Any, data: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-    """Yield checked batches of images and integer labels."""
+def checked_batches(model: Any, data: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    """Yield checked batches of images and integer labels.
+
+    Args:
+        model: Keras model that outputs logits.
+        data: batches of images and labels, integers or one-hot.
+
+    Raises:
+        ValueError: images outside [0, 1] or of the wrong shape, labels out of range.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
+        >>> data = as_dataset((np.zeros((1, 2)), np.array([[0, 1, 0]])), 1)
+        >>> [y.numpy().tolist() for _, y in checked_batches(net, data)]
+        [[1]]
+    """
     for x, y in data:
         check_use(model, x, y)
         yield tf.cast(x, tf.float32), sparse_labels(y)
@@ -74,11 +100,11 @@ def held_under(
         (1, 3)
     """
     model = network_of(model)
-    data = _dataset(data, batch_size)
+    data = as_dataset(data, batch_size)
     length = int(data.cardinality()) if int(data.cardinality()) > 0 else None
     bar = keras.utils.Progbar(length, verbose=verbose, stateful_metrics=["accuracy"])
     results: list[np.ndarray[Any, Any]] = []
-    for i, (x, y) in enumerate(_batches(model, data)):
+    for i, (x, y) in enumerate(checked_batches(model, data)):
         rows = [_right(model, x, y)]
         for attack in built:
             x_adv = attack(model, x, y, seed=tf.constant([seed, i]))

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from hydra_tf.checks import network_of
-from hydra_tf.evaluation.accuracy import _batches, _dataset
+from hydra_tf.evaluation.accuracy import as_dataset, checked_batches
 from hydra_tf.evaluation.certify import certifier, pieces, require_sizes
 from hydra_tf.types import Sampling
 
@@ -85,7 +85,7 @@ def certify_dataset(
     total = samples
     if isinstance(data, tuple | list):
         total = min(len(data[1]), samples or len(data[1]))
-    data = _dataset(data, 256)
+    data = as_dataset(data, 256)
     settings = {**dataclasses.asdict(how), "seed": seed, "shared_noise": shared_noise}
     rows = _open(path, {**settings, "network": network_hash(model)})[:samples]
     bar = keras.utils.Progbar(total, verbose=verbose, stateful_metrics=["certified"])
@@ -106,7 +106,7 @@ def _left(
 ) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
     """Yield what is left to certify, after a look at the data of what is done."""
     done, seen = list(rows), 0
-    for x, y in _batches(model, data):
+    for x, y in checked_batches(model, data):
         labels = y.numpy()[: None if samples is None else samples - seen]
         old = done[seen : seen + len(labels)]
         now = {"labels": labels[: len(old)].tolist(), "images": _hashes(x[: len(old)])}

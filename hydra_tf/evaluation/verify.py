@@ -9,7 +9,7 @@ import numpy as np
 
 from hydra_tf import bounds
 from hydra_tf.checks import network_of
-from hydra_tf.evaluation.accuracy import _batches, _dataset
+from hydra_tf.evaluation.accuracy import as_dataset, checked_batches
 from hydra_tf.types import require_linf_radius
 
 
@@ -53,11 +53,11 @@ def verified_under(
     """
     require_linf_radius(epsilon)
     model, built = network_of(model), bounds.build(method)
-    data = _dataset(data, batch_size)
+    data = as_dataset(data, batch_size)
     length = int(data.cardinality()) if int(data.cardinality()) > 0 else None
     bar = keras.utils.Progbar(length, verbose=verbose, stateful_metrics=["verified"])
     results: list[np.ndarray[Any, Any]] = []
-    for i, (x, y) in enumerate(_batches(model, data)):
+    for i, (x, y) in enumerate(checked_batches(model, data)):
         margins = bounds.margin_lower_bound(model, x, y, epsilon, built).numpy()
         others = np.arange(margins.shape[1]) != y.numpy()[:, None]
         results.append(np.all((margins > 0) | ~others, axis=1))

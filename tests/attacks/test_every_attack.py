@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from hydra_tf import attacks
 from hydra_tf.attacks.base import stateless_seed
+from hydra_tf.attacks.inference import inference
 
 SHORT = {"steps": 5, "targets": 2, "queries": 30, "restarts": 2}
 NAMES = attacks.ATTACKS.names()
@@ -24,8 +25,9 @@ def short(name, norm, epsilon, **how):
 
 def run(attack, model, x, y, seed=0):
     """The attack op by op: for a few steps that is quicker than to trace a graph first."""
-    predict = lambda z: model(z, training=False)  # noqa: E731
-    return attack.perturb(predict, tf.constant(x), tf.constant(y, tf.int32), stateless_seed(seed))
+    return attack.perturb(
+        inference(model), tf.constant(x), tf.constant(y, tf.int32), stateless_seed(seed)
+    )
 
 
 def length(change, norm):

@@ -172,6 +172,20 @@ def test_fit_learns_to_verify_through_all_phases(spec):
     assert after == pytest.approx(max(history.history["val_robust_accuracy"][25:]), abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ["crown_ibp", "mixtrain"])
+def test_half_precision_networks_are_refused_before_the_first_step(name):
+    half = keras.layers.Dense(8, dtype="mixed_float16", name="half")
+    net = keras.Sequential([keras.Input([6]), half, keras.layers.Dense(3)])
+    model = hydra_tf.RobustModel(net, name)
+    model.compile("sgd")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match='Layer "half" computes in float16, but bounds hold for'):
+        model.fit(X, Y, verbose=0)
+    assert int(model.optimizer.iterations) == 0
+    for value, weight in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, weight)
+
+
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
