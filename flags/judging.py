@@ -79,7 +79,7 @@ def judge(
     Args:
         net: the network.
         data: data splits.
-        settings: see :func:`common.training_settings`.
+        settings: see :func:`recipe.training_settings`.
         out: run directory.
         seed: seed of the attacks.
         verbose: as in Keras.
