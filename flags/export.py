@@ -27,7 +27,7 @@ flags.DEFINE_bool("sparse", True, "Encode zeros sparsely where it makes the file
 
 def validate() -> dict[str, Any]:
     """Return the run's config, once the network is there and the file can be written."""
-    from hydra_tf.export.paths import checked_path
+    from hydra_tf.files import checked_path
 
     if not FLAGS.run:
         raise UsageError("--run is missing: name the run directory to export.")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import hydra_tf
+from hydra_tf.files import replacing
 
 from .common import UsageError
 
@@ -85,6 +86,5 @@ def store(net: Any, out: str) -> None:
 
 def save(net: Any, path: str) -> None:
     """Save a network under a temporary name, then rename."""
-    stem, suffix = os.path.splitext(path)
-    net.save(f"{stem}.tmp{suffix}")
-    os.replace(f"{stem}.tmp{suffix}", path)
+    with replacing(path, ".keras") as temporary:
+        net.save(temporary)

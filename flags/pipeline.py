@@ -17,6 +17,7 @@ from typing import Any
 from absl import logging
 
 import hydra_tf
+from hydra_tf.files import replacing, unfinished
 
 from . import networks
 from .common import StoppedError, UsageError
@@ -85,7 +86,7 @@ def is_finished(out: str, config: Mapping[str, Any], overwrite: bool = False) ->
             )
         return same and not overwrite and _reported(out)
     # A run that was killed while it made its directory leaves the first alone.
-    if os.path.isdir(out) and not set(os.listdir(out)) <= {"config.json.tmp"}:
+    if os.path.isdir(out) and not set(os.listdir(out)) <= {unfinished("config.json").name}:
         raise UsageError(f"{out} is not empty and holds no run; choose another --out.")
     parent = os.path.abspath(out)
     while not os.path.lexists(parent):
@@ -117,15 +118,14 @@ def claim(out: str, config: Mapping[str, Any], overwrite: bool = False) -> None:
                 shutil.rmtree(target)
             elif os.path.exists(target):
                 os.remove(target)
-    temporary = f"{path}.tmp"
+    text = json.dumps({**_stamped(config), "versions": versions}, indent=2)
     try:
         os.makedirs(out, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump({**_stamped(config), "versions": versions}, file, indent=2)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(
-            f"{out} cannot be written ({error.strerror}); choose another --out."
+            f"{out} cannot be written ({error.strerror or error}); choose another --out."
         ) from error
 
 
@@ -153,10 +153,12 @@ def read_config(run: str) -> dict[str, Any]:
 
 def load_data(settings: Mapping[str, Any], seed: int) -> Any:
     """Return the data splits that the settings name."""
-    return _splits(settings, seed, 0, 0)
+    return _splits(settings, seed)
 
 
-def _splits(settings: Mapping[str, Any], seed: int, epoch: int, step: int) -> Any:
+def _splits(
+    settings: Mapping[str, Any], seed: int, epoch: int = 0, step: int = 0, **how: Any
+) -> Any:
     """The data splits, their training batches from a step of an epoch on."""
     from hydra_tf import data
 
@@ -168,6 +170,7 @@ def _splits(settings: Mapping[str, Any], seed: int, epoch: int, step: int) -> An
         # The first pass is that of a look at the data: epochs are numbered from 1.
         first_epoch=epoch + 1,
         first_step=step,
+        **how,
     )
 
 
@@ -208,6 +211,7 @@ def train_network(
     verbose: int,
     options: Any = None,
     chief: bool = True,
+    worker: tuple[int, int] = (0, 1),
     watchers: Sequence[Any] = (),
 ) -> Any:
     """Run the phases that the settings give epochs to, going on where `out` has a checkpoint.
@@ -224,6 +228,7 @@ def train_network(
         verbose: as in Keras.
         options: see :class:`hydra_tf.training.LoopOptions`.
         chief: whether this process writes.
+        worker: number of this worker, and how many there are.
         watchers: further Keras callbacks.
 
     Returns:
@@ -237,16 +242,18 @@ def train_network(
     if out is not None:
         checkpoints = training.Checkpoints(os.path.join(out, "checkpoints"), writes=chief)
     suspects = os.path.join(out, "suspects.npz") if out is not None and chief else None
+    wire = {"as_bytes": True, "worker": worker}
     try:
         training.train(
             model,
-            lambda epoch, step: _splits(settings, seed, epoch, step).train.repeat(),
+            lambda epoch, step: _splits(settings, seed, epoch, step, **wire).train.repeat(),
             data.steps,
             _phases(settings, density, method),
             validation=data.validation,
             callbacks=[*(_writers(out) if out is not None and chief else []), *watchers],
             checkpoints=checkpoints,
             options=options,
+            example=data.train,
             suspects=suspects,
             verbose=verbose if chief else 0,
         )

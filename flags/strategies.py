@@ -69,18 +69,19 @@ def _check_cluster(text: str | None) -> None:
         )
 
 
-def is_chief(name: str) -> bool:
-    """Return whether this process writes the files of the run.
+def worker(name: str) -> tuple[int, int]:
+    """Return the number of this worker, and how many there are; number 0 writes the run's files.
 
     Args:
         name: of the strategy, checked.
     """
     if name != "multi_worker":
-        return True
+        return 0, 1
     content = json.loads(os.environ["TF_CONFIG"])
-    task = content["task"]
-    first = "chief" if "chief" in content["cluster"] else "worker"
-    return bool(task["type"] == first and int(task["index"]) == 0)
+    cluster, task = content["cluster"], content["task"]
+    # As TensorFlow counts them: the chief, where there is one, before the workers.
+    before = len(cluster.get("chief", [])) if task["type"] == "worker" else 0
+    return before + int(task["index"]), sum(map(len, cluster.values()))
 
 
 def start(name: str) -> Any:

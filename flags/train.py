@@ -80,9 +80,11 @@ def run(config: dict[str, Any], strategy: Any) -> None:
             f"The last batch of an epoch would hold {tail} images, too few for {replicas} "
             "replicas; choose another --batch_size."
         )
-    chief = strategies.is_chief(FLAGS.strategy)
+    worker = strategies.worker(FLAGS.strategy)
+    chief = worker[0] == 0
     how = {key: config[key] for key in ("density", "method", "seed")}
     how |= {"verbose": FLAGS.verbose, "options": recipe.loop_options(), "chief": chief}
+    how["worker"] = worker
     judged: dict[str, Any] = {"seed": config["seed"], "verbose": FLAGS.verbose}
     before = None
     with strategy.scope():

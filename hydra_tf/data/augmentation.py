@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from hydra_tf._lazy import tf
 
@@ -70,6 +71,37 @@ def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.where(coins, images[:, :, ::-1], images)
 
 
+@dataclass(frozen=True)
+class CropAndFlip:
+    """Random crop and flip of a batch, of whatever dtype it is.
+
+    Args:
+        padding: see :func:`random_crop`; 0 for no cropping.
+        flip: whether to mirror at random.
+
+    Example:
+        >>> CropAndFlip(1, flip=True)(tf.zeros([3, 2, 2, 1], tf.uint8), [0, 1]).dtype.name
+        'uint8'
+    """
+
+    padding: int
+    flip: bool
+    keeps_bytes: ClassVar[bool] = True
+
+    def __call__(self, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Return images of the same shape and dtype.
+
+        Args:
+            images: [batch, height, width, channels].
+            seed: integers of shape [2].
+        """
+        if self.padding:
+            images = random_crop(images, seed, self.padding)
+        if self.flip:
+            images = random_flip(images, tf.random.fold_in(seed, 1))
+        return images
+
+
 def crop_and_flip(padding: int, flip: bool) -> Augment | None:
     """Return the augmentation made of the two, or None when neither is asked for.
 
@@ -85,14 +117,4 @@ def crop_and_flip(padding: int, flip: bool) -> Augment | None:
         True
     """
     check_crop(padding)
-    if not padding and not flip:
-        return None
-
-    def augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        if padding:
-            images = random_crop(images, seed, padding)
-        if flip:
-            images = random_flip(images, tf.random.fold_in(seed, 1))
-        return images
-
-    return augment
+    return CropAndFlip(padding, flip) if padding or flip else None

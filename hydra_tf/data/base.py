@@ -13,6 +13,7 @@ from hydra_tf.data.batches import Training, fixed, prefetched
 from hydra_tf.data.decoding import Unreadable
 from hydra_tf.data.mixing import check_match, extra_of, split_share
 from hydra_tf.data.passes import Passes
+from hydra_tf.data.sharing import OwnRows
 from hydra_tf.registry import Registry
 
 DATASETS: Registry[Callable[[], Source]] = Registry("data set", "hydra_tf.data")
@@ -117,6 +118,8 @@ def load(
     first_epoch: int = 0,
     first_step: int = 0,
     extra: Any = None,
+    as_bytes: bool = False,
+    worker: tuple[int, int] = (0, 1),
 ) -> DataSplits:
     """Return the batches of a data set.
 
@@ -141,6 +144,12 @@ def load(
             every batch, as a ``share`` of it that stands among its parameters and is 0.5 when
             left out: ``"npz:path=tiny.npz,share=0.5"``. The labelled images give a pass its
             length; the extra ones go on in the next pass where they have stopped in this.
+        as_bytes: leave training images that are held as bytes uint8 in [0, 255], where `augment`
+            needs no floats: a quarter of what goes to the device. :func:`training.train` takes
+            them as they are; so does :func:`unit_floats`.
+        worker: (number of this worker, how many share each batch): training images of the
+            shares of others are not decoded but black. They are still read, so that the order
+            is the same everywhere; images that need no decoding are there for all.
 
     Returns:
         The three splits, each of known cardinality.
@@ -177,13 +186,21 @@ def load(
         )
     shape = _image_shape(source)
     main = Passes(source, sizes["train"], seed, random=augment is not False)
+    pseudo = None if more is None else _extra_passes(more, main, shape)
+    own = OwnRows(*worker, main.size, batch_size - extra_count, extra_count)
+    if own.workers > 1:
+        main = replace(main, own=lambda n, place: own.of_labelled(place))
+        if pseudo is not None:
+            more_size = pseudo.size
+            pseudo = replace(pseudo, own=lambda n, place: own.of_extra(n * more_size + place))
     training = Training(
         main,
         batch_size,
         drop_remainder,
         source.augment if augment is None else augment or None,
-        None if more is None else _extra_passes(more, main, shape),
+        pseudo,
         extra_count,
+        as_bytes,
     )
     if first_step >= training.steps:
         raise ValueError(

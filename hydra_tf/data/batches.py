@@ -1,6 +1,7 @@
 """Batches of float32 images in [0, 1] and int32 labels, made of the examples of a source.
 
-Images stay as they are held, bytes as a rule, until the last function on the batch.
+Images stay as they are held, bytes as a rule, until the last function on the batch, or until
+they are on the device if that is asked for.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def fixed(source: Source, examples: tf.data.Dataset, batch_size: int) -> tf.data
     def finish(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if source.decode is not None:
             images, labels = replace_unreadable(images, labels)
-        return _converted(images, labels)
+        return unit_floats(images), tf.cast(labels, tf.int32)
 
     return prefetched(batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE))
 
@@ -52,6 +53,7 @@ class Training:
         augment: function of (images, seed), or None.
         extra: the extra examples, if there are any.
         extra_count: how many of each batch are extra ones.
+        as_bytes: whether 8-bit images stay uint8 in [0, 255], if `augment` leaves them so.
     """
 
     main: Passes
@@ -60,6 +62,7 @@ class Training:
     augment: Augment | None = None
     extra: Passes | None = None
     extra_count: int = 0
+    as_bytes: bool = False
 
     @property
     def steps(self) -> int:
@@ -91,6 +94,10 @@ class Training:
 
         def finish(*batches: Any) -> tuple[tf.Tensor, tf.Tensor]:
             read = [self._read(batch, i) for i, batch in enumerate(batches[:-1])]
+            dtypes = {images.dtype for images, _ in read}
+            keeps = self.augment is None or getattr(self.augment, "keeps_bytes", False)
+            if not (self.as_bytes and keeps and len(dtypes) == 1):
+                read = [(unit_floats(images), labels) for images, labels in read]
             images, labels = read[0] if len(read) == 1 else _mixed(read)
             if self.augment is not None:
                 # Not the step alone: that would draw the same crops in every pass.
@@ -108,7 +115,7 @@ class Training:
         images, labels = batch
         if source.decode is not None:
             images, labels = replace_unreadable(images, labels)
-        return _converted(images, labels)
+        return images, tf.cast(labels, tf.int32)
 
     def from_pass(self, first_pass: int = 0, first_step: int = 0) -> tf.data.Dataset:
         """Return a dataset of which every iteration is the next pass.
@@ -142,11 +149,19 @@ def prefetched(batches: tf.data.Dataset) -> tf.data.Dataset:
     return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _converted(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return float32 images in [0, 1] and int32 labels."""
+def unit_floats(images: tf.Tensor) -> tf.Tensor:
+    """Return float32 images in [0, 1], of bytes if they are uint8.
+
+    Args:
+        images: uint8 in [0, 255], or floats in [0, 1].
+
+    Example:
+        >>> unit_floats(tf.constant([51, 255], tf.uint8)).numpy().round(3).tolist()
+        [0.2, 1.0]
+    """
     if images.dtype == tf.uint8:
-        images = tf.cast(images, tf.float32) / 255.0
-    return tf.cast(images, tf.float32), tf.cast(labels, tf.int32)
+        return tf.cast(images, tf.float32) / 255.0
+    return tf.cast(images, tf.float32)
 
 
 def _mixed(read: list[tuple[tf.Tensor, tf.Tensor]]) -> tuple[tf.Tensor, tf.Tensor]:

@@ -11,6 +11,7 @@ from absl import logging
 from hydra_tf._lazy import tf
 
 UNREADABLE = -1  # the label of an image that could not be read, until a good one replaces it
+ELSEWHERE = -2  # the label of an image that another worker decodes
 _SHOWN = 5  # names in a warning
 # Photographs are tested at 224 of 256 pixels (Krizhevsky et al., NeurIPS 2012).
 _CENTRE = 224 / 256
@@ -207,7 +208,8 @@ def replace_unreadable(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor,
 
     Args:
         images: [batch, height, width, channels].
-        labels: [batch], UNREADABLE where an image could not be read.
+        labels: [batch], UNREADABLE where an image could not be read, ELSEWHERE where another
+            worker reads it.
 
     Raises:
         tf.errors.InvalidArgumentError: when the batch holds no good image.
@@ -217,7 +219,8 @@ def replace_unreadable(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor,
         >>> replace_unreadable(images, tf.constant([7, -1, 9, -1]))[1].numpy().tolist()
         [7, 9, 9, 7]
     """
-    good = labels != UNREADABLE
+    unread = labels == UNREADABLE
+    good = ~unread & (labels != ELSEWHERE)
     tf.debugging.assert_equal(
         tf.reduce_any(good),
         True,
@@ -232,4 +235,4 @@ def replace_unreadable(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor,
         chosen = (tf.range(count) + steps) % count
         return tf.gather(images, chosen), tf.gather(labels, chosen)
 
-    return tf.cond(tf.reduce_all(good), lambda: (images, labels), replaced)
+    return tf.cond(tf.reduce_any(unread), replaced, lambda: (images, labels))

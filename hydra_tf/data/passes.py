@@ -5,10 +5,15 @@ Nothing here remembers anything, so that a run can be taken up in the middle of 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hydra_tf._lazy import tf
+from hydra_tf.data.decoding import ELSEWHERE
 
 if TYPE_CHECKING:
     from hydra_tf.data.base import Source
@@ -85,6 +90,8 @@ class Passes:
         seed: seed of order and cuts.
         lane: 0 for a run's own data, 1 for extra data, which draw other numbers.
         random: whether images that are decoded are cut at random.
+        own: (number of the pass, place in it) -> whether to decode the image; the others are
+            black, their label ELSEWHERE. None decodes all.
     """
 
     source: Source
@@ -92,6 +99,7 @@ class Passes:
     seed: int
     lane: int = 0
     random: bool = True
+    own: Callable[[Any, Any], Any] | None = None
 
     def seeds(self, n: Any) -> tf.Tensor:
         """Return int64 [2], the seeds of pass `n`."""
@@ -116,11 +124,22 @@ class Passes:
             return records
         cuts = tf.reverse(seeds, [0])  # another stream than that of the batches' augmentation
         places = tf.data.Dataset.range(tf.cast(first, tf.int64), self.size)
-        return decoded(
-            tf.data.Dataset.zip((records, places)),
-            lambda record, place: source.decode(record, pair(cuts, place) if self.random else None),
-            source,
-        )
+
+        def decode(record: Any, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            read = functools.partial(source.decode, record, pair(cuts, place) if self.random else None)
+            if self.own is None:
+                return read()
+            return tf.cond(self.own(n, place), read, lambda: self._elsewhere)
+
+        return decoded(tf.data.Dataset.zip((records, places)), decode, source)
+
+    @functools.cached_property
+    def _elsewhere(self) -> tuple[Any, Any]:
+        """What stands for an image that another worker decodes, as numbers."""
+        examples = self.source.train.map(lambda record: self.source.decode(record, None))
+        image, label = examples.element_spec
+        black = np.zeros(image.shape, image.dtype.as_numpy_dtype)
+        return black, np.asarray(ELSEWHERE, label.dtype.as_numpy_dtype)
 
     def endless(self, place: Any) -> tf.data.Dataset:
         """Return the examples of one pass after another, from `place` on.

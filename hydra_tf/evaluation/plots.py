@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from hydra_tf.files import replacing
+
 
 def _figure(**how: Any) -> Any:
     """A matplotlib figure and axes that need no screen."""
@@ -26,11 +28,9 @@ def _legend_above(axes: Any, columns: int) -> None:
 
 
 def _save(figure: Any, path: str | os.PathLike[str]) -> str:
-    target = os.fspath(path)
-    stem, suffix = os.path.splitext(target)
-    figure.savefig(f"{stem}.tmp{suffix}", dpi=120)
-    os.replace(f"{stem}.tmp{suffix}", target)
-    return target
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    return os.fspath(path)
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> str:

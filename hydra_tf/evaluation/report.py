@@ -11,6 +11,7 @@ import numpy as np
 
 from hydra_tf import attacks
 from hydra_tf.evaluation.accuracy import DEFAULT_ATTACK, held_under
+from hydra_tf.files import replacing
 from hydra_tf.registry import unknown
 from hydra_tf.sparsity.model import report
 
@@ -98,7 +99,5 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
         >>> write_json(os.path.join(tempfile.mkdtemp(), "a.json"), {"era": 0.5})
     """
     text = json.dumps(content, indent=2) + "\n"
-    temporary = f"{os.fspath(path)}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

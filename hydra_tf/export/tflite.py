@@ -19,7 +19,7 @@ import tensorflow as tf
 from absl import logging
 
 from hydra_tf.export.litert import run_file
-from hydra_tf.export.paths import replacing
+from hydra_tf.files import replacing
 from hydra_tf.export.prepare import (
     computes_in_half,
     for_one_image,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from hydra_tf import bounds
 from hydra_tf._lazy import tf
 from hydra_tf.objectives.base import Objective
+from hydra_tf.randomness import current_part
 from hydra_tf.schedules import RAMPS
 from hydra_tf.types import Moment, require_linf_radius
 
@@ -31,13 +32,24 @@ class Verification:
     samples: int | None = None
 
     def held(self, model: Any, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        """Return [samples] booleans: no image of the ball is misclassified."""
-        x, y = x[: self.samples], y[: self.samples]
+        """Return booleans: no image of the ball is misclassified.
+
+        Args:
+            model: network that outputs logits.
+            x: [batch, ...] images; of a part of a batch those are looked at that are among the
+                first `samples` of the whole.
+            y: [batch] labels.
+        """
+        count = tf.shape(x)[0]
+        if self.samples is not None:
+            count = tf.clip_by_value(self.samples - current_part(count)[0], 0, count)
+            # Where none is, one is bounded all the same: bounds of no image cannot be had.
+            x, y = x[: tf.maximum(count, 1)], y[: tf.maximum(count, 1)]
         margins = bounds.margin_lower_bound(
             model, x, y, self.epsilon, method=self.method, rounding=False
         )
         others = ~tf.one_hot(y, tf.shape(margins)[1], on_value=True, off_value=False)
-        return tf.reduce_all((margins > 0) | ~others, axis=1)
+        return tf.reduce_all((margins > 0) | ~others, axis=1)[:count]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from hydra_tf.registry import unknown
@@ -279,6 +280,10 @@ class HydraCallback(keras.callbacks.Callback):
         gradients = robust_gradients(net, objective, kernels, x, y, moment)[1]
         for variable, value in zip(state, before, strict=True):
             variable.assign(value)  # looking at a batch must not move BatchNorm's averages
+        strategy = self.model.distribute_strategy
+        if strategy.cluster_resolver is not None:  # other machines may add up in another order
+            mean, own = tf.distribute.ReduceOp.MEAN, strategy.run(lambda: gradients)
+            gradients = [strategy.reduce(mean, gradient, axis=None) for gradient in own]
         return gradients
 
     def _peak(self, phase: Phase) -> float:

@@ -1,8 +1,8 @@
 """Checkpoints of a whole run: written whole or not at all, read only if they are whole.
 
 A file holds everything that the rest of a run follows from: the model's variables, the
-optimizer's, the place in the run and the sums of the epoch's metrics. What the data and
-every random number are follows from the place. NumPy's format is a zip archive, whose index
+optimizer's, the place in the run, the sums of the epoch's metrics and what callbacks remember.
+What the data and every random number are follows from the place. NumPy's format is a zip archive, whose index
 stands at its end and whose parts carry checksums: a file that was cut short or has changed is
 known for what it is, and the one before is taken.
 """
@@ -10,6 +10,7 @@ known for what it is, and the one before is taken.
 from __future__ import annotations
 
 import os
+import pathlib
 import re
 import zipfile
 import zlib
@@ -19,6 +20,8 @@ from typing import Any
 
 import numpy as np
 from absl import logging
+
+from hydra_tf.files import replacing, unfinished
 
 # What reading a file that was cut short, or has changed, may raise; a disk that fails is no damage.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError)
@@ -72,7 +75,7 @@ class Checkpoints:
 
         Args:
             place: where the run stands.
-            arrays: what it consists of.
+            arrays: what it consists of; under ``"run"`` what run it belongs to, as JSON.
 
         Raises:
             OSError: when it cannot be written; those of before are still there.
@@ -81,27 +84,24 @@ class Checkpoints:
             return
         os.makedirs(self.folder, exist_ok=True)
         path = os.path.join(self.folder, f"at-{place.epoch:05d}-{place.step:09d}.npz")
-        temporary = os.path.join(self.folder, "unfinished.tmp")
         try:
-            with open(temporary, "wb") as file:
-                np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _sync_folder(self.folder)
+            with replacing(path) as temporary:
+                np.savez(temporary, **arrays)
         except OSError as error:
-            _remove(temporary)
             raise OSError(
                 error.errno,
-                f"A checkpoint cannot be written ({error.strerror}); make room and run the same "
-                "command, which goes on from the one before",
+                f"A checkpoint cannot be written ({error.strerror or error}); make room and run "
+                "the same command, which goes on from the one before",
                 path,
             ) from error
         # One of a later place was found damaged: the run has gone on from before it.
         paths = self._paths()
         at = paths.index(path)
-        for old in (*paths[:at], *paths[at + self.keep :]):
-            _remove(old)
+        old = [*paths[:at], *paths[at + self.keep :]]
+        # What a process was writing when it was killed.
+        left = pathlib.Path(self.folder).glob(unfinished("at-*.npz").name)
+        for each in (*old, *left):
+            os.remove(each)
 
     def newest(self) -> tuple[Place, dict[str, Any]] | None:
         """Return the newest whole checkpoint, or None; damaged ones are passed over.
@@ -172,18 +172,3 @@ def _place_in(path: str) -> tuple[int, int]:
     """The place that a file's name tells, as numbers."""
     epoch, step = re.findall(r"\d+", os.path.basename(path))
     return int(epoch), int(step)
-
-
-def _remove(path: str) -> None:
-    """Remove a file that may be gone already."""
-    if os.path.exists(path):
-        os.remove(path)
-
-
-def _sync_folder(folder: str) -> None:
-    """Make a rename last through a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

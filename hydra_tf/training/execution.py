@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from hydra_tf.attacks.base import cross_entropy, sparse_labels
+from hydra_tf.data.batches import unit_floats
 from hydra_tf.randomness import part_of_batch
 from hydra_tf.training.average import MovingAverage
 from hydra_tf.training.batches import checked, held
@@ -88,7 +89,7 @@ def train_function(
     classes = model.net.output_shape[-1]
 
     def step(batch: Any, stop: tf.Tensor) -> tf.Tensor:
-        x, y = checked(batch, classes)
+        x, y = checked((unit_floats(batch[0]), *batch[1:]), classes)
         terms = model.robust_batch(x, y, options)
         if average is not None:
             average.update()
@@ -125,7 +126,7 @@ def judge_function(model: Any, strategy: Any) -> Callable[[Any], Any]:
     """
 
     def judge(batch: Any) -> tf.Tensor:
-        x, y = tf.cast(batch[0], tf.float32), sparse_labels(batch[1])
+        x, y = unit_floats(batch[0]), sparse_labels(batch[1])
         known = tf.cast(y >= 0, tf.float32)
         logits = model(x, training=False)
         loss = cross_entropy(tf.maximum(y, 0), logits)

@@ -10,9 +10,9 @@ orderly end when the machine is taken away.
 from __future__ import annotations
 
 import dataclasses
-import os
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,16 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from hydra_tf.data.batches import unit_floats
+from hydra_tf.files import replacing
 from hydra_tf.training.arrangement import arrange
 from hydra_tf.training.average import MovingAverage
 from hydra_tf.training.batches import plain_sentences
 from hydra_tf.training.callbacks import HydraCallback
 from hydra_tf.training.checkpoints import Checkpoints, Place, gathered, scatter
 from hydra_tf.training.execution import judge_function, means, shared_out, train_function
+from hydra_tf.training.identity import differences, identity
+from hydra_tf.training.memory import remember, remembered
 from hydra_tf.training.parts import StepOptions
 from hydra_tf.training.phases import PHASES, trained_variables
 from hydra_tf.training.preemption import PreemptionError, sigterm_noted
@@ -81,6 +85,7 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     checkpoints: Checkpoints | None = None,
     options: LoopOptions | None = None,
+    example: tf.data.Dataset | None = None,
     suspects: str | None = None,
     verbose: int = 1,
 ) -> dict[str, float]:
@@ -92,14 +97,19 @@ def train(
     Args:
         model: a compiled :class:`hydra_tf.RobustModel`.
         batches_from: maps (epoch, step) to endless batches of (images, labels) that begin
-            there, a pure function; on several workers each must get the same batches.
+            there, a pure function; images are floats in [0, 1], or uint8 in [0, 255], which are
+            divided by 255 on the device. On several workers each must get the same batches, of
+            which only its own share has to be right.
         steps: batches of an epoch.
         pipeline: the phases.
         validation: batches to judge each epoch on.
-        callbacks: Keras callbacks; those that write files belong on the chief alone, and what
-            they remember (EarlyStopping's patience) begins anew after a restart.
+        callbacks: Keras callbacks; those that write files belong on the chief alone. What
+            EarlyStopping, ReduceLROnPlateau and ModelCheckpoint remember is kept in a checkpoint;
+            others begin anew after a restart.
         checkpoints: where the run is kept; None keeps nothing.
         options: see :class:`LoopOptions`.
+        example: batches the first of which is looked at before the training (SNIP takes its
+            gradients there); by default those of the run's first step.
         suspects: file (.npz) that gets the batches of a step whose loss is not finite.
         verbose: as in Keras.
 
@@ -113,18 +123,20 @@ def train(
     """
     with sigterm_noted() as asked, plain_sentences():
         loop = _Loop(model, pipeline, steps, checkpoints, options or LoopOptions(), suspects)
+        first = batches_from(0, 0) if example is None else example
+        model.first_batch = model.check_data(first.map(lambda x, y: (unit_floats(x), y)))
         return loop.run(batches_from, validation, callbacks, asked, verbose)
 
 
-class _Restore(keras.callbacks.Callback):
-    """Takes a run up after the pipeline has made its state, before others look at it."""
+class _Then(keras.callbacks.Callback):
+    """Does something once those before it have begun, and before those after it."""
 
-    def __init__(self, restore: Callable[[], None]) -> None:
+    def __init__(self, what: Callable[[], None]) -> None:
         super().__init__()
-        self._restore = restore
+        self._what = what
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._restore()
+        self._what()
 
 
 class _Loop:
@@ -142,7 +154,10 @@ class _Loop:
         self.model, self.pipeline, self.steps = model, pipeline, steps
         self.checkpoints, self.options, self.suspects = checkpoints, options, suspects
         self.strategy = model.distribute_strategy
-        self.place, self.sums = Place(), np.zeros(6)
+        self.place, self.sums, self.stopped = Place(), np.zeros(6), False
+        self.callbacks: Sequence[Any] = ()
+        self._restored: Mapping[str, Any] = {}
+        self._count = 0
         self.average: MovingAverage | None = None
         self._functions: dict[int, Any] = {}
         self._functions_of: Any = None
@@ -157,8 +172,7 @@ class _Loop:
         verbose: int,
     ) -> dict[str, float]:
         """Do what :func:`train` says."""
-        model, self.batches_from = self.model, batches_from
-        model.first_batch = model.check_data(batches_from(0, 0))
+        model, self.batches_from, self.callbacks = self.model, batches_from, callbacks
         if validation is not None:
             model.check_data(validation)
         model.prepare()
@@ -169,7 +183,7 @@ class _Loop:
         self.judge = judge_function(model, self.strategy)
         first, *others = arrange([self.pipeline, *callbacks], verbose, 0)
         watchers = keras.callbacks.CallbackList(
-            [first, _Restore(self._restore), *others],
+            [first, _Then(self._restore), *others, _Then(self._recall)],
             model=model,
             verbose=verbose,
             epochs=self.pipeline.epochs,
@@ -178,9 +192,9 @@ class _Loop:
         model.stop_training = False
         watchers.on_train_begin()
         logs: dict[str, float] = {}
-        if self.place.epoch == self.pipeline.epochs:
+        if self.stopped or self.place.epoch == self.pipeline.epochs:
             # A run that was interrupted after its last epoch.
-            self.pipeline.on_epoch_begin(self.pipeline.epochs - 1)
+            self.pipeline.on_epoch_begin(self.place.epoch - 1)
             watchers.on_train_end(logs)
             return logs
         # A checkpoint may stand behind the last step of an epoch that was not judged yet.
@@ -211,12 +225,17 @@ class _Loop:
         if average is not None:
             average.swap()
         if validation is not None:
-            logs |= means(self._judged(validation), "val_")
-        watchers.on_epoch_end(epoch, logs)
+            logs |= self._judged(validation, watchers)
+        try:
+            watchers.on_epoch_end(epoch, logs)
+        except FloatingPointError:  # weights that the last step has ruined
+            self._keep_suspects(self.place.step - self._count, self._count)
+            raise
         last = epoch + 1 == first + self.pipeline.plan[phase] or self.model.stop_training
         if average is not None and not last:  # a phase ends with it, and the next begins there
             average.swap()
         self.place, self.sums = Place(epoch + 1, 0), np.zeros(6)
+        self.stopped = self.model.stop_training
         self._save()
         return logs
 
@@ -231,7 +250,8 @@ class _Loop:
         sums = np.asarray(execute(iterator, given, tf.constant(float(asked()))), np.float64)
         self.sums += sums
         if not np.isfinite(sums[1]):
-            self._keep_suspects(count)
+            self._keep_suspects(done, count)
+        self._count = count
         self.place = Place(epoch, done + count)
         logs = means(self.sums)
         watchers.on_train_batch_end(done + count - 1, logs)
@@ -262,12 +282,16 @@ class _Loop:
             )
         return self._functions[count]
 
-    def _judged(self, validation: tf.data.Dataset) -> Any:
-        """Sums over the validation data."""
+    def _judged(self, validation: tf.data.Dataset, watchers: Any) -> dict[str, float]:
+        """The metrics of the validation data."""
         total = np.zeros(6)
-        for batch in shared_out(validation, self.strategy, fill=True):
+        watchers.on_test_begin()
+        for i, batch in enumerate(shared_out(validation, self.strategy, fill=True)):
+            watchers.on_test_batch_begin(i)
             total += np.asarray(self.judge(batch), np.float64)
-        return total
+            watchers.on_test_batch_end(i, means(total))
+        watchers.on_test_end(means(total))
+        return means(total, "val_")
 
     def _save(self) -> None:
         """Write a checkpoint of this place."""
@@ -279,7 +303,10 @@ class _Loop:
             **gathered(self.model.optimizer.variables, "optimizer"),
             **gathered(averages, "average"),
             **self.pipeline.best.arrays(),
+            **remembered(self.callbacks),
             "sums": self.sums,
+            "stopped": self.stopped,
+            "run": json.dumps(self._identity()),
         }
         self.checkpoints.save(self.place, arrays)
         self._saved_at = time.monotonic()
@@ -291,11 +318,36 @@ class _Loop:
         if found is None:
             return
         self.place, arrays = found
+        self._require_own(arrays)
         scatter(self.model.variables, "model", arrays)
         scatter(self.model.optimizer.variables, "optimizer", arrays)
         scatter(self.average.variables if self.average else [], "average", arrays)
         self.pipeline.best.take_up(arrays)
-        self.sums = arrays["sums"]
+        self.sums, self.stopped = arrays["sums"], bool(arrays["stopped"])
+        self._restored = arrays
+
+    def _recall(self) -> None:
+        """Have callbacks, which begin anew with the training, remember what a checkpoint holds."""
+        remember(self.callbacks, self._restored)
+        self._restored = {}
+
+    def _identity(self) -> dict[str, Any]:
+        """What makes this run the one that a checkpoint belongs to."""
+        return identity(self.model, self.pipeline, self.steps, self.options.average)
+
+    def _require_own(self, arrays: Mapping[str, Any]) -> None:
+        """Refuse the checkpoint of another run.
+
+        Raises:
+            ValueError: with what it differs in.
+        """
+        kept = json.loads(str(arrays["run"])) if "run" in arrays else {}
+        if unlike := differences(kept, self._identity()):
+            folder = self.checkpoints.folder if self.checkpoints else ""
+            raise ValueError(
+                f"The checkpoint in {folder} is of another run, which differs in: {unlike}; name "
+                "another folder, or remove this one."
+            )
 
     def _agree(self, place: Place) -> None:
         """Refuse to start where other workers do not.
@@ -315,20 +367,16 @@ class _Loop:
                 "of them share."
             )
 
-    def _keep_suspects(self, count: int) -> None:
-        """Write the batches of the last steps, as many, which made a loss that is not finite."""
+    def _keep_suspects(self, first: int, count: int) -> None:
+        """Write the batches of so many steps of this epoch, which made what is not finite."""
         if self.suspects is None:
             return
-        batches = self.batches_from(self.place.epoch, self.place.step).take(count)
-        images, labels = (
-            np.concatenate([np.asarray(batch[i]) for batch in batches]) for i in (0, 1)
-        )
-        temporary = f"{self.suspects}.tmp"
+        place = Place(self.place.epoch, first)
+        batches = self.batches_from(place.epoch, place.step).take(count)
+        pairs = [(unit_floats(batch[0]), batch[1]) for batch in batches]
+        images, labels = (np.concatenate([np.asarray(pair[i]) for pair in pairs]) for i in (0, 1))
         try:
-            with open(temporary, "wb") as file:
-                np.savez(file, images=images, labels=labels, **dataclasses.asdict(self.place))
-            os.replace(temporary, self.suspects)
+            with replacing(self.suspects, ".npz") as temporary:
+                np.savez(temporary, images=images, labels=labels, **dataclasses.asdict(place))
         except OSError as error:  # what is to be told is the loss
             logging.warning("hydra_tf: %s cannot be written: %s", self.suspects, error)
-            if os.path.exists(temporary):
-                os.remove(temporary)

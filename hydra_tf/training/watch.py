@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from hydra_tf.files import replacing
 from hydra_tf.sparsity.model import report
 
 
@@ -48,7 +49,7 @@ class NaNGuard(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Keep the weights training starts from."""
-        self._where, self._weights = "the start", self.model.get_weights()
+        self._where, self._weights = "the start of this process", self.model.get_weights()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Note the epoch, for the message."""
@@ -116,10 +117,8 @@ class BestEpoch:
         self._value, self._weights = value, model.get_weights()
         if self._folder is not None:
             os.makedirs(self._folder, exist_ok=True)
-            path = os.path.join(self._folder, f"{phase}.npz")
-            with open(f"{path}.tmp", "wb") as file:
-                np.savez(file, *self._weights, value=value)
-            os.replace(f"{path}.tmp", path)
+            with replacing(os.path.join(self._folder, f"{phase}.npz")) as temporary:
+                np.savez(temporary, *self._weights, value=value)
 
     def resume(self, phase: str) -> None:
         """Read back what an interrupted run kept of this phase."""
@@ -193,6 +192,5 @@ class MetricsLog(keras.callbacks.Callback):
                 lines = [line for line in file if json.loads(line)["epoch"] < epoch + 1]
         row = {key: float(value) for key, value in (logs or {}).items()}
         lines.append(json.dumps({"epoch": epoch + 1, "phase": self.model.phase.name, **row}) + "\n")
-        with open(f"{self.path}.tmp", "w", encoding="utf-8") as file:
-            file.writelines(lines)
-        os.replace(f"{self.path}.tmp", self.path)
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")

@@ -1,6 +1,7 @@
 """Runs that are killed, told to stop, or out of room: nothing of them is lost."""
 
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -85,7 +86,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(fold
     assert result.returncode == 2
     assert "checkpoint cannot be written" in errors
     assert len(errors.strip().splitlines()) == 1
-    assert not list((folder / "full").glob("**/*.tmp"))
+    assert not list((folder / "full").glob("**/*unfinished*"))
     finish(folder, "full")
 
 
@@ -100,7 +101,9 @@ def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(tmp_path):
     assert result.returncode == 0, result.stderr
     for phase in ("pretrain: 100 epochs", "prune: 20 epochs", "finetune: 100 epochs"):
         assert phase in result.stdout
-    assert "peak memory" in result.stdout
+    assert re.search(r"validation: [\d.e-]+ s an epoch", result.stdout)
+    assert "report, pgd:steps=5: at most 0 h 01 min" in result.stdout
+    assert re.search(r"about 0 h \d\d min in all; peak memory [\d,]+ MB", result.stdout)
     assert not (tmp_path / "run").exists()
 
 

@@ -62,8 +62,12 @@ def workers():
 
     yield both
     for process in started:
-        process.kill()
-        process.communicate()
+        end(process)
+
+
+def end(process):
+    process.kill()
+    process.communicate()
 
 
 def wait_for_epochs(out, count, process):
@@ -76,24 +80,28 @@ def wait_for_epochs(out, count, process):
     raise AssertionError("no progress")
 
 
-def test_two_workers_train_what_one_device_does(workers, tmp_path):
-    flags = ["--pretrain_epochs=1"]
-    processes = workers(tmp_path / "both", *flags)
+def finish(*processes):
     for process in processes:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
-    alone = start(tmp_path / "alone", *flags)
-    _, errors = alone.communicate(timeout=300)
-    assert alone.returncode == 0, errors
-    one, other = (
-        keras.saving.load_model(tmp_path / name / "model.keras") for name in ("alone", "both")
-    )
+
+
+def assert_same_network(one, other, atol):
+    one, other = (keras.saving.load_model(out / "model.keras") for out in (one, other))
     for a, b in zip(one.variables, other.variables, strict=True):
         a, b = np.array(a), np.array(b)
         if a.dtype == bool:
             np.testing.assert_array_equal(a, b)
-        else:  # sums in another order, through 39 steps
-            np.testing.assert_allclose(a, b, atol=1e-4)
+        else:
+            np.testing.assert_allclose(a, b, atol=atol)
+
+
+def test_two_workers_train_what_one_device_does(workers, tmp_path):
+    flags = ["--pretrain_epochs=1"]
+    finish(*workers(tmp_path / "both", *flags))
+    finish(start(tmp_path / "alone", *flags))
+    # Sums in another order, through 39 steps.
+    assert_same_network(tmp_path / "alone", tmp_path / "both", atol=1e-4)
     reports = [json.loads((tmp_path / n / "report.json").read_text()) for n in ("alone", "both")]
     assert abs(reports[0]["benign_accuracy"] - reports[1]["benign_accuracy"]) <= 0.01
 
@@ -115,3 +123,24 @@ def test_when_a_worker_goes_the_other_stops_and_says_so(sent, workers, tmp_path)
         other.communicate(timeout=60)
         assert other.returncode == 75
     assert list((tmp_path / "run" / "checkpoints").glob("at-*.npz"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", [0, 1], ids=["chief", "worker"])
+def test_workers_that_are_started_again_end_where_they_would_have(dies, workers, tmp_path):
+    flags = ["--pretrain_epochs=6", "--checkpoint_minutes=0"]
+    both = workers(tmp_path / "run", *flags)
+    wait_for_epochs(tmp_path / "run", 2, both[0])
+    both[dies].kill()
+    moment = time.monotonic()
+    _, errors = both[1 - dies].communicate(timeout=120)
+    assert time.monotonic() - moment < 60
+    assert both[1 - dies].returncode == 75
+    assert "another worker is gone" in errors.strip().splitlines()[-1]
+    both[dies].communicate()
+    both.clear()
+    finish(*workers(tmp_path / "run", *flags))
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert epochs == list(range(1, 9))
+    finish(start(tmp_path / "alone", *flags))
+    assert_same_network(tmp_path / "alone", tmp_path / "run", atol=1e-3)

@@ -9,6 +9,7 @@ from scipy.special import log_softmax
 import hydra_tf
 from hydra_tf import bounds, objectives
 from hydra_tf.objectives.verified import Verification
+from hydra_tf.randomness import part_of_batch
 from hydra_tf.types import Moment
 
 RNG = np.random.default_rng(3)
@@ -150,6 +151,22 @@ def test_verification_watches_what_the_bound_verifies():
     assert np.array_equal(held, others.max(1) < 0)
     assert 0 < held.sum() < 12
     assert Verification(0.05, "ibp", samples=4).held(net, X, Y).shape == (4,)
+
+
+@pytest.mark.parametrize("method", ["ibp", "symbolic"])
+def test_verification_looks_at_the_first_images_of_the_whole_batch(method):
+    net = linear_net()
+    watch = Verification(0.05, method, samples=6)
+    whole = watch.held(net, tf.constant(X), tf.constant(Y)).numpy()
+
+    @tf.function
+    def held(first, end):
+        with part_of_batch(first, 12):
+            return watch.held(net, tf.constant(X)[first:end], tf.constant(Y)[first:end])
+
+    parts = [held(tf.constant(a), tf.constant(b)).numpy() for a, b in ((0, 5), (5, 9), (9, 12))]
+    assert [len(part) for part in parts] == [5, 1, 0]
+    assert np.array_equal(np.concatenate(parts), whole)
 
 
 @pytest.mark.parametrize("spec", ["crown_ibp:epsilon=0.1", "mixtrain:epsilon=0.1,samples=8"])

@@ -1,0 +1,83 @@
+"""What makes a run the one that a checkpoint belongs to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from hydra_tf.objectives import OBJECTIVES
+from hydra_tf.training.callbacks import HydraCallback
+from hydra_tf.training.optimizer import settings_of
+
+
+def identity(
+    model: Any, pipeline: HydraCallback, steps: int, average: float | None
+) -> dict[str, Any]:
+    """Return what the rest of a run follows from, but for its data and its network.
+
+    Left out is how steps are worked (devices, parts, XLA), which a run may change.
+
+    Args:
+        model: a compiled :class:`hydra_tf.RobustModel`.
+        pipeline: the phases.
+        steps: batches of an epoch.
+        average: decay of the moving average of the weights.
+
+    Returns:
+        A mapping that JSON can hold; callables stand in it by their names.
+
+    Example:
+        >>> import keras, hydra_tf
+        >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(2)])
+        >>> model = hydra_tf.RobustModel(net, "natural")
+        >>> model.compile("sgd")
+        >>> identity(model, HydraCallback(0.1, 1, 1, 1), 10, None)["phases"]
+        {'pretrain': 1, 'prune': 1, 'finetune': 1}
+    """
+    optimizer = {k: v for k, v in settings_of(model.optimizer).items() if k != "learning_rate"}
+    content = {
+        "seed": model.seed,
+        "objective": _objective(model.objective),
+        "steps of an epoch": steps,
+        "phases": pipeline.plan,
+        "method": pipeline.method,
+        "density": pipeline.density,
+        "allocation": pipeline.allocation,
+        "granularity": pipeline.granularity,
+        "learning rate": [
+            pipeline.learning_rate, pipeline.schedule, pipeline.warmup, model.compiled_rate.rate,
+        ],
+        "optimizer": optimizer,
+        "average": average,
+        "trained BatchNorm": model.train_batchnorm,
+    }  # fmt: skip
+    found: dict[str, Any] = json.loads(json.dumps(content, default=_name))
+    return found
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return in words what two runs differ in, empty for the same.
+
+    Args:
+        one: an :func:`identity`.
+        other: another.
+
+    Example:
+        >>> differences({"seed": 0, "method": "lwm"}, {"seed": 1, "method": "lwm"})
+        'seed'
+    """
+    return ", ".join(key for key in {**one, **other} if one.get(key) != other.get(key))
+
+
+def _objective(objective: Any) -> Any:
+    """The parameters of an objective, or the name of a callable that is none of ours."""
+    try:
+        return OBJECTIVES.config(objective)
+    except TypeError:
+        return _name(objective)
+
+
+def _name(value: Any) -> str:
+    """The name of what JSON cannot hold."""
+    return getattr(value, "__name__", type(value).__name__)

@@ -1,0 +1,92 @@
+"""A worker decodes its own share of every batch, and nothing else differs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hydra_tf import data
+from hydra_tf.data.decoding import ELSEWHERE, UNREADABLE, replace_unreadable
+from hydra_tf.data.mixing import spread
+from hydra_tf.data.sharing import OwnRows
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("extra", [0, 1, 4])
+def test_shares_are_those_of_the_replicas_by_brute_force(workers: int, extra: int) -> None:
+    size, labelled = 23, 5
+    found: dict[int, list[tuple[int, int, int]]] = {}
+    for worker in range(workers):
+        own = OwnRows(worker, workers, size, labelled, extra)
+        found[worker] = [(0, 0, p) for p in range(size) if own.of_labelled(p)]
+        found[worker] += [(0, 1, p) for p in range(2 * 5 * extra) if extra and own.of_extra(p)]
+    wanted: dict[int, list[tuple[int, int, int]]] = {worker: [] for worker in range(workers)}
+    for step in range(2 * 5):
+        count = min(labelled, size - step % 5 * labelled)
+        rows = [(0, 0, step % 5 * labelled + i) for i in range(count)]
+        rows += [(0, 1, step * extra + i) for i in range(extra)]
+        rows = [rows[i] for i in spread((count, extra)).numpy()] if extra else rows
+        for worker in range(workers):
+            share = range(len(rows) * worker // workers, len(rows) * (worker + 1) // workers)
+            wanted[worker] += [rows[i] for i in share if rows[i][1] or step < 5]
+    for worker in range(workers):
+        assert sorted(found[worker]) == sorted(wanted[worker])
+
+
+@pytest.mark.parametrize("extra", [False, True], ids=["plain", "extra"])
+@pytest.mark.parametrize("name", ["folder", "imagenet", "digits"])
+def test_workers_together_have_the_batches_of_one(
+    name: str, extra: bool, offline_specs: dict[str, str]
+) -> None:
+    spec = offline_specs[name]
+    how = {"batch_size": 7 if name != "digits" else 300, "seed": 2, "first_step": 2}
+    if extra:
+        how["extra"] = f"{spec},share=0.4"
+    whole = list(data.load(spec, **how).train.repeat().take(9).as_numpy_iterator())
+    for worker in range(2):
+        own = data.load(spec, worker=(worker, 2), **how).train.repeat().take(9)
+        for (x, y), (own_x, own_y) in zip(whole, own.as_numpy_iterator(), strict=True):
+            first, end = (len(y) * (worker + i) // 2 for i in (0, 1))
+            np.testing.assert_array_equal(own_x[first:end], x[first:end])
+            np.testing.assert_array_equal(own_y[first:end], y[first:end])
+            if name != "digits":  # which need no decoding
+                others = np.delete(np.arange(len(y)), np.s_[first:end])
+                assert not own_x[others].any()
+                assert (own_y[others] == ELSEWHERE).all()
+
+
+def test_a_worker_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"not \(2, 2\)"):
+        data.load("digits", worker=(2, 2))
+
+
+def test_what_another_worker_decodes_stands_in_for_nothing() -> None:
+    images = tf.reshape(tf.range(5.0), [5, 1, 1, 1])
+    labels = tf.constant([ELSEWHERE, UNREADABLE, ELSEWHERE, 3, 4])
+    replaced = replace_unreadable(images, labels)
+    assert replaced[1].numpy()[1] == 3
+    assert replaced[0].numpy().ravel()[1] == 3.0
+    assert replaced[1].numpy()[3:].tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("name", ["npz", "cifar10", "folder", "imagenet"])
+def test_bytes_become_the_floats_that_others_get(name: str, offline_specs: dict[str, str]) -> None:
+    spec = offline_specs[name]
+    floats = data.load(spec, batch_size=7).train.as_numpy_iterator()
+    held = data.load(spec, batch_size=7, as_bytes=True).train
+    assert held.element_spec[0].dtype == tf.uint8
+    for (x, y), (bytes_, labels) in zip(floats, held.as_numpy_iterator(), strict=True):
+        np.testing.assert_array_equal(data.unit_floats(tf.constant(bytes_)), x)
+        np.testing.assert_array_equal(labels, y)
+
+
+def test_what_needs_floats_gets_them(offline_specs: dict[str, str]) -> None:
+    def darker(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return images * 0.5
+
+    for how in ({"augment": darker}, {"extra": "digits"}):
+        spec = offline_specs["npz"]
+        train = data.load(spec, batch_size=8, as_bytes=True, **how).train
+        assert train.element_spec[0].dtype == tf.float32
+        assert next(iter(train))[0].numpy().max() <= 1.0
