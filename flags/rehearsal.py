@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import resource
 import sys
 import tempfile
@@ -103,7 +105,7 @@ def _report_seconds(
         attack = attacks.build(spec, **ball)
         if hasattr(attack, "epsilon"):
             attack = dataclasses.replace(attack, epsilon=_NOWHERE)
-        seconds = _twice(lambda attack=attack: attack(net, images, labels, seed=0))
+        seconds = _twice(functools.partial(attack, net, images, labels, seed=0))
         yield f"report, {spec}", seconds / len(images) * data.sizes[split]
     with tempfile.TemporaryDirectory() as folder:
         for_one = {**settings, "certify_samples": 1}
@@ -127,8 +129,10 @@ def _twice(call: Callable[[], Any]) -> float:
 
 
 def _duration(seconds: float) -> str:
-    """Hours and minutes, rounded up."""
-    minutes = -(-int(seconds) // 60)
+    """Hours and minutes, or seconds where there are few."""
+    if seconds < 60:
+        return f"{seconds:.2g} s"
+    minutes = math.ceil(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02} min"
 
 

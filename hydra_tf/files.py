@@ -46,9 +46,7 @@ def checked_path(path: str | os.PathLike[str], suffix: str | None = None) -> pat
 
 
 @contextlib.contextmanager
-def replacing(
-    path: str | os.PathLike[str], suffix: str | None = None
-) -> Iterator[pathlib.Path]:
+def replacing(path: str | os.PathLike[str], suffix: str | None = None) -> Iterator[pathlib.Path]:
     """Give a temporary file beside `path` that takes its place when the context ends well.
 
     When the context ends with an error the temporary file is removed, and whatever stood

@@ -20,9 +20,14 @@ def test_a_file_appears_when_it_is_whole(tmp_path):
 def test_an_error_leaves_what_stood_there(tmp_path):
     target = tmp_path / "a.txt"
     target.write_text("before")
-    with pytest.raises(RuntimeError), replacing(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail():
+        with replacing(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert target.read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 

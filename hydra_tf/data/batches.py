@@ -160,7 +160,8 @@ def unit_floats(images: tf.Tensor) -> tf.Tensor:
         [0.2, 1.0]
     """
     if images.dtype == tf.uint8:
-        return tf.cast(images, tf.float32) / 255.0
+        # Of a quotient by a constant a graph may make a product, which rounds otherwise.
+        return tf.math.divide_no_nan(tf.cast(images, tf.float32), 255.0)
     return tf.cast(images, tf.float32)
 
 

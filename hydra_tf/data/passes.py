@@ -120,26 +120,23 @@ class Passes:
         else:
             records = source.order(seeds)
         records = records.skip(tf.cast(first, tf.int64))
-        if source.decode is None:
+        decode = source.decode
+        if decode is None:
             return records
         cuts = tf.reverse(seeds, [0])  # another stream than that of the batches' augmentation
         places = tf.data.Dataset.range(tf.cast(first, tf.int64), self.size)
 
-        def decode(record: Any, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            read = functools.partial(source.decode, record, pair(cuts, place) if self.random else None)
+        def decode_own(record: Any, place: tf.Tensor) -> Any:
+            seed = pair(cuts, place) if self.random else None
+            read = functools.partial(decode, record, seed)
             if self.own is None:
                 return read()
-            return tf.cond(self.own(n, place), read, lambda: self._elsewhere)
+            return tf.cond(self.own(n, place), read, lambda: black)
 
-        return decoded(tf.data.Dataset.zip((records, places)), decode, source)
-
-    @functools.cached_property
-    def _elsewhere(self) -> tuple[Any, Any]:
-        """What stands for an image that another worker decodes, as numbers."""
-        examples = self.source.train.map(lambda record: self.source.decode(record, None))
-        image, label = examples.element_spec
-        black = np.zeros(image.shape, image.dtype.as_numpy_dtype)
-        return black, np.asarray(ELSEWHERE, label.dtype.as_numpy_dtype)
+        black = (
+            None if self.own is None else _elsewhere(source.train.map(lambda r: decode(r, None)))
+        )
+        return decoded(tf.data.Dataset.zip((records, places)), decode_own, source)
 
     def endless(self, place: Any) -> tf.data.Dataset:
         """Return the examples of one pass after another, from `place` on.
@@ -154,6 +151,13 @@ class Passes:
             return self.examples(n, tf.where(n == start, within, 0))
 
         return tf.data.Dataset.range(start, tf.int64.max).flat_map(one)
+
+
+def _elsewhere(examples: tf.data.Dataset) -> tuple[Any, Any]:
+    """What stands for an image that another worker decodes, as numbers."""
+    image, label = examples.element_spec
+    black = np.zeros(image.shape, image.dtype.as_numpy_dtype)
+    return black, np.asarray(ELSEWHERE, label.dtype.as_numpy_dtype)
 
 
 def decoded(records: tf.data.Dataset, decode: Any, source: Source) -> tf.data.Dataset:

@@ -19,7 +19,6 @@ import tensorflow as tf
 from absl import logging
 
 from hydra_tf.export.litert import run_file
-from hydra_tf.files import replacing
 from hydra_tf.export.prepare import (
     computes_in_half,
     for_one_image,
@@ -38,6 +37,7 @@ from hydra_tf.export.probes import (
     spread,
 )
 from hydra_tf.export.size import ExportReport, measure
+from hydra_tf.files import replacing
 from hydra_tf.registry import unknown
 
 

@@ -2,9 +2,9 @@
 
 A file holds everything that the rest of a run follows from: the model's variables, the
 optimizer's, the place in the run, the sums of the epoch's metrics and what callbacks remember.
-What the data and every random number are follows from the place. NumPy's format is a zip archive, whose index
-stands at its end and whose parts carry checksums: a file that was cut short or has changed is
-known for what it is, and the one before is taken.
+What the data and every random number are follows from the place. NumPy's format is a zip
+archive, whose index stands at its end and whose parts carry checksums: a file that was cut short
+or has changed is known for what it is, and the one before is taken.
 """
 
 from __future__ import annotations
@@ -97,11 +97,11 @@ class Checkpoints:
         # One of a later place was found damaged: the run has gone on from before it.
         paths = self._paths()
         at = paths.index(path)
-        old = [*paths[:at], *paths[at + self.keep :]]
+        for old in (*paths[:at], *paths[at + self.keep :]):
+            os.remove(old)
         # What a process was writing when it was killed.
-        left = pathlib.Path(self.folder).glob(unfinished("at-*.npz").name)
-        for each in (*old, *left):
-            os.remove(each)
+        for left in pathlib.Path(self.folder).glob(unfinished("at-*.npz").name):
+            left.unlink()
 
     def newest(self) -> tuple[Place, dict[str, Any]] | None:
         """Return the newest whole checkpoint, or None; damaged ones are passed over.

@@ -35,7 +35,8 @@ def identity(
         >>> identity(model, HydraCallback(0.1, 1, 1, 1), 10, None)["phases"]
         {'pretrain': 1, 'prune': 1, 'finetune': 1}
     """
-    optimizer = {k: v for k, v in settings_of(model.optimizer).items() if k != "learning_rate"}
+    settings = settings_of(model.optimizer).items()
+    optimizer = {key: value for key, value in settings if key not in ("name", "learning_rate")}
     content = {
         "seed": model.seed,
         "objective": _objective(model.objective),
@@ -48,7 +49,7 @@ def identity(
         "learning rate": [
             pipeline.learning_rate, pipeline.schedule, pipeline.warmup, model.compiled_rate.rate,
         ],
-        "optimizer": optimizer,
+        "optimizer": [type(model.optimizer).__name__, optimizer],
         "average": average,
         "trained BatchNorm": model.train_batchnorm,
     }  # fmt: skip

@@ -102,8 +102,8 @@ def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(tmp_path):
     for phase in ("pretrain: 100 epochs", "prune: 20 epochs", "finetune: 100 epochs"):
         assert phase in result.stdout
     assert re.search(r"validation: [\d.e-]+ s an epoch", result.stdout)
-    assert "report, pgd:steps=5: at most 0 h 01 min" in result.stdout
-    assert re.search(r"about 0 h \d\d min in all; peak memory [\d,]+ MB", result.stdout)
+    assert re.search(r"report, pgd:steps=5: at most [\d.e-]+ s", result.stdout)
+    assert re.search(r"about .+ (s|min) in all; peak memory [\d,]+ MB", result.stdout)
     assert not (tmp_path / "run").exists()
 
 
