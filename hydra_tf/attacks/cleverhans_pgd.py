@@ -57,7 +57,8 @@ class CleverHansPGD(Attack):
         """Return CleverHans's images; see :meth:`Attack.perturb`."""
         if self.epsilon == 0:
             return x
-        judge = importlib.import_module("cleverhans.tf2.attacks.projected_gradient_descent")
+        load = tf.autograph.experimental.do_not_convert(importlib.import_module)  # else it warns
+        judge = load("cleverhans.tf2.attacks.projected_gradient_descent")
         step_size = default_step_size(self.step_size, self.epsilon, self.steps)
         return judge.projected_gradient_descent(
             predict,

@@ -12,6 +12,14 @@ from hydra_tf._lazy import tf
 
 UNREADABLE = -1  # the label of an image that could not be read, until a good one replaces it
 ELSEWHERE = -2  # the label of an image that another worker decodes
+GONE = (
+    "A record file of the data set cannot be opened; see the line above for its name, and whether "
+    "the disk is still there."
+)
+NOT_ONE = (
+    "Not one image of a batch could be read; see the warnings for their names, and whether the "
+    "disk is still there."
+)
 _SHOWN = 5  # names in a warning
 # Photographs are tested at 224 of 256 pixels (Krizhevsky et al., NeurIPS 2012).
 _CENTRE = 224 / 256
@@ -221,12 +229,7 @@ def replace_unreadable(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor,
     """
     unread = labels == UNREADABLE
     good = ~unread & (labels != ELSEWHERE)
-    tf.debugging.assert_equal(
-        tf.reduce_any(good),
-        True,
-        "Not one image of a batch could be read; see the warnings for their names, and whether the "
-        "disk is still there.",
-    )
+    tf.debugging.assert_equal(tf.reduce_any(good), True, NOT_ONE)
 
     def replaced() -> tuple[tf.Tensor, tf.Tensor]:
         count = tf.size(labels)

@@ -5,14 +5,16 @@ What is shuffled are the names of the files and, in a buffer of fixed length, en
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from hydra_tf._lazy import tf
 from hydra_tf.data.base import Source
-from hydra_tf.data.decoding import Decoder, Unreadable, attempt, check_size
+from hydra_tf.data.decoding import GONE, Decoder, Unreadable, attempt, check_size
 from hydra_tf.data.passes import shuffled
 from hydra_tf.data.tfds import PreparedDataSet, prepared_builder
 
@@ -26,7 +28,8 @@ class PreparedPhotographs(PreparedDataSet):
 
     Training images are cut at random, validation and test images at the centre; see
     :class:`hydra_tf.data.decoding.Decoder`. An image that cannot be decoded is replaced by the
-    next good one of its batch, and named in a warning at the end of the pass.
+    next good one of its batch, and records of a damaged file by good ones of the same file; both
+    are named in a warning at the end of the pass.
 
     Args:
         crop: pixels of random shift on top of the cut, see :class:`DataSet`.
@@ -65,13 +68,13 @@ class PreparedPhotographs(PreparedDataSet):
         train = total - max(1, round(total * self.validation_share))
         unreadable = Unreadable()
         return Source(
-            train=_records(builder, f"train[:{train}]"),
-            validation=_records(builder, f"train[{train}:]"),
-            test=_records(builder, "validation"),
+            train=_records(builder, f"train[:{train}]", unreadable),
+            validation=_records(builder, f"train[{train}:]", unreadable),
+            test=_records(builder, "validation", unreadable),
             num_classes=builder.info.features["label"].num_classes,
             augment=self.augmentation(),
             decode=_decode(builder.info.features, Decoder(self.size), unreadable),
-            order=lambda seeds: _order(builder, f"train[:{train}]", self.buffer, seeds),
+            order=functools.partial(_order, builder, f"train[:{train}]", self.buffer, unreadable),
             unreadable=unreadable,
         )
 
@@ -92,25 +95,62 @@ def _files(builder: Any, split: str) -> tuple[Any, int]:
     return tf.data.Dataset.from_tensor_slices(table), sum(s.take for s in stretches)
 
 
-def _stretch(name: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
-    return tf.data.TFRecordDataset(name).skip(skip).take(take)
+def _stretch(
+    unreadable: Unreadable, name: tf.Tensor, skip: tf.Tensor, take: tf.Tensor
+) -> tf.data.Dataset:
+    """The records of a stretch of a file.
+
+    Behind a wrong checksum nothing can be found: the good ones are repeated, the lost ones noted.
+    """
+    # Asked first: errors that are ignored would hide that it is gone.
+    there = tf.ensure_shape(tf.numpy_function(_opens, [name], tf.bool), [])
+    with tf.control_dependencies([tf.debugging.Assert(there, [GONE])]):
+        name = tf.identity(name)
+    good = tf.data.TFRecordDataset(name).ignore_errors().skip(skip).take(take)
+
+    def record(place: tf.Tensor, numbered: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        found, content = numbered
+        lost = tf.strings.join(["record ", tf.strings.as_string(skip + place), " of ", name])
+        tf.cond(
+            found == place,
+            lambda: True,
+            lambda: tf.ensure_shape(tf.numpy_function(unreadable.note, [lost], tf.bool), []),
+        )
+        return content
+
+    whole = good.enumerate().repeat().take(take).enumerate().map(record)
+    # There may be not one good record.
+    return whole.apply(tf.data.experimental.assert_cardinality(take))
 
 
-def _records(builder: Any, split: str) -> tf.data.Dataset:
+def _opens(name: bytes) -> bool:
+    """Whether a file can be opened; says so if not."""
+    try:
+        with tf.io.gfile.GFile(name.decode(), "rb") as file:
+            file.read(1)
+    except tf.errors.OpError as error:
+        logging.error("hydra_tf: %s cannot be opened: %s", name.decode(), error.message)
+        return False
+    return True
+
+
+def _records(builder: Any, split: str, unreadable: Unreadable) -> tf.data.Dataset:
     """Encoded examples in the order of the files."""
     files, count = _files(builder, split)
     known = tf.data.experimental.assert_cardinality(count)
-    return files.flat_map(_stretch).apply(known)
+    return files.flat_map(functools.partial(_stretch, unreadable)).apply(known)
 
 
-def _order(builder: Any, split: str, buffer: int, seeds: tf.Tensor) -> tf.data.Dataset:
+def _order(
+    builder: Any, split: str, buffer: int, unreadable: Unreadable, seeds: tf.Tensor
+) -> tf.data.Dataset:
     """Encoded examples of a pass: files in an order of their own, several at a time, then a buffer.
 
     The same in every run: reading in parallel does not change the order.
     """
     files, count = _files(builder, split)
     records = shuffled(files, files.cardinality(), seeds).interleave(
-        _stretch,
+        functools.partial(_stretch, unreadable),
         cycle_length=_FILES,
         block_length=_BLOCK,
         num_parallel_calls=tf.data.AUTOTUNE,

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from hydra_tf.attacks.base import is_one_hot, sparse_labels
+from hydra_tf.data.decoding import GONE, NOT_ONE
 from hydra_tf.training.carried import TOO_MANY
 
 _PIXELS = (
@@ -33,7 +34,7 @@ def plain_sentences() -> Iterator[None]:
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        for sentence in (_PIXELS, _LABELS, _ONE_HOT, TOO_MANY):
+        for sentence in (_PIXELS, _LABELS, _ONE_HOT, TOO_MANY, GONE, NOT_ONE):
             if sentence in str(error):
                 raise ValueError(sentence) from error
         raise

@@ -124,20 +124,22 @@ def judge_function(model: Any, strategy: Any) -> Callable[[Any], Any]:
     Returns:
         A function of a batch of :func:`shared_out` that returns the sums of :data:`COLUMNS`.
     """
+    classes = model.net.output_shape[-1]
 
     def judge(batch: Any) -> tf.Tensor:
-        x, y = unit_floats(batch[0]), sparse_labels(batch[1])
-        known = tf.cast(y >= 0, tf.float32)
+        known = tf.cast(sparse_labels(batch[1]) != _UNKNOWN, tf.float32)
+        labels = tf.where(known > 0, sparse_labels(batch[1]), 0)
+        x, y = checked((unit_floats(batch[0]), labels), classes)
         logits = model(x, training=False)
-        loss = cross_entropy(tf.maximum(y, 0), logits)
+        loss = cross_entropy(y, logits)
         robust = None
         if model.validation_attack is not None:
             with part_of_batch(*place_in_batch(tf.shape(x)[0])):
-                robust = model.watched(x, tf.maximum(y, 0), logits)
+                robust = model.watched(x, y, logits)
             robust *= known[: tf.shape(robust)[0]]
         return _sums(
             tf.reduce_sum(loss * known),
-            held(y, logits),
+            held(y, logits) * known,
             robust,
             tf.reduce_sum(known),
             tf.constant(0.0),

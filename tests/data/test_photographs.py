@@ -139,3 +139,54 @@ def test_the_files_are_read_in_one_order_by_any_number_of_cores(tfds_root: pathl
         options.threading.private_threadpool_size = cores
         orders.append(list(source.order(seeds).with_options(options).as_numpy_iterator()))
     assert orders[0] == orders[1]
+
+
+@pytest.fixture
+def damaged(tmp_path: pathlib.Path, photographs: list[np.ndarray], prepare: Any) -> pathlib.Path:
+    """A data_dir with imagenet2012, the second of whose three files has lost its half."""
+    examples = [
+        {"image": image, "label": i, "file_name": f"n{i}"} for i, image in enumerate(photographs)
+    ]
+    prepare(tmp_path, "imagenet2012", {"train": examples, "validation": examples[:12]}, shards=3)
+    [file] = tmp_path.glob("**/*train*-00001-of-00003")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+    return tmp_path
+
+
+def test_records_of_a_damaged_file_are_replaced_and_named(
+    damaged: pathlib.Path, caplog: pytest.LogCaptureFixture, gather: Gather
+) -> None:
+    spec = f"imagenet:data_dir={damaged},size=8,validation_share=0.1,buffer=4"
+    splits = data.load(spec, batch_size=8, augment=False)
+    passes = []
+    for _ in range(2):
+        with caplog.at_level(logging.WARNING):
+            _, labels = gather(splits.train)
+        passes.append(sorted(labels.tolist()))
+        assert len(labels) == 36
+        lost = {i for i in range(36) if i not in labels}
+        assert lost  # of the second file, from its damage on
+        assert lost == set(range(min(lost), 14 + 13))
+        assert caplog.text.count(f"{len(lost)} of the images could not be read in this pass") == 1
+        assert "record " in caplog.text
+        caplog.clear()
+    assert passes[0] == passes[1]
+    whole = list(splits.train_pass(3).as_numpy_iterator())
+    for (x, y), (late_x, late_y) in zip(
+        whole[2:], splits.train_pass(3, 2).as_numpy_iterator(), strict=True
+    ):
+        np.testing.assert_array_equal(x, late_x)
+        np.testing.assert_array_equal(y, late_y)
+
+
+def test_a_file_that_is_gone_is_named(
+    damaged: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    [file] = damaged.glob("**/*train*-00001-of-00003")
+    file.unlink()
+    splits = data.load(f"imagenet:data_dir={damaged},size=8,buffer=4", batch_size=8)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="record file of the data set cannot"):
+        list(splits.train)
+    assert f"{file} cannot be opened" in caplog.text
