@@ -1,6 +1,6 @@
 """What the training loop adds to a step, how long a step waits for data, and memory over time.
 
-    python -m benchmarks.long_runs [--epochs=10]
+    python -m benchmarks.long_runs [--epochs=50]
 
 Loop: epochs of :func:`hydra_tf.training.train` on one device and of a bare loop that calls the
 same step on the same batches, in turn in one process (mnist_cnn, TRADES with ten steps, batch
@@ -199,7 +199,7 @@ def one_epoch(folder: str) -> None:
 def main() -> None:
     """Parse the arguments and print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--long", type=int, default=100)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -13,7 +13,9 @@ from hydra_tf.training.callbacks import HydraCallback
 from hydra_tf.training.watch import NaNGuard, PhaseProgbar, WholeFit
 
 
-def arrange(callbacks: Any, verbose: Any, initial_epoch: int) -> list[Any]:
+def arrange(
+    callbacks: Any, verbose: Any, initial_epoch: int = 0, moves_rate: bool = True
+) -> list[Any]:
     """Return the callbacks of a robust `fit` in their order.
 
     The HYDRA callback goes first: others restore or save the state that it prepares. Without
@@ -23,6 +25,7 @@ def arrange(callbacks: Any, verbose: Any, initial_epoch: int) -> list[Any]:
         callbacks: a callback, a list of them, or None.
         verbose: as in Keras's `fit`.
         initial_epoch: as in Keras's `fit`; above 0 a pipeline goes on.
+        moves_rate: whether the pipeline sets the learning rate, or the graph of a step does.
 
     Raises:
         ValueError: for more than one HydraCallback.
@@ -34,6 +37,7 @@ def arrange(callbacks: Any, verbose: Any, initial_epoch: int) -> list[Any]:
     others = [c for c in given if c not in pipelines]
     for pipeline in pipelines:
         pipeline.peers, pipeline.starts_over = others, initial_epoch == 0
+        pipeline.moves_rate = moves_rate
     bars = [PhaseProgbar()] if verbose not in (0, False) else []
     if any(isinstance(c, keras.callbacks.ProgbarLogger) for c in others):
         bars = []

@@ -99,7 +99,7 @@ class HydraCallback(keras.callbacks.Callback):
         self.learning_rate, self.schedule, self.warmup = learning_rate, schedule, warmup
         self.monitor, self.restore_best = monitor, restore_best
         self.peers: Sequence[Any] = ()
-        self.starts_over = True
+        self.starts_over, self.moves_rate = True, True
         self.best = BestEpoch(best_dir)
 
     @property
@@ -160,7 +160,7 @@ class HydraCallback(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Set the learning rate of the next step, or of all steps on the next batch."""
-        rates = self.rates(1)
+        rates = self.rates(1) if self.moves_rate else None
         if rates is not None:
             self.model.compiled_rate.move(rates[0])
 

@@ -181,7 +181,7 @@ class _Loop:
                 weights = trained_variables(model.net, PHASES["pretrain"])
                 self.average = MovingAverage(weights, self.options.average)
         self.judge = judge_function(model, self.strategy)
-        first, *others = arrange([self.pipeline, *callbacks], verbose, 0)
+        first, *others = arrange([self.pipeline, *callbacks], verbose, moves_rate=False)
         watchers = keras.callbacks.CallbackList(
             [first, _Then(self._restore), *others, _Then(self._recall)],
             model=model,
@@ -248,6 +248,8 @@ class _Loop:
         execute = self._function(count, rates is not None)
         given = tf.constant(rates or [0.0] * count, tf.float32)
         sums = np.asarray(execute(iterator, given, tf.constant(float(asked()))), np.float64)
+        if rates is not None:
+            self.model.compiled_rate.moved(rates[-1])
         self.sums += sums
         if not np.isfinite(sums[1]):
             self._keep_suspects(done, count)

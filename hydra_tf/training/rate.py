@@ -46,6 +46,10 @@ class CompiledRate:
     def move(self, rate: float) -> None:
         """Set the rate for the next step."""
         self._optimizer.learning_rate = rate
+        self.moved(rate)
+
+    def moved(self, rate: float) -> None:
+        """Note that the graph of a step has set the rate."""
         self._moved_to = float(np.float32(rate))
 
     def give_back(self) -> None:

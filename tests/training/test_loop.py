@@ -193,3 +193,23 @@ def test_jit_on_several_replicas_is_refused(batches_from, two_replicas):
         train(
             make(strategy=two_replicas), batches_from, STEPS, phases(1), options=options, verbose=0
         )
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_compiled_rate_comes_back_and_each_step_has_its_own(steps, batches_from):
+    model, seen = make("natural"), []
+
+    class Rates(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(float(self.model.optimizer.learning_rate))
+
+    for _ in range(2):  # the second run's peak is not where the first's schedule ended
+        options = LoopOptions(steps_per_execution=steps)
+        how = {"callbacks": [Rates()], "options": options, "verbose": 0}
+        train(model, batches_from, STEPS, phases(2, warmup=0.0), **how)
+        assert float(model.optimizer.learning_rate) == pytest.approx(0.1)
+    wanted = [
+        hydra_tf.schedules.SCHEDULES["cosine"](i, 2 * STEPS, 0.1, 0.0) for i in range(2 * STEPS)
+    ]
+    ends = {1: range(10), 3: (2, 4, 7, 9)}[steps]
+    assert seen == pytest.approx([wanted[i] for i in ends] * 2, rel=1e-5)
