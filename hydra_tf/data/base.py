@@ -146,7 +146,7 @@ def load(
             length; the extra ones go on in the next pass where they have stopped in this.
         as_bytes: leave training images that are held as bytes uint8 in [0, 255], where `augment`
             needs no floats: a quarter of what goes to the device. :func:`training.train` takes
-            them as they are; so does :func:`unit_floats`.
+            them as they are, :func:`hydra_tf.pixels.unit_floats` makes floats of them.
         worker: (number of this worker, how many share each batch): training images of the
             shares of others are not decoded but black. They are still read, so that the order
             is the same everywhere; images that need no decoding are there for all.

@@ -15,6 +15,7 @@ from hydra_tf.data.augmentation import Augment
 from hydra_tf.data.decoding import replace_unreadable
 from hydra_tf.data.mixing import spread
 from hydra_tf.data.passes import Passes, decoded, pair
+from hydra_tf.pixels import unit_floats
 
 if TYPE_CHECKING:
     from hydra_tf.data.base import Source
@@ -147,22 +148,6 @@ def prefetched(batches: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
-
-
-def unit_floats(images: tf.Tensor) -> tf.Tensor:
-    """Return float32 images in [0, 1], of bytes if they are uint8.
-
-    Args:
-        images: uint8 in [0, 255], or floats in [0, 1].
-
-    Example:
-        >>> unit_floats(tf.constant([51, 255], tf.uint8)).numpy().round(3).tolist()
-        [0.2, 1.0]
-    """
-    if images.dtype == tf.uint8:
-        # Of a quotient by a constant a graph may make a product, which rounds otherwise.
-        return tf.math.divide_no_nan(tf.cast(images, tf.float32), 255.0)
-    return tf.cast(images, tf.float32)
 
 
 def _mixed(read: list[tuple[tf.Tensor, tf.Tensor]]) -> tuple[tf.Tensor, tf.Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from hydra_tf.attacks.base import cross_entropy, sparse_labels
-from hydra_tf.data.batches import unit_floats
+from hydra_tf.pixels import unit_floats
 from hydra_tf.randomness import part_of_batch
 from hydra_tf.training.average import MovingAverage
 from hydra_tf.training.batches import checked, held

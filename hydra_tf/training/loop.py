@@ -21,8 +21,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from hydra_tf.data.batches import unit_floats
 from hydra_tf.files import replacing
+from hydra_tf.pixels import unit_floats
 from hydra_tf.training.arrangement import arrange
 from hydra_tf.training.average import MovingAverage
 from hydra_tf.training.batches import plain_sentences

@@ -10,6 +10,7 @@ from hydra_tf import data
 from hydra_tf.data.decoding import ELSEWHERE, UNREADABLE, replace_unreadable
 from hydra_tf.data.mixing import spread
 from hydra_tf.data.sharing import OwnRows
+from hydra_tf.pixels import unit_floats
 
 
 @pytest.mark.parametrize("workers", [2, 3])
@@ -77,7 +78,7 @@ def test_bytes_become_the_floats_that_others_get(name: str, offline_specs: dict[
     held = data.load(spec, batch_size=7, as_bytes=True).train
     assert held.element_spec[0].dtype == tf.uint8
     for (x, y), (bytes_, labels) in zip(floats, held.as_numpy_iterator(), strict=True):
-        np.testing.assert_array_equal(data.unit_floats(tf.constant(bytes_)), x)
+        np.testing.assert_array_equal(unit_floats(tf.constant(bytes_)), x)
         np.testing.assert_array_equal(labels, y)
 
 
