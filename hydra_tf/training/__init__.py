@@ -4,7 +4,8 @@ import keras  # noqa: F401 - first: its import makes hydra_tf enter its classes 
 
 from hydra_tf.training.callbacks import HydraCallback
 from hydra_tf.training.checkpoints import Checkpoints
-from hydra_tf.training.loop import LoopOptions, train
+from hydra_tf.training.loop import train
+from hydra_tf.training.options import LoopOptions
 from hydra_tf.training.parts import StepOptions
 from hydra_tf.training.phases import PHASES, trained_variables
 from hydra_tf.training.preemption import PreemptionError

@@ -57,18 +57,27 @@ def identity(
     return found
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Return in words what two runs differ in, empty for the same.
+def require_same(kept: str, now: Mapping[str, Any], folder: str) -> None:
+    """Refuse the checkpoint of another run.
 
     Args:
-        one: an :func:`identity`.
-        other: another.
+        kept: the :func:`identity` in the checkpoint, as JSON.
+        now: that of this run.
+        folder: where the checkpoint is.
+
+    Raises:
+        ValueError: with what the two differ in.
 
     Example:
-        >>> differences({"seed": 0, "method": "lwm"}, {"seed": 1, "method": "lwm"})
-        'seed'
+        >>> require_same('{"seed": 0}', {"seed": 0}, "runs/a/checkpoints")
     """
-    return ", ".join(key for key in {**one, **other} if one.get(key) != other.get(key))
+    before = json.loads(kept)
+    unlike = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if unlike:
+        raise ValueError(
+            f"The checkpoint in {folder} is of another run, which differs in: {', '.join(unlike)}; "
+            "name another folder, or remove this one."
+        )
 
 
 def _objective(objective: Any) -> Any:

@@ -9,19 +9,15 @@ orderly end when the machine is taken away.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
-from hydra_tf.files import replacing
 from hydra_tf.pixels import unit_floats
 from hydra_tf.training.arrangement import arrange
 from hydra_tf.training.average import MovingAverage
@@ -29,50 +25,12 @@ from hydra_tf.training.batches import plain_sentences
 from hydra_tf.training.callbacks import HydraCallback
 from hydra_tf.training.checkpoints import Checkpoints, Place, gathered, scatter
 from hydra_tf.training.execution import judge_function, means, shared_out, train_function
-from hydra_tf.training.identity import differences, identity
+from hydra_tf.training.identity import identity, require_same
 from hydra_tf.training.memory import remember, remembered
-from hydra_tf.training.parts import StepOptions
+from hydra_tf.training.options import LoopOptions
 from hydra_tf.training.phases import PHASES, trained_variables
 from hydra_tf.training.preemption import PreemptionError, sigterm_noted
-
-
-@dataclass(frozen=True)
-class LoopOptions:
-    """How a loop runs.
-
-    Args:
-        step: how a step is worked.
-        steps_per_execution: steps in one call of a graph, as in Keras; callbacks see the last.
-        average: decay of a moving average of the weights, which is then what is judged and
-            kept; None for none.
-        checkpoint_seconds: a checkpoint is written within an epoch when the last is as old.
-
-    Raises:
-        ValueError: for a value out of range.
-
-    Example:
-        >>> LoopOptions(steps_per_execution=4).average is None
-        True
-    """
-
-    step: StepOptions = field(default_factory=StepOptions)
-    steps_per_execution: int = 1
-    average: float | None = None
-    checkpoint_seconds: float = 600.0
-
-    def __post_init__(self) -> None:
-        if self.steps_per_execution < 1:
-            raise ValueError(
-                f"steps_per_execution must be at least 1, not {self.steps_per_execution}."
-            )
-        if self.average is not None and not 0 < self.average < 1:
-            raise ValueError(
-                f"The decay of a moving average lies in (0, 1), not at {self.average}."
-            )
-        if not self.checkpoint_seconds >= 0:
-            raise ValueError(
-                f"checkpoint_seconds must be at least 0, not {self.checkpoint_seconds}."
-            )
+from hydra_tf.training.suspects import keep_suspects
 
 
 def train(
@@ -317,10 +275,10 @@ class _Loop:
         """Go to the newest checkpoint, if there is one."""
         found = self.checkpoints.newest() if self.checkpoints else None
         self._agree(Place() if found is None else found[0])
-        if found is None:
+        if found is None or self.checkpoints is None:
             return
         self.place, arrays = found
-        self._require_own(arrays)
+        require_same(str(arrays.get("run", "{}")), self._identity(), self.checkpoints.folder)
         scatter(self.model.variables, "model", arrays)
         scatter(self.model.optimizer.variables, "optimizer", arrays)
         scatter(self.average.variables if self.average else [], "average", arrays)
@@ -336,20 +294,6 @@ class _Loop:
     def _identity(self) -> dict[str, Any]:
         """What makes this run the one that a checkpoint belongs to."""
         return identity(self.model, self.pipeline, self.steps, self.options.average)
-
-    def _require_own(self, arrays: Mapping[str, Any]) -> None:
-        """Refuse the checkpoint of another run.
-
-        Raises:
-            ValueError: with what it differs in.
-        """
-        kept = json.loads(str(arrays["run"])) if "run" in arrays else {}
-        if unlike := differences(kept, self._identity()):
-            folder = self.checkpoints.folder if self.checkpoints else ""
-            raise ValueError(
-                f"The checkpoint in {folder} is of another run, which differs in: {unlike}; name "
-                "another folder, or remove this one."
-            )
 
     def _agree(self, place: Place) -> None:
         """Refuse to start where other workers do not.
@@ -375,10 +319,4 @@ class _Loop:
             return
         place = Place(self.place.epoch, first)
         batches = self.batches_from(place.epoch, place.step).take(count)
-        pairs = [(unit_floats(batch[0]), batch[1]) for batch in batches]
-        images, labels = (np.concatenate([np.asarray(pair[i]) for pair in pairs]) for i in (0, 1))
-        try:
-            with replacing(self.suspects, ".npz") as temporary:
-                np.savez(temporary, images=images, labels=labels, **dataclasses.asdict(place))
-        except OSError as error:  # what is to be told is the loss
-            logging.warning("hydra_tf: %s cannot be written: %s", self.suspects, error)
+        keep_suspects(self.suspects, batches, place)

@@ -1,0 +1,42 @@
+"""The batches of a step whose loss is no number, kept for whoever wants to know why."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from hydra_tf.files import replacing
+from hydra_tf.pixels import unit_floats
+from hydra_tf.training.checkpoints import Place
+
+
+def keep_suspects(path: str, batches: tf.data.Dataset, place: Place) -> None:
+    """Write batches to a file; one that cannot be written is a warning.
+
+    Args:
+        path: the file (.npz): images [n, ...] in [0, 1], labels, and the epoch and step, counted
+            from 0, that the first batch belongs to.
+        batches: (images, labels); images that another worker decodes are left out.
+        place: where the first of them stands.
+
+    Example:
+        >>> import os, tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "suspects.npz")
+        >>> data = tf.data.Dataset.from_tensors((tf.zeros([2, 4]), tf.constant([0, 1])))
+        >>> keep_suspects(path, data, Place(0, 3))
+        >>> int(np.load(path)["step"])
+        3
+    """
+    pairs = [(np.asarray(unit_floats(x)), np.asarray(y)) for x, y in batches]
+    images, labels = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
+    own = labels >= 0 if labels.ndim == 1 else np.full(len(labels), True)
+    arrays: dict[str, Any] = {"images": images[own], "labels": labels[own]}
+    try:
+        with replacing(path, ".npz") as temporary:
+            np.savez(temporary, **arrays, **dataclasses.asdict(place))
+    except OSError as error:  # what is to be told is the loss
+        logging.warning("hydra_tf: %s cannot be written: %s", path, error)
