@@ -33,7 +33,7 @@ def rehearse(net: Any, data: Any, settings: Mapping[str, Any], how: Mapping[str,
         settings: see :func:`recipe.training_settings`, with method and density.
         how: further arguments of :func:`pipeline.train_network`.
     """
-    clock = _clock()
+    clock, parameters = _clock(), net.count_params()
     names = ("pretrain", "prune", "finetune")
     once = {f"{name}_epochs": min(1, settings[f"{name}_epochs"]) for name in names}
     short = dataclasses.replace(
@@ -45,7 +45,7 @@ def rehearse(net: Any, data: Any, settings: Mapping[str, Any], how: Mapping[str,
     lines = [
         f"{settings['dataset']}: images {data.image_shape}, {data.num_classes} classes, "
         f"{data.steps} steps an epoch",
-        f"{settings['model']}: {net.count_params():,} parameters",
+        f"{settings['model']}: {parameters:,} parameters",
         f"{settings['objective']}, {settings['method']} at density {settings['density']}",
     ]
     total = 0.0

@@ -101,6 +101,7 @@ def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(tmp_path):
     assert result.returncode == 0, result.stderr
     for phase in ("pretrain: 100 epochs", "prune: 20 epochs", "finetune: 100 epochs"):
         assert phase in result.stdout
+    assert "mnist_cnn: 66,902 parameters" in result.stdout
     assert re.search(r"validation: [\d.e-]+ s an epoch", result.stdout)
     assert re.search(r"report, pgd:steps=5: at most [\d.e-]+ s", result.stdout)
     assert re.search(r"about .+ (s|min) in all; peak memory [\d,]+ MB", result.stdout)
