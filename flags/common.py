@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -52,7 +54,8 @@ def launch(
             raise UsageError(f"Unexpected argument {rest[0]!r}; flags are given as --flag=value.")
         plan = validate()
     except (flags.Error, UsageError, ValueError, TypeError, OSError, ImportError) as error:
-        _end(name, error)
+        sys.stderr.write(f"{name}: {_sentence(error)}\n")
+        sys.exit(USAGE)
     logging.use_absl_handler()
     logging.get_absl_logger().addFilter(_is_for_the_user)
     failures: tuple[type[Exception], ...] = (
@@ -64,23 +67,34 @@ def launch(
         failure, started = _load_tensorflow(start)
         failures += (failure,)
         run(plan, *started)
+        return
     except KeyboardInterrupt:
-        sys.stderr.write(f"{name}: interrupted; the same command goes on where it stopped.\n")
-        sys.exit(INTERRUPTED)
+        text = "interrupted; the same command goes on from the last checkpoint, if there is one."
+        status = INTERRUPTED
     except StoppedError as error:
-        sys.stderr.write(f"{name}: {error}\n")
-        sys.exit(STOPPED)
+        text, status = str(error), STOPPED
     except Exception as error:
-        cause = _as_raised(error)
-        if not isinstance(cause, failures):
+        if not isinstance(_as_raised(error), failures):
             raise
         logging.debug("%s", error, exc_info=True)
-        _end(name, cause)
+        text, status = _sentence(_as_raised(error)), USAGE
+    # The frames of an error may hold iterators, whose threads wait for ever once Python is gone.
+    gc.collect()
+    sys.stderr.write(f"{name}: {text}\n")
+    sys.exit(status)
 
 
 def _is_for_the_user(record: Any) -> bool:
-    """Not what TensorFlow Datasets notes of folders: what is missing has a sentence of its own."""
-    return record.levelno >= ERROR or "tensorflow_datasets" not in record.pathname
+    """Not what TensorFlow Datasets notes of folders: what is missing has a sentence of its own.
+
+    Nor what TensorFlow says of graphs made anew, as each network and phase needs them, and of
+    the one sum that workers make outside of a graph.
+    """
+    if record.levelno >= ERROR:
+        return True
+    said = record.getMessage()
+    known = ("triggered tf.function retracing", "eagerly has significant overhead")
+    return "tensorflow_datasets" not in record.pathname and not any(k in said for k in known)
 
 
 def _as_raised(error: BaseException) -> BaseException:
@@ -116,6 +130,7 @@ def _load_tensorflow(start: Callable[[], Any] | None) -> tuple[type[Exception], 
             started = [] if start is None else [start()]
             tf.config.list_logical_devices()
             keras.ops.ones(1)
+            tf.get_logger().addFilter(_is_for_the_user)
             failure: type[Exception] = tf.errors.OpError
             return failure, started
         except BaseException:
@@ -127,13 +142,13 @@ def _load_tensorflow(start: Callable[[], Any] | None) -> tuple[type[Exception], 
             os.close(screen)
 
 
-def _end(name: str, error: BaseException) -> None:
-    """Write one line about an error and leave with the status of bad input."""
+def _sentence(error: BaseException) -> str:
+    """One line about an error; of a graph's assertion that of ours, which ends in a full stop."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    sys.stderr.write(f"{name}: {' '.join(text.split())}\n")
-    sys.exit(USAGE)
+    asserted = re.search(r"assertion failed: \[(.+?\.)\]", text)
+    return " ".join((asserted[1] if asserted else text).split())
 
 
 def _help(name: str, teach: str, full: bool) -> str:
@@ -150,7 +165,10 @@ def _help(name: str, teach: str, full: bool) -> str:
                 f"{flag.help}{default}", 88, initial_indent=" " * 6, subsequent_indent=" " * 6
             )
             lines += [f"  --{flag.name}", text]
-    return "\n".join(lines) + "\n\n--helpfull lists the flags of absl too.\n"
+    text = "\n".join(lines) + "\n\n--helpfull lists the flags of absl too.\n"
+    # Outside of a checkout there is no module `flags`.
+    installed = os.path.basename(sys.argv[0]).startswith("hydra-")
+    return text.replace("python -m flags.", "hydra-") if installed else text
 
 
 def at_least(name: str, least: int) -> None:

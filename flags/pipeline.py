@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,26 +108,61 @@ def claim(out: str, config: Mapping[str, Any], overwrite: bool = False) -> None:
     Raises:
         UsageError: when it cannot be written.
     """
+    try:
+        os.makedirs(out, exist_ok=True)
+        _require_alone(out)
+        versions = _prepare(out, config, overwrite)
+        text = json.dumps({**_stamped(config), "versions": versions}, indent=2)
+        with replacing(os.path.join(out, "config.json")) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"{out} cannot be written ({error.strerror or error}); choose another --out."
+        ) from error
+
+
+def _prepare(out: str, config: Mapping[str, Any], overwrite: bool) -> Any:
+    """Remove what another run has left, if that is asked for; return the run's versions."""
     path = os.path.join(out, "config.json")
-    versions = _versions()
     if os.path.exists(path) and _same(out, config) and not _reported(out):
-        versions = _begun_with(out)  # and goes on, whatever --overwrite says of other runs
-    elif overwrite and os.path.exists(path):
+        return _begun_with(out)  # and goes on, whatever --overwrite says of other runs
+    if overwrite and os.path.exists(path):
         for name in _OWN_FILES:  # but config.json, by which a kill midway is told from no run
             target = os.path.join(out, name)
             if os.path.isdir(target):
                 shutil.rmtree(target)
             elif os.path.exists(target):
                 os.remove(target)
-    text = json.dumps({**_stamped(config), "versions": versions}, indent=2)
+    return _versions()
+
+
+_held: dict[str, int] = {}
+
+
+def _require_alone(out: str) -> None:
+    """Refuse a directory that another process works in; it is ours until this one ends.
+
+    Raises:
+        UsageError: when it does.
+    """
     try:
-        os.makedirs(out, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
+        import fcntl
+    except ImportError:  # a system without such locks
+        return
+    if os.path.realpath(out) in _held:
+        return
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
         raise UsageError(
-            f"{out} cannot be written ({error.strerror or error}); choose another --out."
-        ) from error
+            f"Another process is at work in {out}; wait for it, or choose another --out."
+        ) from None
+    except OSError:  # a file system without such locks
+        os.close(handle)
+    else:
+        _held[os.path.realpath(out)] = handle
 
 
 def read_config(run: str) -> dict[str, Any]:
@@ -243,6 +279,8 @@ def train_network(
         checkpoints = training.Checkpoints(os.path.join(out, "checkpoints"), writes=chief)
     suspects = os.path.join(out, "suspects.npz") if out is not None and chief else None
     wire = {"as_bytes": True, "worker": worker}
+    if chief and verbose and checkpoints is not None and os.path.isdir(checkpoints.folder):
+        sys.stdout.write(f"Going on from the newest checkpoint in {checkpoints.folder}.\n")
     try:
         training.train(
             model,
@@ -253,7 +291,7 @@ def train_network(
             callbacks=[*(_writers(out) if out is not None and chief else []), *watchers],
             checkpoints=checkpoints,
             options=options,
-            example=data.train,
+            whole_from=lambda epoch, step: _splits(settings, seed, epoch, step).train,
             suspects=suspects,
             verbose=verbose if chief else 0,
         )

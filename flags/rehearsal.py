@@ -103,10 +103,12 @@ def _report_seconds(
     ball = ball_of(objectives.build(settings["objective"]))
     for spec in attack_specs(settings["attacks"]):
         attack = attacks.build(spec, **ball)
-        if hasattr(attack, "epsilon"):
-            attack = dataclasses.replace(attack, epsilon=_NOWHERE)
+        small: dict[str, Any] = {"epsilon": _NOWHERE, "step_size": None}
+        small = {key: value for key, value in small.items() if hasattr(attack, key)}
+        attack = dataclasses.replace(attack, **small)
         seconds = _twice(functools.partial(attack, net, images, labels, seed=0))
-        yield f"report, {spec}", seconds / len(images) * data.sizes[split]
+        times = 2 if settings["pretrained"] else 1  # before and after
+        yield f"report, {spec}", times * seconds / len(images) * data.sizes[split]
     with tempfile.TemporaryDirectory() as folder:
         for_one = {**settings, "certify_samples": 1}
 

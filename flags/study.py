@@ -185,7 +185,8 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     """Return the summary as a Markdown table, in percent."""
 
     def cell(entry: Mapping[str, Any], key: str) -> str:
-        return f"{100 * entry[key]['mean']:.1f} ± {100 * entry[key]['std']:.1f}"
+        spread = f" ± {100 * entry[key]['std']:.1f}" if entry["seeds"] > 1 else ""
+        return f"{100 * entry[key]['mean']:.1f}{spread}"
 
     shown = {key: head for key, head in MEASURES.items() if table and key in table[0]}
     heads = ["density", "method", *shown.values(), "seeds"]

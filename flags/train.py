@@ -74,11 +74,11 @@ def run(config: dict[str, Any], strategy: Any) -> None:
     """Do the run."""
     pipeline.set_precision(config)
     data = pipeline.load_data(config, config["seed"])
-    tail, replicas = data.sizes["train"] % config["batch_size"], strategy.num_replicas_in_sync
-    if 0 < tail < replicas:
+    fewest, replicas = min(config["batch_size"], data.last_batch), strategy.num_replicas_in_sync
+    if fewest < replicas:
         raise UsageError(
-            f"The last batch of an epoch would hold {tail} images, too few for {replicas} "
-            "replicas; choose another --batch_size."
+            f"A batch of an epoch would hold {fewest} images, too few for {replicas} replicas; "
+            "choose another --batch_size."
         )
     worker = strategies.worker(FLAGS.strategy)
     chief = worker[0] == 0

@@ -29,9 +29,12 @@ def unknown(kind: str, name: str, known: typing.Iterable[str]) -> str:
 
     >>> unknown("norm", "l3", ["l2", "linf"])
     'Unknown norm "l3"; did you mean "l2"? Known: l2, linf.'
+    >>> unknown("parameter", "eps", ["epsilon", "steps"])
+    'Unknown parameter "eps"; did you mean "epsilon"? Known: epsilon, steps.'
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    longer = [each for each in known if name and each.startswith(name)]
+    near = longer or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f'; did you mean "{near[0]}"?' if near else "."
     return f'Unknown {kind} "{name}"{hint} Known: {", ".join(known) or "none"}.'
 

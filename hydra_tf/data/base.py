@@ -13,7 +13,6 @@ from hydra_tf.data.batches import Training, fixed, prefetched
 from hydra_tf.data.decoding import Unreadable
 from hydra_tf.data.mixing import check_match, extra_of, split_share
 from hydra_tf.data.passes import Passes
-from hydra_tf.data.sharing import OwnRows
 from hydra_tf.registry import Registry
 
 DATASETS: Registry[Callable[[], Source]] = Registry("data set", "hydra_tf.data")
@@ -95,6 +94,7 @@ class DataSplits:
         sizes: number of images of ``"train"``, ``"validation"`` and ``"test"``, extra ones not
             counted.
         steps: number of training batches of a whole pass.
+        last_batch: number of images of the last of them.
         train_pass: (n, first_step=0) -> the training batches of pass n from `first_step` on.
     """
 
@@ -106,6 +106,7 @@ class DataSplits:
     num_classes: int
     sizes: Mapping[str, int]
     steps: int
+    last_batch: int
     train_pass: Callable[..., Any]
 
 
@@ -186,22 +187,15 @@ def load(
         )
     shape = _image_shape(source)
     main = Passes(source, sizes["train"], seed, random=augment is not False)
-    pseudo = None if more is None else _extra_passes(more, main, shape)
-    own = OwnRows(*worker, main.size, batch_size - extra_count, extra_count)
-    if own.workers > 1:
-        main = replace(main, own=lambda n, place: own.of_labelled(place))
-        if pseudo is not None:
-            more_size = pseudo.size
-            pseudo = replace(pseudo, own=lambda n, place: own.of_extra(n * more_size + place))
     training = Training(
         main,
         batch_size,
         drop_remainder,
         source.augment if augment is None else augment or None,
-        pseudo,
+        None if more is None else _extra_passes(more, main, shape),
         extra_count,
         as_bytes,
-    )
+    ).of_worker(*worker)
     if first_step >= training.steps:
         raise ValueError(
             f"first_step={first_step} is beyond the {training.steps} batches of a pass; start with "
@@ -216,6 +210,7 @@ def load(
         num_classes=source.num_classes,
         sizes=sizes,
         steps=training.steps,
+        last_batch=training.last_batch,
         train_pass=lambda n, first_step=0: prefetched(training.one_pass(n, first_step)),
     )
 

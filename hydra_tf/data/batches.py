@@ -7,7 +7,7 @@ they are on the device if that is asked for.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hydra_tf._lazy import tf
@@ -15,6 +15,7 @@ from hydra_tf.data.augmentation import Augment
 from hydra_tf.data.decoding import replace_unreadable
 from hydra_tf.data.mixing import spread
 from hydra_tf.data.passes import Passes, decoded, pair
+from hydra_tf.data.sharing import OwnRows
 from hydra_tf.pixels import unit_floats
 
 if TYPE_CHECKING:
@@ -71,6 +72,29 @@ class Training:
         per_batch = self.batch_size - self.extra_count
         rest = 0 if self.drop_remainder else per_batch - 1
         return (self.main.size + rest) // per_batch
+
+    @property
+    def last_batch(self) -> int:
+        """Number of images of the last batch of a pass."""
+        before = (self.steps - 1) * (self.batch_size - self.extra_count)
+        return min(self.batch_size, self.main.size - before + self.extra_count)
+
+    def of_worker(self, worker: int, workers: int) -> Training:
+        """Return the same, only the images of one worker's share decoded.
+
+        Args:
+            worker: its number.
+            workers: how many there are.
+        """
+        labelled = self.batch_size - self.extra_count
+        own = OwnRows(worker, workers, self.main.size, labelled, self.steps, self.extra_count)
+        if workers == 1:
+            return self
+        main, extra = replace(self.main, own=lambda n, place: own.of_labelled(place)), self.extra
+        if extra is not None:
+            size = extra.size
+            extra = replace(extra, own=lambda n, place: own.of_extra(n * size + place))
+        return replace(self, main=main, extra=extra)
 
     def one_pass(self, n: Any, first_step: Any = 0) -> tf.data.Dataset:
         """Return the batches of pass `n` from `first_step` on.

@@ -95,18 +95,30 @@ def _files(builder: Any, split: str) -> tuple[Any, int]:
     return tf.data.Dataset.from_tensor_slices(table), sum(s.take for s in stretches)
 
 
-def _stretch(
-    unreadable: Unreadable, name: tf.Tensor, skip: tf.Tensor, take: tf.Tensor
-) -> tf.data.Dataset:
-    """The records of a stretch of a file.
-
-    Behind a wrong checksum nothing can be found: the good ones are repeated, the lost ones noted.
-    """
+def _good(name: tf.Tensor) -> tf.data.Dataset:
+    """The records of a file up to the first wrong checksum, behind which nothing can be found."""
     # Asked first: errors that are ignored would hide that it is gone.
     there = tf.ensure_shape(tf.numpy_function(_opens, [name], tf.bool), [])
     with tf.control_dependencies([tf.debugging.Assert(there, [GONE])]):
-        name = tf.identity(name)
-    good = tf.data.TFRecordDataset(name).ignore_errors().skip(skip).take(take)
+        return tf.data.TFRecordDataset(tf.identity(name)).ignore_errors()
+
+
+def _stretch(
+    unreadable: Unreadable,
+    files: tf.data.Dataset,
+    name: tf.Tensor,
+    skip: tf.Tensor,
+    take: tf.Tensor,
+) -> tf.data.Dataset:
+    """The records of a stretch of a file.
+
+    Good ones are repeated for the lost ones, which are noted; where there is not one, those of the
+    other files.
+    """
+    others = files.flat_map(lambda name, *_: _good(name)).map(
+        lambda r: (tf.constant(-1, tf.int64), r)
+    )
+    good = _good(name).skip(skip).take(take).enumerate().repeat().concatenate(others.repeat())
 
     def record(place: tf.Tensor, numbered: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         found, content = numbered
@@ -118,8 +130,7 @@ def _stretch(
         )
         return content
 
-    whole = good.enumerate().repeat().take(take).enumerate().map(record)
-    # There may be not one good record.
+    whole = good.take(take).enumerate().map(record)
     return whole.apply(tf.data.experimental.assert_cardinality(take))
 
 
@@ -138,7 +149,7 @@ def _records(builder: Any, split: str, unreadable: Unreadable) -> tf.data.Datase
     """Encoded examples in the order of the files."""
     files, count = _files(builder, split)
     known = tf.data.experimental.assert_cardinality(count)
-    return files.flat_map(functools.partial(_stretch, unreadable)).apply(known)
+    return files.flat_map(functools.partial(_stretch, unreadable, files)).apply(known)
 
 
 def _order(
@@ -150,7 +161,7 @@ def _order(
     """
     files, count = _files(builder, split)
     records = shuffled(files, files.cardinality(), seeds).interleave(
-        functools.partial(_stretch, unreadable),
+        functools.partial(_stretch, unreadable, files),
         cycle_length=_FILES,
         block_length=_BLOCK,
         num_parallel_calls=tf.data.AUTOTUNE,

@@ -18,6 +18,7 @@ class OwnRows:
         workers: how many there are.
         size: labelled images of a pass.
         labelled: labelled images of a full batch.
+        steps: batches of a pass.
         extra: extra images of every batch, spread among them by
             :func:`hydra_tf.data.mixing.spread`.
 
@@ -25,7 +26,7 @@ class OwnRows:
         ValueError: for a worker that there is not.
 
     Example:
-        >>> own = OwnRows(worker=1, workers=2, size=10, labelled=4)
+        >>> own = OwnRows(worker=1, workers=2, size=10, labelled=4, steps=3)
         >>> [place for place in range(10) if own.of_labelled(place)]
         [2, 3, 6, 7, 9]
     """
@@ -34,6 +35,7 @@ class OwnRows:
     workers: int
     size: int
     labelled: int
+    steps: int
     extra: int = 0
 
     def __post_init__(self) -> None:
@@ -59,8 +61,7 @@ class OwnRows:
             place: number of extra images before it, over all passes.
         """
         place = tf.cast(place, tf.int64)
-        steps = -(-self.size // self.labelled)
-        return self._own(place // self.extra % steps, place % self.extra, 1)
+        return self._own(place // self.extra % self.steps, place % self.extra, 1)
 
     def _own(self, step: tf.Tensor, row: tf.Tensor, kind: int) -> tf.Tensor:
         """Whether a row of the images of one kind in a batch is within this worker's share."""

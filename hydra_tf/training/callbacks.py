@@ -164,6 +164,11 @@ class HydraCallback(keras.callbacks.Callback):
         if rates is not None:
             self.model.compiled_rate.move(rates[0])
 
+    @property
+    def sets_rates(self) -> bool:
+        """Whether the learning rate follows the pipeline's schedule, once training has begun."""
+        return self._rate_at is not None
+
     def rates(self, count: int) -> list[float] | None:
         """Return the learning rates of the next batches, or None where they are left alone.
 

@@ -9,6 +9,7 @@ or has changed is known for what it is, and the one before is taken.
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import re
@@ -24,7 +25,11 @@ from absl import logging
 from hydra_tf.files import replacing, unfinished
 
 # What reading a file that was cut short, or has changed, may raise; a disk that fails is no damage.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError)
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError),
+    RuntimeError,  # which zipfile raises for a part that claims to be encrypted
+)
+_COUNT = "number of arrays"
 _NAME = re.compile(r"at-(\d{5})-(\d{9})\.npz")
 
 
@@ -86,7 +91,7 @@ class Checkpoints:
         path = os.path.join(self.folder, f"at-{place.epoch:05d}-{place.step:09d}.npz")
         try:
             with replacing(path) as temporary:
-                np.savez(temporary, **arrays)
+                np.savez(temporary, **arrays, **{_COUNT: len(arrays)})
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -111,8 +116,7 @@ class Checkpoints:
         """
         for path in self._paths():
             try:
-                with np.load(path, allow_pickle=False) as stored:
-                    arrays = {key: stored[key] for key in stored.files}
+                arrays = _read(path)
             except _DAMAGE as bad:
                 logging.warning("hydra_tf: %s is damaged (%s); the one before is taken.", path, bad)
                 continue
@@ -126,6 +130,20 @@ class Checkpoints:
             return []
         names = [name for name in os.listdir(self.folder) if _NAME.fullmatch(name)]
         return [os.path.join(self.folder, name) for name in sorted(names, key=_place_in)[::-1]]
+
+
+def _read(path: str) -> dict[str, Any]:
+    """The arrays of a file, if it is whole."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in stored.files}
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # an index that points before the file; not a bad disk
+            raise ValueError(str(error)) from error
+        raise
+    if arrays.pop(_COUNT, None) != len(arrays):
+        raise ValueError("its index has lost a part")
+    return arrays
 
 
 def gathered(variables: Sequence[Any], prefix: str) -> dict[str, Any]:

@@ -6,23 +6,26 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from hydra_tf.objectives import OBJECTIVES
 from hydra_tf.training.callbacks import HydraCallback
 from hydra_tf.training.optimizer import settings_of
+from hydra_tf.training.options import LoopOptions
 
 
 def identity(
-    model: Any, pipeline: HydraCallback, steps: int, average: float | None
+    model: Any, pipeline: HydraCallback, steps: int, options: LoopOptions
 ) -> dict[str, Any]:
     """Return what the rest of a run follows from, but for its data and its network.
 
-    Left out is how steps are worked (devices, parts, XLA), which a run may change.
+    Left out is what a run may change under way, if to other bits: devices, parts, XLA.
 
     Args:
         model: a compiled :class:`hydra_tf.RobustModel`.
         pipeline: the phases.
         steps: batches of an epoch.
-        average: decay of the moving average of the weights.
+        options: how the loop runs.
 
     Returns:
         A mapping that JSON can hold; callables stand in it by their names.
@@ -32,7 +35,7 @@ def identity(
         >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(2)])
         >>> model = hydra_tf.RobustModel(net, "natural")
         >>> model.compile("sgd")
-        >>> identity(model, HydraCallback(0.1, 1, 1, 1), 10, None)["phases"]
+        >>> identity(model, HydraCallback(0.1, 1, 1, 1), 10, LoopOptions())["phases"]
         {'pretrain': 1, 'prune': 1, 'finetune': 1}
     """
     settings = settings_of(model.optimizer).items()
@@ -50,7 +53,9 @@ def identity(
             pipeline.learning_rate, pipeline.schedule, pipeline.warmup, model.compiled_rate.rate,
         ],
         "optimizer": [type(model.optimizer).__name__, optimizer],
-        "average": average,
+        "average": options.average,
+        "clip_norm": options.step.clip_norm,
+        "best epoch": [pipeline.monitor, pipeline.restore_best],
         "trained BatchNorm": model.train_batchnorm,
     }  # fmt: skip
     found: dict[str, Any] = json.loads(json.dumps(content, default=_name))
@@ -88,6 +93,8 @@ def _objective(objective: Any) -> Any:
         return _name(objective)
 
 
-def _name(value: Any) -> str:
-    """The name of what JSON cannot hold."""
+def _name(value: Any) -> Any:
+    """What JSON cannot hold: the number of a NumPy scalar, the name of anything else."""
+    if isinstance(value, np.generic):
+        return value.item()
     return getattr(value, "__name__", type(value).__name__)

@@ -9,6 +9,7 @@ orderly end when the machine is taken away.
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +44,7 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     checkpoints: Checkpoints | None = None,
     options: LoopOptions | None = None,
-    example: tf.data.Dataset | None = None,
+    whole_from: Callable[[int, int], tf.data.Dataset] | None = None,
     suspects: str | None = None,
     verbose: int = 1,
 ) -> dict[str, float]:
@@ -66,8 +67,8 @@ def train(
             others begin anew after a restart.
         checkpoints: where the run is kept; None keeps nothing.
         options: see :class:`LoopOptions`.
-        example: batches the first of which is looked at before the training (SNIP takes its
-            gradients there); by default those of the run's first step.
+        whole_from: as `batches_from`, on several workers with every image of a batch: SNIP takes
+            its gradients from the first one, and `suspects` are these; by default the same.
         suspects: file (.npz) that gets the batches of a step whose loss is not finite.
         verbose: as in Keras.
 
@@ -80,10 +81,18 @@ def train(
         ValueError: for data that do not fit the model, or a checkpoint of another run.
     """
     with sigterm_noted() as asked, plain_sentences():
-        loop = _Loop(model, pipeline, steps, checkpoints, options or LoopOptions(), suspects)
-        first = batches_from(0, 0) if example is None else example
-        model.first_batch = model.check_data(first.map(lambda x, y: (unit_floats(x), y)))
+        whole_from = whole_from or batches_from
+        keep = functools.partial(_keep_suspects, suspects, whole_from)
+        loop = _Loop(model, pipeline, steps, checkpoints, options or LoopOptions(), keep)
+        first = whole_from(0, 0).map(lambda x, y: (unit_floats(x), y))
+        model.first_batch = model.check_data(first)
         return loop.run(batches_from, validation, callbacks, asked, verbose)
+
+
+def _keep_suspects(path: str | None, whole_from: Any, place: Place, count: int) -> None:
+    """Write the batches of so many steps, which made what is not finite."""
+    if path is not None:
+        keep_suspects(path, whole_from(place.epoch, place.step).take(count), place)
 
 
 class _Then(keras.callbacks.Callback):
@@ -107,15 +116,15 @@ class _Loop:
         steps: int,
         checkpoints: Checkpoints | None,
         options: LoopOptions,
-        suspects: str | None,
+        keep_suspects: Callable[[Place, int], None],
     ) -> None:
         self.model, self.pipeline, self.steps = model, pipeline, steps
-        self.checkpoints, self.options, self.suspects = checkpoints, options, suspects
+        self.checkpoints, self.options, self.keep_suspects = checkpoints, options, keep_suspects
         self.strategy = model.distribute_strategy
-        self.place, self.sums, self.stopped = Place(), np.zeros(6), False
+        self.place, self.sums = Place(), np.zeros(6)
         self.callbacks: Sequence[Any] = ()
         self._restored: Mapping[str, Any] = {}
-        self._count = 0
+        self._count = 1  # steps of the last execution
         self.average: MovingAverage | None = None
         self._functions: dict[int, Any] = {}
         self._functions_of: Any = None
@@ -130,7 +139,7 @@ class _Loop:
         verbose: int,
     ) -> dict[str, float]:
         """Do what :func:`train` says."""
-        model, self.batches_from, self.callbacks = self.model, batches_from, callbacks
+        model, self.callbacks = self.model, callbacks
         if validation is not None:
             model.check_data(validation)
         model.prepare()
@@ -150,7 +159,8 @@ class _Loop:
         model.stop_training = False
         watchers.on_train_begin()
         logs: dict[str, float] = {}
-        if self.stopped or self.place.epoch == self.pipeline.epochs:
+        between = self.place.step == 0
+        if self.place.epoch == self.pipeline.epochs or (between and model.stop_training):
             # A run that was interrupted after its last epoch.
             self.pipeline.on_epoch_begin(self.place.epoch - 1)
             watchers.on_train_end(logs)
@@ -159,7 +169,7 @@ class _Loop:
         past, step = divmod(self.place.step, self.steps)
         batches = batches_from(self.place.epoch + past, step)
         iterator = iter(shared_out(batches, self.strategy))
-        while self.place.epoch < self.pipeline.epochs and not model.stop_training:
+        while not logs or (self.place.epoch < self.pipeline.epochs and not model.stop_training):
             logs = self._epoch(iterator, validation, watchers, asked)
         watchers.on_train_end(logs)
         return logs
@@ -187,13 +197,12 @@ class _Loop:
         try:
             watchers.on_epoch_end(epoch, logs)
         except FloatingPointError:  # weights that the last step has ruined
-            self._keep_suspects(self.place.step - self._count, self._count)
+            self.keep_suspects(Place(epoch, self.place.step - self._count), self._count)
             raise
         last = epoch + 1 == first + self.pipeline.plan[phase] or self.model.stop_training
         if average is not None and not last:  # a phase ends with it, and the next begins there
             average.swap()
         self.place, self.sums = Place(epoch + 1, 0), np.zeros(6)
-        self.stopped = self.model.stop_training
         self._save()
         return logs
 
@@ -210,7 +219,7 @@ class _Loop:
             self.model.compiled_rate.moved(rates[-1])
         self.sums += sums
         if not np.isfinite(sums[1]):
-            self._keep_suspects(done, count)
+            self.keep_suspects(Place(epoch, done), count)
         self._count = count
         self.place = Place(epoch, done + count)
         logs = means(self.sums)
@@ -265,7 +274,7 @@ class _Loop:
             **self.pipeline.best.arrays(),
             **remembered(self.callbacks),
             "sums": self.sums,
-            "stopped": self.stopped,
+            "stopped": self.model.stop_training,
             "run": json.dumps(self._identity()),
         }
         self.checkpoints.save(self.place, arrays)
@@ -283,8 +292,10 @@ class _Loop:
         scatter(self.model.optimizer.variables, "optimizer", arrays)
         scatter(self.average.variables if self.average else [], "average", arrays)
         self.pipeline.best.take_up(arrays)
-        self.sums, self.stopped = arrays["sums"], bool(arrays["stopped"])
-        self._restored = arrays
+        self.sums, self._restored = arrays["sums"], arrays
+        self.model.stop_training = bool(arrays["stopped"])
+        if self.pipeline.sets_rates:
+            self.model.compiled_rate.moved(float(np.asarray(self.model.optimizer.learning_rate)))
 
     def _recall(self) -> None:
         """Have callbacks, which begin anew with the training, remember what a checkpoint holds."""
@@ -293,7 +304,7 @@ class _Loop:
 
     def _identity(self) -> dict[str, Any]:
         """What makes this run the one that a checkpoint belongs to."""
-        return identity(self.model, self.pipeline, self.steps, self.options.average)
+        return identity(self.model, self.pipeline, self.steps, self.options)
 
     def _agree(self, place: Place) -> None:
         """Refuse to start where other workers do not.
@@ -312,11 +323,3 @@ class _Loop:
                 "The workers have found different checkpoints; their folder must be one that all "
                 "of them share."
             )
-
-    def _keep_suspects(self, first: int, count: int) -> None:
-        """Write the batches of so many steps of this epoch, which made what is not finite."""
-        if self.suspects is None:
-            return
-        place = Place(self.place.epoch, first)
-        batches = self.batches_from(place.epoch, place.step).take(count)
-        keep_suspects(self.suspects, batches, place)

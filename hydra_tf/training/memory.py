@@ -13,7 +13,9 @@ _REMEMBERED: dict[type, tuple[str, ...]] = {
         "best", "wait", "best_epoch", "stopped_epoch", "best_weights",
     ),
     keras.callbacks.ReduceLROnPlateau: ("best", "wait", "cooldown_counter"),
-    keras.callbacks.ModelCheckpoint: ("best",),
+    keras.callbacks.ModelCheckpoint: (
+        "best", "_batches_seen_since_last_saving", "_last_batch_seen",
+    ),
 }  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +19,7 @@ def keep_suspects(path: str, batches: tf.data.Dataset, place: Place) -> None:
     Args:
         path: the file (.npz): images [n, ...] in [0, 1], labels, and the epoch and step, counted
             from 0, that the first batch belongs to.
-        batches: (images, labels); images that another worker decodes are left out.
+        batches: (images, labels).
         place: where the first of them stands.
 
     Example:
@@ -33,10 +32,8 @@ def keep_suspects(path: str, batches: tf.data.Dataset, place: Place) -> None:
     """
     pairs = [(np.asarray(unit_floats(x)), np.asarray(y)) for x, y in batches]
     images, labels = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
-    own = labels >= 0 if labels.ndim == 1 else np.full(len(labels), True)
-    arrays: dict[str, Any] = {"images": images[own], "labels": labels[own]}
     try:
         with replacing(path, ".npz") as temporary:
-            np.savez(temporary, **arrays, **dataclasses.asdict(place))
+            np.savez(temporary, images=images, labels=labels, **dataclasses.asdict(place))
     except OSError as error:  # what is to be told is the loss
         logging.warning("hydra_tf: %s cannot be written: %s", path, error)
