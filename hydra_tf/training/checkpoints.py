@@ -91,7 +91,7 @@ class Checkpoints:
         path = os.path.join(self.folder, f"at-{place.epoch:05d}-{place.step:09d}.npz")
         try:
             with replacing(path) as temporary:
-                np.savez(temporary, **arrays, **{_COUNT: len(arrays)})
+                np.savez(temporary, **{**arrays, _COUNT: np.asarray(len(arrays))})
         except OSError as error:
             raise OSError(
                 error.errno,

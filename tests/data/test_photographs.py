@@ -181,6 +181,25 @@ def test_records_of_a_damaged_file_are_replaced_and_named(
         np.testing.assert_array_equal(y, late_y)
 
 
+def test_a_file_without_a_good_record_has_those_of_others(
+    damaged: pathlib.Path, caplog: pytest.LogCaptureFixture, gather: Gather
+) -> None:
+    [file] = damaged.glob("**/*train*-00001-of-00003")
+    content = bytearray(file.read_bytes())
+    content[20] ^= 255
+    file.write_bytes(content)
+    [empty] = damaged.glob("**/*validation*-00002-of-00003")
+    empty.write_bytes(b"")
+    splits = data.load(f"imagenet:data_dir={damaged},size=8,validation_share=0.1,buffer=4")
+    with caplog.at_level(logging.WARNING):
+        _, labels = gather(splits.train)
+    assert len(labels) == 36
+    assert not set(labels) & set(range(14, 27))
+    assert "13 of the images could not be read in this pass" in caplog.text
+    assert gather(splits.test)[1].tolist() == [*range(8), *range(4)]
+    assert f"of {empty}" in caplog.text
+
+
 def test_a_file_that_is_gone_is_named(
     damaged: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,10 +16,10 @@ from hydra_tf.pixels import unit_floats
 @pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("extra", [0, 1, 4])
 def test_shares_are_those_of_the_replicas_by_brute_force(workers: int, extra: int) -> None:
-    size, labelled = 23, 5
+    size, labelled, steps = 23, 5, 5
     found: dict[int, list[tuple[int, int, int]]] = {}
     for worker in range(workers):
-        own = OwnRows(worker, workers, size, labelled, extra)
+        own = OwnRows(worker, workers, size, labelled, steps, extra)
         found[worker] = [(0, 0, p) for p in range(size) if own.of_labelled(p)]
         found[worker] += [(0, 1, p) for p in range(2 * 5 * extra) if extra and own.of_extra(p)]
     wanted: dict[int, list[tuple[int, int, int]]] = {worker: [] for worker in range(workers)}
@@ -35,15 +35,17 @@ def test_shares_are_those_of_the_replicas_by_brute_force(workers: int, extra: in
         assert sorted(found[worker]) == sorted(wanted[worker])
 
 
-@pytest.mark.parametrize("extra", [False, True], ids=["plain", "extra"])
+@pytest.mark.parametrize("drop", [False, True], ids=["all", "full"])
+@pytest.mark.parametrize("share", [None, 0.15, 0.4, 0.85])
 @pytest.mark.parametrize("name", ["folder", "imagenet", "digits"])
 def test_workers_together_have_the_batches_of_one(
-    name: str, extra: bool, offline_specs: dict[str, str]
+    name: str, share: float | None, drop: bool, offline_specs: dict[str, str]
 ) -> None:
     spec = offline_specs[name]
     how = {"batch_size": 7 if name != "digits" else 300, "seed": 2, "first_step": 2}
-    if extra:
-        how["extra"] = f"{spec},share=0.4"
+    how["drop_remainder"] = drop
+    if share:
+        how["extra"] = f"{spec},share={share}"
     whole = list(data.load(spec, **how).train.repeat().take(9).as_numpy_iterator())
     for worker in range(2):
         own = data.load(spec, worker=(worker, 2), **how).train.repeat().take(9)
@@ -69,6 +71,12 @@ def test_what_another_worker_decodes_stands_in_for_nothing() -> None:
     assert replaced[1].numpy()[1] == 3
     assert replaced[0].numpy().ravel()[1] == 3.0
     assert replaced[1].numpy()[3:].tolist() == [3, 4]
+
+
+def test_the_last_batch_is_told() -> None:
+    for how in ({}, {"extra": "digits:share=0.5"}, {"drop_remainder": True}, {"batch_size": 9999}):
+        splits = data.load("digits", **{"batch_size": 314, **how})
+        assert splits.last_batch == [len(y) for _, y in splits.train.as_numpy_iterator()][-1]
 
 
 @pytest.mark.parametrize("name", ["npz", "cifar10", "folder", "imagenet"])

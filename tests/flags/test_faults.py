@@ -101,7 +101,7 @@ def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(tmp_path):
     assert result.returncode == 0, result.stderr
     for phase in ("pretrain: 100 epochs", "prune: 20 epochs", "finetune: 100 epochs"):
         assert phase in result.stdout
-    assert "mnist_cnn: 66,902 parameters" in result.stdout
+    assert "mnist_cnn: 22,406 parameters" in result.stdout
     assert re.search(r"validation: [\d.e-]+ s an epoch", result.stdout)
     assert re.search(r"report, pgd:steps=5: at most [\d.e-]+ s", result.stdout)
     assert re.search(r"about .+ (s|min) in all; peak memory [\d,]+ MB", result.stdout)
@@ -113,6 +113,20 @@ def test_a_run_tells_its_versions_and_a_hash_of_what_was_asked(folder):
     assert set(content["versions"]) == {"tensorflow", "keras", "numpy"}
     assert len(content["hash"]) == 12
     assert str(ROOT) not in json.dumps(content)
+
+
+def test_two_processes_do_not_share_a_directory(folder):
+    process = start(folder, "shared")
+    wait_for_checkpoint(folder / "shared", process)
+    second = subprocess.run(
+        command(folder / "shared", 1), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    process.kill()
+    process.communicate()
+    assert second.returncode == 2
+    assert "Another process is at work in" in second.stderr
+    assert len(second.stderr.strip().splitlines()) == 1
+    finish(folder, "shared")  # the lock went with the process
 
 
 @pytest.mark.slow

@@ -102,6 +102,7 @@ def test_the_best_value_of_a_model_checkpoint_is_known(tmp_path):
         ({"plan": (7,)}, "phases"),
         ({"warmup": 0.2}, "learning rate"),
         ({"seed": 1}, "seed"),
+        ({"restore_best": False}, "best epoch"),
         ({"objective": "pgd:epsilon=0.1,steps=1"}, "objective"),
         ({"optimizer": keras.optimizers.SGD(0.1, momentum=0.8)}, "optimizer"),
     ],
@@ -126,6 +127,64 @@ def test_devices_and_parts_may_change(tmp_path, batches_from, validation, two_re
     model = make("natural", two_replicas)
     resumed, _ = run(tmp_path / "cut", batches_from, validation, plan=(2,), model=model)
     assert_same(resumed, whole, atol=2e-4)
+
+
+def test_a_stop_within_an_epoch_is_kept(tmp_path, batches_from, validation):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                self.model.stop_training = True
+
+    class FaultInValidation(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            raise StopError
+
+    # Between the two: a checkpoint of the third step, and no end of the epoch.
+    whole, epochs = run(tmp_path / "whole", batches_from, validation, Stop())
+    assert epochs == [0]
+    with pytest.raises(StopError):
+        run(tmp_path / "cut", batches_from, validation, Stop(), FaultInValidation())
+    assert Checkpoints(tmp_path / "cut").newest()[0] == Place(0, 3)
+    resumed, epochs = run(tmp_path / "cut", batches_from, validation, Stop())
+    assert epochs == [0]
+    assert_same(resumed, whole)
+
+
+def test_weights_ruined_before_a_restart_are_told_by_their_batch(
+    tmp_path, batches_from, validation
+):
+    class Ruin(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == STEPS - 1:
+                bias = self.model.net.layers[-1].bias
+                bias.assign(np.full(bias.shape, np.nan, "float32"))
+
+    class FaultInValidation(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            raise StopError
+
+    folder, path = tmp_path / "cut", tmp_path / "suspects.npz"
+    with pytest.raises(StopError):
+        run(folder, batches_from, validation, Ruin(), FaultInValidation())
+    with pytest.raises(FloatingPointError):
+        train(
+            make("natural"), batches_from, STEPS, phases(8), validation=validation,
+            checkpoints=Checkpoints(folder), suspects=str(path), verbose=0,
+        )  # fmt: skip
+    with np.load(path) as kept:
+        assert int(kept["step"]) == STEPS - 1
+
+
+def test_the_compiled_rate_comes_back_after_a_restart_at_the_end(tmp_path, batches_from):
+    class FaultAtTheEnd(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise StopError
+
+    with pytest.raises(StopError):
+        run(tmp_path, batches_from, None, FaultAtTheEnd(), plan=(1,))
+    model = make("natural")
+    run(tmp_path, batches_from, None, plan=(1,), model=model)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.1)
 
 
 def test_what_was_left_of_a_checkpoint_goes(tmp_path):
