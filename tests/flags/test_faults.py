@@ -116,17 +116,23 @@ def test_a_run_tells_its_versions_and_a_hash_of_what_was_asked(folder):
 
 
 def test_two_processes_do_not_share_a_directory(folder):
-    process = start(folder, "shared")
-    wait_for_checkpoint(folder / "shared", process)
-    second = subprocess.run(
-        command(folder / "shared", 1), cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    process.kill()
-    process.communicate()
-    assert second.returncode == 2
-    assert "Another process is at work in" in second.stderr
-    assert len(second.stderr.strip().splitlines()) == 1
-    finish(folder, "shared")  # the lock went with the process
+    config = json.loads((folder / "whole" / "config.json").read_text())
+    claim = [
+        "from flags import pipeline",
+        f"pipeline.claim({str(folder / 'shared')!r}, {config!r}, overwrite=True)",
+    ]
+    hold = "\n".join([*claim, "print('held', flush=True)", "input()"])
+    how = {"cwd": ROOT, "text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    first = subprocess.Popen([sys.executable, "-c", hold], **how)
+    assert first.stdout.readline() == "held\n"
+    again = [sys.executable, "-c", "\n".join(claim)]
+    second = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "UsageError: Another process is at work in" in second.stderr
+    first.kill()
+    first.communicate()
+    # The lock has gone with its process.
+    third = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert third.returncode == 0, third.stderr
 
 
 @pytest.mark.slow

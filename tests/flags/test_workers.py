@@ -106,7 +106,9 @@ def test_two_workers_train_what_one_device_does(workers, tmp_path):
     assert abs(reports[0]["benign_accuracy"] - reports[1]["benign_accuracy"]) <= 0.01
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_when_a_worker_goes_the_other_stops_and_says_so(sent, workers, tmp_path):
     chief, other = workers(tmp_path / "run", "--pretrain_epochs=500")
     wait_for_epochs(tmp_path / "run", 1, chief)
