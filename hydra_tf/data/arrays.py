@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from hydra_tf._lazy import tf
 from hydra_tf.data.augmentation import Augment
-from hydra_tf.data.base import Source
 from hydra_tf.data.passes import shuffled
+from hydra_tf.data.source import Source
 
 # The splits of a published result must never change: the seed is part of the data set, and
 # of NumPy's generators only RandomState promises the same stream in every version.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra_tf._lazy import tf
 from hydra_tf.data.augmentation import Augment
@@ -16,10 +16,8 @@ from hydra_tf.data.decoding import replace_unreadable
 from hydra_tf.data.mixing import spread
 from hydra_tf.data.passes import Passes, decoded, pair
 from hydra_tf.data.sharing import OwnRows
+from hydra_tf.data.source import Source
 from hydra_tf.pixels import unit_floats
-
-if TYPE_CHECKING:
-    from hydra_tf.data.base import Source
 
 
 def fixed(source: Source, examples: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:

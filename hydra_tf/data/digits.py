@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hydra_tf.data.arrays import split_arrays
-from hydra_tf.data.base import DATASETS, DataSet, Source
+from hydra_tf.data.base import DATASETS, DataSet
+from hydra_tf.data.source import Source
 
 
 @DATASETS.register()

@@ -10,10 +10,11 @@ import numpy as np
 
 from hydra_tf._lazy import tf
 from hydra_tf.data.arrays import check_shares, parts_of, stratified_order
-from hydra_tf.data.base import DATASETS, DataSet, Source
+from hydra_tf.data.base import DATASETS, DataSet
 from hydra_tf.data.decoding import UNREADABLE, Decoder, Unreadable, attempt, check_size
 from hydra_tf.data.listing import Listing, class_names, has_splits, list_images
 from hydra_tf.data.passes import shuffled
+from hydra_tf.data.source import Source
 
 # So many unreadable files in a row are no accident: the disk is gone, say.
 _TRIES = 1000

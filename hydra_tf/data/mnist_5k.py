@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from hydra_tf.data.arrays import split_arrays
-from hydra_tf.data.base import DATASETS, DataSet, Source
+from hydra_tf.data.base import DATASETS, DataSet
+from hydra_tf.data.source import Source
 
 
 @functools.cache

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from hydra_tf.data.arrays import check_shares, parts_of, split_arrays
-from hydra_tf.data.base import DATASETS, DataSet, Source
+from hydra_tf.data.base import DATASETS, DataSet
+from hydra_tf.data.source import Source
 
 # The second pair of names is that of the 500,000 images of Carmon et al. (NeurIPS 2019).
 # What reading a file that is no archive, or a damaged one, may raise.

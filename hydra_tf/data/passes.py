@@ -8,15 +8,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hydra_tf._lazy import tf
 from hydra_tf.data.decoding import ELSEWHERE
-
-if TYPE_CHECKING:
-    from hydra_tf.data.base import Source
+from hydra_tf.data.source import Source
 
 # With the two numbers that tf.data takes for an operation's seed alone, the passes come in the
 # order of Dataset.shuffle(reshuffle_each_iteration=True), which published results were made with.

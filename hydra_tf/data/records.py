@@ -13,9 +13,9 @@ import numpy as np
 from absl import logging
 
 from hydra_tf._lazy import tf
-from hydra_tf.data.base import Source
 from hydra_tf.data.decoding import GONE, Decoder, Unreadable, attempt, check_size
 from hydra_tf.data.passes import shuffled
+from hydra_tf.data.source import Source
 from hydra_tf.data.tfds import PreparedDataSet, prepared_builder
 
 # Files that are read at a time, in blocks of so many examples.

@@ -9,7 +9,8 @@ import os
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from hydra_tf.data.base import DataSet, Source
+from hydra_tf.data.base import DataSet
+from hydra_tf.data.source import Source
 
 
 @dataclass(frozen=True)
