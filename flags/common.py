@@ -92,7 +92,7 @@ def _is_for_the_user(record: Any) -> bool:
     """
     if record.levelno >= ERROR:
         return True
-    said = record.getMessage()
+    said = str(record.msg)
     known = ("triggered tf.function retracing", "eagerly has significant overhead")
     return "tensorflow_datasets" not in record.pathname and not any(k in said for k in known)
 

@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -111,6 +110,8 @@ def claim(out: str, config: Mapping[str, Any], overwrite: bool = False) -> None:
     try:
         os.makedirs(out, exist_ok=True)
         _require_alone(out)
+        if is_finished(out, config, overwrite):  # by another process, since that was asked first
+            raise UsageError(f"{out} holds this run, finished by now; see its report.json.")
         versions = _prepare(out, config, overwrite)
         text = json.dumps({**_stamped(config), "versions": versions}, indent=2)
         with replacing(os.path.join(out, "config.json")) as temporary:
@@ -279,8 +280,6 @@ def train_network(
         checkpoints = training.Checkpoints(os.path.join(out, "checkpoints"), writes=chief)
     suspects = os.path.join(out, "suspects.npz") if out is not None and chief else None
     wire = {"as_bytes": True, "worker": worker}
-    if chief and verbose and checkpoints is not None and os.path.isdir(checkpoints.folder):
-        sys.stdout.write(f"Going on from the newest checkpoint in {checkpoints.folder}.\n")
     try:
         training.train(
             model,

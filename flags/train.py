@@ -74,7 +74,7 @@ def run(config: dict[str, Any], strategy: Any) -> None:
     """Do the run."""
     pipeline.set_precision(config)
     data = pipeline.load_data(config, config["seed"])
-    fewest, replicas = min(config["batch_size"], data.last_batch), strategy.num_replicas_in_sync
+    fewest, replicas = data.last_batch, strategy.num_replicas_in_sync
     if fewest < replicas:
         raise UsageError(
             f"A batch of an epoch would hold {fewest} images, too few for {replicas} replicas; "

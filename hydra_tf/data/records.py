@@ -28,8 +28,8 @@ class PreparedPhotographs(PreparedDataSet):
 
     Training images are cut at random, validation and test images at the centre; see
     :class:`hydra_tf.data.decoding.Decoder`. An image that cannot be decoded is replaced by the
-    next good one of its batch, and records of a damaged file by good ones of the same file; both
-    are named in a warning at the end of the pass.
+    next good one of its batch, and records of a damaged file by good ones of the same split, of
+    the same file if it has any; both are named in a warning at the end of the pass.
 
     Args:
         crop: pixels of random shift on top of the cut, see :class:`DataSet`.
@@ -95,12 +95,13 @@ def _files(builder: Any, split: str) -> tuple[Any, int]:
     return tf.data.Dataset.from_tensor_slices(table), sum(s.take for s in stretches)
 
 
-def _good(name: tf.Tensor) -> tf.data.Dataset:
-    """The records of a file up to the first wrong checksum, behind which nothing can be found."""
+def _good(name: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
+    """The records of a stretch up to a wrong checksum, behind which nothing can be found."""
     # Asked first: errors that are ignored would hide that it is gone.
     there = tf.ensure_shape(tf.numpy_function(_opens, [name], tf.bool), [])
     with tf.control_dependencies([tf.debugging.Assert(there, [GONE])]):
-        return tf.data.TFRecordDataset(tf.identity(name)).ignore_errors()
+        records = tf.data.TFRecordDataset(tf.identity(name)).ignore_errors()
+    return records.skip(skip).take(take)
 
 
 def _stretch(
@@ -113,12 +114,11 @@ def _stretch(
     """The records of a stretch of a file.
 
     Good ones are repeated for the lost ones, which are noted; where there is not one, those of the
-    other files.
+    split's other files.
     """
-    others = files.flat_map(lambda name, *_: _good(name)).map(
-        lambda r: (tf.constant(-1, tf.int64), r)
-    )
-    good = _good(name).skip(skip).take(take).enumerate().repeat().concatenate(others.repeat())
+    nowhere = tf.constant(-1, tf.int64)
+    others = files.flat_map(_good).map(lambda each: (nowhere, each)).repeat()
+    good = _good(name, skip, take).enumerate().repeat().concatenate(others)
 
     def record(place: tf.Tensor, numbered: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         found, content = numbered

@@ -26,7 +26,7 @@ from hydra_tf.files import replacing, unfinished
 
 # What reading a file that was cut short, or has changed, may raise; a disk that fails is no damage.
 _DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError),
     RuntimeError,  # which zipfile raises for a part that claims to be encrypted
 )
 _COUNT = "number of arrays"

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from hydra_tf.pixels import unit_floats
 from hydra_tf.training.arrangement import arrange
@@ -84,8 +85,7 @@ def train(
         whole_from = whole_from or batches_from
         keep = functools.partial(_keep_suspects, suspects, whole_from)
         loop = _Loop(model, pipeline, steps, checkpoints, options or LoopOptions(), keep)
-        first = whole_from(0, 0).map(lambda x, y: (unit_floats(x), y))
-        model.first_batch = model.check_data(first)
+        model.first_batch = model.check_data(whole_from(0, 0).map(lambda x, y: (unit_floats(x), y)))
         return loop.run(batches_from, validation, callbacks, asked, verbose)
 
 
@@ -159,17 +159,21 @@ class _Loop:
         model.stop_training = False
         watchers.on_train_begin()
         logs: dict[str, float] = {}
-        between = self.place.step == 0
-        if self.place.epoch == self.pipeline.epochs or (between and model.stop_training):
-            # A run that was interrupted after its last epoch.
-            self.pipeline.on_epoch_begin(self.place.epoch - 1)
+        stopped = self.place.step == 0 and model.stop_training
+        if self.place.epoch == self.pipeline.epochs or stopped:
+            # A run that was interrupted after its last epoch, or asked to stop before its first.
+            if self.place.epoch:
+                self.pipeline.on_epoch_begin(self.place.epoch - 1)
             watchers.on_train_end(logs)
             return logs
         # A checkpoint may stand behind the last step of an epoch that was not judged yet.
         past, step = divmod(self.place.step, self.steps)
         batches = batches_from(self.place.epoch + past, step)
         iterator = iter(shared_out(batches, self.strategy))
-        while not logs or (self.place.epoch < self.pipeline.epochs and not model.stop_training):
+        # One that was stopped within an epoch has this epoch to be judged.
+        while self.place.step or not (
+            model.stop_training or self.place.epoch == self.pipeline.epochs
+        ):
             logs = self._epoch(iterator, validation, watchers, asked)
         watchers.on_train_end(logs)
         return logs
@@ -185,6 +189,8 @@ class _Loop:
             self.average.start()
         while self.place.step < self.steps and not self.model.stop_training:
             self._execute(iterator, watchers, asked)
+        if not self.place.step:  # stopped as it began
+            return {}
         if asked() and self.strategy.cluster_resolver is None:
             self._stop()  # several workers stop together, at their next step
         logs = means(self.sums)
@@ -292,6 +298,11 @@ class _Loop:
         scatter(self.model.optimizer.variables, "optimizer", arrays)
         scatter(self.average.variables if self.average else [], "average", arrays)
         self.pipeline.best.take_up(arrays)
+        # A warning, to be seen: the progress bar begins in the middle.
+        logging.warning(
+            "hydra_tf: goes on behind epoch %d, step %d, from a checkpoint in %s.",
+            *(self.place.epoch, self.place.step, self.checkpoints.folder),
+        )
         self.sums, self._restored = arrays["sums"], arrays
         self.model.stop_training = bool(arrays["stopped"])
         if self.pipeline.sets_rates:

@@ -14,7 +14,7 @@ from hydra_tf.training.checkpoints import Place
 
 
 def keep_suspects(path: str, batches: tf.data.Dataset, place: Place) -> None:
-    """Write batches to a file; one that cannot be written is a warning.
+    """Write batches to a file; where they cannot be read or written that is a warning.
 
     Args:
         path: the file (.npz): images [n, ...] in [0, 1], labels, and the epoch and step, counted
@@ -30,10 +30,10 @@ def keep_suspects(path: str, batches: tf.data.Dataset, place: Place) -> None:
         >>> int(np.load(path)["step"])
         3
     """
-    pairs = [(np.asarray(unit_floats(x)), np.asarray(y)) for x, y in batches]
-    images, labels = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
     try:
+        pairs = [(np.asarray(unit_floats(x)), np.asarray(y)) for x, y in batches]
+        images, labels = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
         with replacing(path, ".npz") as temporary:
             np.savez(temporary, images=images, labels=labels, **dataclasses.asdict(place))
-    except OSError as error:  # what is to be told is the loss
+    except (OSError, ValueError, tf.errors.OpError) as error:  # what is to be told is the loss
         logging.warning("hydra_tf: %s cannot be written: %s", path, error)

@@ -200,6 +200,22 @@ def test_a_file_without_a_good_record_has_those_of_others(
     assert f"of {empty}" in caplog.text
 
 
+def test_training_images_never_stand_in_for_validation(
+    tmp_path: pathlib.Path, photographs: list[np.ndarray], prepare: Any, gather: Gather
+) -> None:
+    examples = [
+        {"image": image, "label": i, "file_name": f"n{i}"} for i, image in enumerate(photographs)
+    ]
+    prepare(tmp_path, "imagenet2012", {"train": examples, "validation": examples[:12]}, shards=2)
+    [file] = tmp_path.glob("**/*train*-00001-of-00002")  # 20 examples, 4 of them for validation
+    records = list(tf.data.TFRecordDataset(str(file)).as_numpy_iterator())
+    content = bytearray(file.read_bytes())
+    content[sum(len(record) + 16 for record in records[:17]) + 20] ^= 255  # the second of the four
+    file.write_bytes(content)
+    splits = data.load(f"imagenet:data_dir={tmp_path},size=8,validation_share=0.1", batch_size=4)
+    assert gather(splits.validation)[1].tolist() == [36] * 4
+
+
 def test_a_file_that_is_gone_is_named(
     damaged: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:

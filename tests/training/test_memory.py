@@ -129,6 +129,25 @@ def test_devices_and_parts_may_change(tmp_path, batches_from, validation, two_re
     assert_same(resumed, whole, atol=2e-4)
 
 
+def test_a_stop_before_the_first_step_makes_none(batches_from, validation):
+    for when in ("on_train_begin", "on_epoch_begin"):
+        model = make("natural")
+        before = weights_of(model)
+
+        class Stop(keras.callbacks.Callback):
+            def stop(self, *_, **__):
+                self.model.stop_training = True
+
+        stop = Stop()
+        setattr(stop, when, stop.stop)
+        pipeline = phases(2)
+        logs = train(
+            model, batches_from, STEPS, pipeline, validation=validation, callbacks=[stop], verbose=0
+        )
+        assert logs == {}
+        assert_same(weights_of(model), before)
+
+
 def test_a_stop_within_an_epoch_is_kept(tmp_path, batches_from, validation):
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
