@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -14,6 +13,8 @@ from logging import ERROR
 from typing import Any
 
 from absl import flags, logging
+
+from hydra_tf.graphs import asserted
 
 FLAGS = flags.FLAGS
 
@@ -147,8 +148,7 @@ def _sentence(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    asserted = re.search(r"assertion failed: \[(.+?\.)\]", text)
-    return " ".join((asserted[1] if asserted else text).split())
+    return " ".join((asserted(text) or text).split())
 
 
 def _help(name: str, teach: str, full: bool) -> str:

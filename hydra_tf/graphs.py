@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import types
 import weakref
 from collections.abc import Callable, Hashable, Iterator
@@ -12,6 +13,8 @@ import numpy as np
 
 from hydra_tf._lazy import keras, tf
 
+# Our assertions end in a full stop; those of TensorFlow's own checks do not.
+_ASSERTED = re.compile(r"assertion failed: \[(.+?\.)\]")
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
 
@@ -55,6 +58,20 @@ class Graphs:
         if key not in graphs:
             graphs[key] = trace(weakref.ref(model))
         return graphs[key]
+
+
+def asserted(text: str) -> str | None:
+    """Return the sentence of an assertion of ours that a graph's error tells, if it is one.
+
+    Args:
+        text: of the error.
+
+    Example:
+        >>> asserted("Error in a map: assertion failed: [The file is gone.] [[node Assert]]")
+        'The file is gone.'
+    """
+    found = _ASSERTED.search(text)
+    return found[1] if found else None
 
 
 def _state(model: Any) -> list[Any]:

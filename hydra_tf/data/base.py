@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from hydra_tf._lazy import tf
 from hydra_tf.data.augmentation import Augment, check_crop, crop_and_flip
@@ -135,21 +135,12 @@ def load(
     _check_whole("seed", seed, 0)
     _check_whole("first_epoch", first_epoch, 0)
     _check_whole("first_step", first_step, 0)
-    if augment is True or not (augment is None or augment is False or callable(augment)):
-        raise TypeError(
-            "augment is None (the data set's own), False (none) or a function of (images, seed), "
-            f"not {augment!r}."
-        )
+    augment = _checked_augment(augment)
     part = build(spec)
     more, share = (None, 0.0) if extra is None else _build_extra(extra)
     extra_count = 0 if more is None else extra_of(share, batch_size)
     source = _read(part)
     sizes = {split: _count(getattr(source, split), split) for split in _SPLITS}
-    if drop_remainder and batch_size - extra_count > sizes["train"]:
-        raise ValueError(
-            f"With drop_remainder, batch_size={batch_size} leaves no batch of the "
-            f"{sizes['train']} training images; choose a smaller one."
-        )
     shape = _image_shape(source)
     main = Passes(source, sizes["train"], seed, random=augment is not False)
     training = Training(
@@ -161,11 +152,6 @@ def load(
         extra_count,
         as_bytes,
     ).of_worker(*worker)
-    if first_step >= training.steps:
-        raise ValueError(
-            f"first_step={first_step} is beyond the {training.steps} batches of a pass; start with "
-            "the next pass."
-        )
     return DataSplits(
         name=DATASETS.parse(spec)[0] if isinstance(spec, str | Mapping) else _name_of(part),
         train=training.from_pass(first_epoch, first_step),
@@ -189,6 +175,16 @@ def _check_whole(name: str, value: Any, least: int) -> None:
         raise TypeError(f"{name} must be a whole number, not {value!r}.")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}.")
+
+
+def _checked_augment(augment: Any) -> Augment | Literal[False] | None:
+    """Refuse what is no augmentation and no way to leave it out."""
+    if augment is True or not (augment is None or augment is False or callable(augment)):
+        raise TypeError(
+            "augment is None (the data set's own), False (none) or a function of (images, seed), "
+            f"not {augment!r}."
+        )
+    return augment
 
 
 def _read(part: Callable[[], Any]) -> Source:

@@ -54,6 +54,9 @@ class Training:
         extra: the extra examples, if there are any.
         extra_count: how many of each batch are extra ones.
         as_bytes: whether 8-bit images stay uint8 in [0, 255], if `augment` leaves them so.
+
+    Raises:
+        ValueError: when a pass would have no batch.
     """
 
     main: Passes
@@ -63,6 +66,13 @@ class Training:
     extra: Passes | None = None
     extra_count: int = 0
     as_bytes: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(
+                f"With drop_remainder, batch_size={self.batch_size} leaves no batch of the "
+                f"{self.main.size} training images; choose a smaller one."
+            )
 
     @property
     def steps(self) -> int:
@@ -147,7 +157,15 @@ class Training:
             first_pass: number of the pass to start with.
             first_step: number of its batches to skip; the length of an iteration is then not
                 the same for all, and its cardinality unknown.
+
+        Raises:
+            ValueError: when that is all of them.
         """
+        if first_step >= self.steps:
+            raise ValueError(
+                f"first_step={first_step} is beyond the {self.steps} batches of a pass; start "
+                "with the next pass."
+            )
         numbers = itertools.count(first_pass)
         # A Python function and not a variable, which a strategy would copy to its replicas.
         number = tf.data.Dataset.from_generator(

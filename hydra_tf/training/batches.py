@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from hydra_tf.attacks.base import is_one_hot, sparse_labels
+from hydra_tf.graphs import asserted
 
 _PIXELS = (
     "A batch holds images with values outside [0, 1]; divide 8-bit images by 255 and make any "
@@ -33,9 +33,8 @@ def plain_sentences() -> Iterator[None]:
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        # Ours end in a full stop; those of TensorFlow's own assertions do not.
-        if sentence := re.search(r"assertion failed: \[(.+?\.)\]", str(error)):
-            raise ValueError(sentence[1]) from error
+        if sentence := asserted(str(error)):
+            raise ValueError(sentence) from error
         raise
 
 
