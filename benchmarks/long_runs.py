@@ -28,7 +28,7 @@ def loop_against_bare(epochs: int) -> np.ndarray:
     import tensorflow as tf
 
     import hydra_tf
-    from hydra_tf.training.step import moment_of, robust_step
+    from hydra_tf.training.step.robust_step import robust_step, step_context
 
     data = hydra_tf.data.load("mnist_5k", batch_size=128)
 
@@ -45,9 +45,9 @@ def loop_against_bare(epochs: int) -> np.ndarray:
     @tf.function
     def step(iterator):
         x, y = next(iterator)
-        moment = moment_of(0, 0, bare.optimizer.iterations, None)
+        context = step_context(0, 0, bare.optimizer.iterations, None)
         return robust_step(
-            bare.net, bare.objective, bare.optimizer, variables, x, y, moment, refresh=False
+            bare.net, bare.objective, bare.optimizer, variables, x, y, context, refresh=False
         ).loss
 
     iterator = iter(data.train.repeat())

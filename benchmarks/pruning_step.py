@@ -34,8 +34,8 @@ def make_step(name: str, masked: bool):
 
     import hydra_tf
     from hydra_tf import objectives
-    from hydra_tf.training.phases import PHASES, trained_variables
-    from hydra_tf.training.step import moment_of, robust_step
+    from hydra_tf.training.step.phases import PHASES, trained_variables
+    from hydra_tf.training.step.robust_step import robust_step, step_context
 
     spec, shape, batch = CASES[name]
     net = hydra_tf.models.build(spec, input_shape=shape, num_classes=10, seed=0)
@@ -52,9 +52,9 @@ def make_step(name: str, masked: bool):
 
     @tf.function
     def step() -> tf.Tensor:
-        moment = moment_of(0, phase.index, optimizer.iterations, None)
+        context = step_context(0, phase.index, optimizer.iterations, None)
         return robust_step(
-            net, objective, optimizer, variables, x, y, moment, refresh=phase.trains_scores
+            net, objective, optimizer, variables, x, y, context, refresh=phase.trains_scores
         ).loss
 
     return lambda: float(step())

@@ -10,8 +10,8 @@ from typing import Any
 
 from absl import flags
 
-from . import common, networks, pipeline
-from .common import FLAGS, UsageError
+from .shared import flag_values, launcher, networks, run_directory, training_run
+from .shared.launcher import FLAGS, UsageError
 
 TEACH = """
 Prove what no attack can change, image by image, and add it to the report.json of a run:
@@ -52,7 +52,7 @@ flags.DEFINE_integer("verbose", 1, "0 is silent, 1 shows progress bars.")
 def validate() -> dict[str, Any]:
     """Return the run's config; TensorFlow stays unloaded."""
     from hydra_tf import bounds
-    from hydra_tf.types import Sampling
+    from hydra_tf.core.types import Sampling
 
     if not FLAGS.run:
         raise UsageError("--run is missing: name the run directory to certify.")
@@ -66,10 +66,10 @@ def validate() -> dict[str, Any]:
     for name in others:
         if FLAGS[name].present:
             raise UsageError(f"--{name} says nothing to --method={FLAGS.method}; leave it out.")
-    common.at_least("samples", 0)
-    common.at_least("seed", 0)
-    common.at_least("batch_size", 1)
-    config = pipeline.read_config(FLAGS.run)
+    flag_values.at_least("samples", 0)
+    flag_values.at_least("seed", 0)
+    flag_values.at_least("batch_size", 1)
+    config = run_directory.read_config(FLAGS.run)
     networks.network_path(FLAGS.run)
     _report()
     return config
@@ -77,8 +77,8 @@ def validate() -> dict[str, Any]:
 
 def _epsilon() -> float:
     """The radius of the flag, checked without TensorFlow."""
-    from hydra_tf.registry import parse_value
-    from hydra_tf.types import require_linf_radius
+    from hydra_tf.core.registry import parse_value
+    from hydra_tf.core.types import require_linf_radius
 
     value = parse_value(FLAGS.epsilon)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -105,7 +105,7 @@ def _report() -> dict[str, Any]:
 def run(config: dict[str, Any]) -> None:
     """Certify, print the table, and add to the report."""
     net = networks.load_network(FLAGS.run)
-    data = pipeline.load_data(config, config["seed"])
+    data = training_run.load_data(config, config["seed"])
     size = data.sizes[FLAGS.split]
     samples = min(FLAGS.samples or size, size)
     images = getattr(data, FLAGS.split)
@@ -177,7 +177,7 @@ def _bounds(net: Any, images: Any, samples: int) -> dict[str, Any]:
 
 def main() -> None:
     """Entry point."""
-    common.launch("certify", TEACH, validate, run)
+    launcher.launch("certify", TEACH, validate, run)
 
 
 if __name__ == "__main__":

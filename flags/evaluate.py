@@ -7,8 +7,8 @@ from typing import Any
 
 from absl import flags
 
-from . import common, judging, networks, pipeline
-from .common import FLAGS, UsageError
+from .shared import flag_values, judging, launcher, networks, run_directory, training_run
+from .shared.launcher import FLAGS, UsageError
 
 TEACH = """
 Attack the network of a run directory on its test split and write report.json anew. The ball
@@ -33,20 +33,20 @@ def validate() -> dict[str, Any]:
 
     if not FLAGS.run:
         raise UsageError("--run is missing: name the run directory to judge.")
-    config = pipeline.read_config(FLAGS.run)
+    config = run_directory.read_config(FLAGS.run)
     networks.network_path(FLAGS.run)
-    common.at_least("seed", 0)
+    flag_values.at_least("seed", 0)
     if FLAGS.attacks is not None:
         config["attacks"] = FLAGS.attacks
-    for spec in common.attack_specs(config["attacks"]):
-        attacks.build(spec, **common.ball_of(objectives.build(config["objective"])))
+    for spec in flag_values.attack_specs(config["attacks"]):
+        attacks.build(spec, **flag_values.ball_of(objectives.build(config["objective"])))
     return {**config, "certify_n": 0}  # what is certified stays so
 
 
 def run(config: dict[str, Any]) -> None:
     """Measure and write."""
     net = networks.load_network(FLAGS.run)
-    data = pipeline.load_data(config, config["seed"])
+    data = training_run.load_data(config, config["seed"])
     report = judging.judge(net, data, config, FLAGS.run, seed=FLAGS.seed, verbose=FLAGS.verbose)
     rows = [("benign", report["benign_accuracy"])]
     rows += [(attack["name"], attack["robust_accuracy"]) for attack in report["attacks"]]
@@ -57,7 +57,7 @@ def run(config: dict[str, Any]) -> None:
 
 def main() -> None:
     """Entry point."""
-    common.launch("evaluate", TEACH, validate, run)
+    launcher.launch("evaluate", TEACH, validate, run)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from typing import Any
 
 from absl import flags
 
-from . import common, networks, pipeline
-from .common import FLAGS, UsageError
+from .shared import launcher, networks, run_directory, training_run
+from .shared.launcher import FLAGS, UsageError
 
 TEACH = """
 Export the network of a run directory to TFLite: sparse float32, float16 or int8. The file is
@@ -27,11 +27,11 @@ flags.DEFINE_bool("sparse", True, "Encode zeros sparsely where it makes the file
 
 def validate() -> dict[str, Any]:
     """Return the run's config, once the network is there and the file can be written."""
-    from hydra_tf.files import checked_path
+    from hydra_tf.core.files import checked_path
 
     if not FLAGS.run:
         raise UsageError("--run is missing: name the run directory to export.")
-    config = pipeline.read_config(FLAGS.run)
+    config = run_directory.read_config(FLAGS.run)
     networks.network_path(FLAGS.run)
     checked_path(_target(), ".tflite")
     return config
@@ -51,7 +51,7 @@ def run(config: dict[str, Any]) -> None:
     from hydra_tf import evaluation, export
 
     net = networks.load_network(FLAGS.run)
-    data = pipeline.load_data(config, config["seed"])
+    data = training_run.load_data(config, config["seed"])
     images = np.concatenate([x for x, _ in data.validation.take(2)])
     report = export.to_tflite(
         net,
@@ -67,7 +67,7 @@ def run(config: dict[str, Any]) -> None:
 
 def main() -> None:
     """Entry point."""
-    common.launch("export", TEACH, validate, run)
+    launcher.launch("export", TEACH, validate, run)
 
 
 if __name__ == "__main__":

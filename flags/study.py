@@ -11,8 +11,16 @@ from typing import Any
 
 from absl import flags
 
-from . import common, judging, networks, pipeline, recipe
-from .common import FLAGS, UsageError
+from .shared import (
+    flag_values,
+    judging,
+    launcher,
+    networks,
+    run_directory,
+    training_flags,
+    training_run,
+)
+from .shared.launcher import FLAGS, UsageError
 
 TEACH = """
 Train one dense network per seed, prune and fine-tune a copy of it by each method to each
@@ -37,7 +45,7 @@ MEASURES = {
     "vra_t": "verified (VRA-t)",
 }
 
-recipe.define_training()
+training_flags.define_training()
 flags.DEFINE_list("methods", ["hydra", "lwm"], "Pruning methods: hydra, lwm, random, snip.")
 flags.DEFINE_list("densities", ["0.1", "0.05", "0.01"], "Shares of the weights to keep.")
 flags.DEFINE_integer("seeds", 1, "Number of seeds, counted from 0.")
@@ -60,27 +68,27 @@ flags.DEFINE_bool("tflite", False, "Write a TFLite file of every network too.")
 
 def validate() -> dict[str, Any]:
     """Return the settings; nothing is written and TensorFlow stays unloaded."""
-    from hydra_tf.registry import unknown
+    from hydra_tf.core.registry import unknown
     from hydra_tf.sparsity.methods import METHODS
     from hydra_tf.sparsity.topk import kept_count
 
-    settings = recipe.training_settings()
+    settings = training_flags.training_settings()
     for method in FLAGS.methods:
         if method not in METHODS:
             raise ValueError(unknown("method", method, METHODS))
-    densities = common.positive_list("densities", FLAGS.densities, float)
+    densities = flag_values.positive_list("densities", FLAGS.densities, float)
     for density in densities:
         kept_count(density, 1)
-    common.at_least("seeds", 1)
-    common.at_least("pretrain_epochs", 0 if FLAGS.pretrained else 1)
-    recipe.check_epochs(FLAGS.methods, pretrained=True)
+    flag_values.at_least("seeds", 1)
+    flag_values.at_least("pretrain_epochs", 0 if FLAGS.pretrained else 1)
+    training_flags.check_epochs(FLAGS.methods, pretrained=True)
     if not FLAGS.out:
         raise UsageError("--out is missing: name the directory to write.")
     for seed in range(FLAGS.seeds if FLAGS.pretrained else 0):
         networks.network_path(FLAGS.pretrained.replace("{seed}", str(seed)))
     os.makedirs(FLAGS.out, exist_ok=True)
     for name in ("certify_n", "certify_samples"):
-        common.at_least(name, 0)
+        flag_values.at_least(name, 0)
         settings[name] = FLAGS[name].value
     return {**settings, "split": FLAGS.split, "densities": densities}
 
@@ -91,7 +99,7 @@ def run(plan: dict[str, Any]) -> None:
     from hydra_tf.evaluation import plots
 
     densities = plan.pop("densities")
-    pipeline.set_precision(plan)
+    training_run.set_precision(plan)
     rows = []
     for seed in range(FLAGS.seeds):
         rows.append(_cell(plan, "dense", 1.0, seed))
@@ -118,19 +126,19 @@ def _cell(settings: Mapping[str, Any], method: str, density: float, seed: int) -
     if own["pretrained"]:
         own["pretrained"] = own["pretrained"].replace("{seed}", str(seed))
     config = {**own, "density": density, "method": method, "seed": seed}
-    if not pipeline.is_finished(out, config):
+    if not run_directory.is_finished(out, config):
         sys.stdout.write(f"\n{out}\n")
-        data = pipeline.load_data(own, seed)
+        data = training_run.load_data(own, seed)
         net = (
             networks.build_network(own, data, seed)
             if dense
             else networks.load_network(os.path.join(FLAGS.out, f"seed{seed}", "dense"))
         )
-        pipeline.claim(out, config)
+        run_directory.claim(out, config)
         if dense and not own["pretrain_epochs"]:
             networks.store(net, out)
         else:
-            net = pipeline.train_network(
+            net = training_run.train_network(
                 net,
                 data,
                 own,
@@ -139,13 +147,13 @@ def _cell(settings: Mapping[str, Any], method: str, density: float, seed: int) -
                 method="hydra" if dense else method,
                 seed=seed,
                 verbose=FLAGS.verbose,
-                options=recipe.loop_options(),
+                options=training_flags.loop_options(),
             )
             networks.store(net, out)
         if FLAGS.tflite:
             _export(net, data, out)
         judging.judge(net, data, own, out, seed=seed, verbose=FLAGS.verbose)
-        pipeline.conclude(out)
+        run_directory.conclude(out)
     with open(os.path.join(out, "report.json"), encoding="utf-8") as file:
         report = json.load(file)
     row = {"method": method, "density": density, "seed": seed}
@@ -200,7 +208,7 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     """Entry point."""
-    common.launch("study", TEACH, validate, run)
+    launcher.launch("study", TEACH, validate, run)
 
 
 if __name__ == "__main__":

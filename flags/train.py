@@ -9,8 +9,18 @@ from typing import Any
 
 from absl import flags
 
-from . import common, judging, networks, pipeline, recipe, rehearsal, strategies
-from .common import FLAGS, UsageError
+from .shared import (
+    dry_run,
+    flag_values,
+    judging,
+    launcher,
+    networks,
+    run_directory,
+    strategies,
+    training_flags,
+    training_run,
+)
+from .shared.launcher import FLAGS, UsageError
 
 TEACH = """
 Pretrain a network robustly, prune it under the robust objective, fine-tune it, and judge it
@@ -30,7 +40,7 @@ accuracies before and after):
       --pretrain_epochs=0 --prune_epochs=20 --finetune_epochs=0 --out=runs/subnetwork
 """
 
-recipe.define_training()
+training_flags.define_training()
 flags.DEFINE_float("density", 0.1, "Share of the weights to keep, in (0, 1].")
 flags.DEFINE_enum("method", "hydra", ["hydra", "lwm", "random", "snip"], "Pruning method.")
 flags.DEFINE_string("out", None, "Run directory to write.")
@@ -53,18 +63,18 @@ def validate() -> dict[str, Any]:
     """Return the config of the run; nothing is written and TensorFlow stays unloaded."""
     from hydra_tf.sparsity.topk import kept_count
 
-    settings = recipe.training_settings()
+    settings = training_flags.training_settings()
     strategies.check(FLAGS.strategy)
     kept_count(FLAGS.density, 1)
     if not FLAGS.out:
         raise UsageError("--out is missing: name the run directory to write.")
-    common.at_least("seed", 0)
+    flag_values.at_least("seed", 0)
     config = {**settings, "density": FLAGS.density, "method": FLAGS.method, "seed": FLAGS.seed}
-    recipe.check_epochs([FLAGS.method])
+    training_flags.check_epochs([FLAGS.method])
     if FLAGS.pretrained:
         config["pretrained"] = FLAGS.pretrained.replace("{seed}", str(FLAGS.seed))
         networks.network_path(config["pretrained"])
-    if pipeline.is_finished(FLAGS.out, config, FLAGS.overwrite):
+    if run_directory.is_finished(FLAGS.out, config, FLAGS.overwrite):
         sys.stdout.write(f"{FLAGS.out} holds this run, finished; see its report.json.\n")
         sys.exit(0)
     return config
@@ -72,8 +82,8 @@ def validate() -> dict[str, Any]:
 
 def run(config: dict[str, Any], strategy: Any) -> None:
     """Do the run."""
-    pipeline.set_precision(config)
-    data = pipeline.load_data(config, config["seed"])
+    training_run.set_precision(config)
+    data = training_run.load_data(config, config["seed"])
     fewest, replicas = data.last_batch, strategy.num_replicas_in_sync
     if fewest < replicas:
         raise UsageError(
@@ -83,26 +93,26 @@ def run(config: dict[str, Any], strategy: Any) -> None:
     worker = strategies.worker(FLAGS.strategy)
     chief = worker[0] == 0
     how = {key: config[key] for key in ("density", "method", "seed")}
-    how |= {"verbose": FLAGS.verbose, "options": recipe.loop_options(), "chief": chief}
+    how |= {"verbose": FLAGS.verbose, "options": training_flags.loop_options(), "chief": chief}
     how["worker"] = worker
     judged: dict[str, Any] = {"seed": config["seed"], "verbose": FLAGS.verbose}
     before = None
     with strategy.scope():
         net = networks.build_network(config, data, config["seed"])
         if FLAGS.dry_run:
-            sys.stdout.write(rehearsal.rehearse(net, data, config, how))
+            sys.stdout.write(dry_run.rehearse(net, data, config, how))
             return
         if chief:
-            pipeline.claim(FLAGS.out, config, FLAGS.overwrite)
+            run_directory.claim(FLAGS.out, config, FLAGS.overwrite)
             if config["pretrained"]:
                 before = judging.measure(net, data, config, **judged)
         with strategies.lost_workers_explained(FLAGS.strategy):
-            net = pipeline.train_network(net, data, config, FLAGS.out, **how)
+            net = training_run.train_network(net, data, config, FLAGS.out, **how)
     if not chief:
         return
     networks.store(net, FLAGS.out)
     report = judging.judge(net, data, config, FLAGS.out, before=before, **judged)
-    pipeline.conclude(FLAGS.out)
+    run_directory.conclude(FLAGS.out)
     if before is not None:
         sys.stdout.write(f"pretrained: {_accuracies(before)}\n")
     sys.stdout.write(
@@ -118,7 +128,7 @@ def _accuracies(report: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Entry point."""
-    common.launch("train", TEACH, validate, run, lambda: strategies.start(FLAGS.strategy))
+    launcher.launch("train", TEACH, validate, run, lambda: strategies.start(FLAGS.strategy))
 
 
 if __name__ == "__main__":

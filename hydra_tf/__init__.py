@@ -15,7 +15,7 @@ from wrapt import when_imported
 if TYPE_CHECKING:
     from hydra_tf.models.masking import mask_model, strip_masks
     from hydra_tf.sparsity.model import set_density
-    from hydra_tf.training.callbacks import HydraCallback
+    from hydra_tf.training.callbacks.pipeline import HydraCallback
     from hydra_tf.training.robust_model import RobustModel
 
 __version__ = "0.1.0"
@@ -33,7 +33,7 @@ _MODULES = (
     "training",
 )
 _NAMES = {
-    "HydraCallback": "hydra_tf.training.callbacks",
+    "HydraCallback": "hydra_tf.training.callbacks.pipeline",
     "RobustModel": "hydra_tf.training.robust_model",
     "mask_model": "hydra_tf.models.masking",
     "set_density": "hydra_tf.sparsity.model",

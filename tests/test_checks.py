@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hydra_tf.checks import check_logits, check_use, first_batch, require_logits
+from hydra_tf.checks.batches import check_use, first_batch
+from hydra_tf.checks.models import check_logits, require_logits
 
 L = keras.layers
 

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from hydra_tf.files import replacing, unfinished
+from hydra_tf.core.files import replacing, unfinished
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from hydra_tf.graphs import Graphs
+from hydra_tf.core.graphs import Graphs
 
 
 class Outer(layers.Layer):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hydra_tf import attacks, objectives, sparsity
-from hydra_tf.registry import Registry, parse_value, unknown
+from hydra_tf.core.registry import Registry, parse_value, unknown
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ print(sorted({name.partition(".")[0] for name in sys.modules} & {"tensorflow", "
     [
         "import hydra_tf.layers.masked",
         "from hydra_tf.models.masking import strip_masks",
-        "import hydra_tf.training.callbacks",
+        "import hydra_tf.training.callbacks.pipeline",
     ],
 )
 def test_every_room_can_be_the_first_to_load_keras(code):

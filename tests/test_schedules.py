@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydra_tf.schedules import SCHEDULES, constant, warm_cosine
-from hydra_tf.types import Ball
+from hydra_tf.core.schedules import SCHEDULES, constant, warm_cosine
+from hydra_tf.core.types import Ball
 
 
 def test_cosine_by_hand():

@@ -7,13 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import ATTACKS, Attack, Loss, climb, misclassified, wide
+from hydra_tf.attacks.ascent import check_steps, climb
+from hydra_tf.attacks.base import ATTACKS, Attack
 from hydra_tf.attacks.inference import Predict
-from hydra_tf.attacks.losses import TARGETED, UNTARGETED, likely_targets
-from hydra_tf.attacks.norms import project, random_start, steepest_step
-from hydra_tf.attacks.pgd import check_steps
+from hydra_tf.attacks.losses import TARGETED, UNTARGETED, Loss, likely_targets, misclassified
+from hydra_tf.attacks.norms import project, random_start, steepest_step, wide
 from hydra_tf.attacks.survivors import attack_again
+from hydra_tf.core.lazy import tf
 
 MOMENTUM = 0.75  # alpha, the weight of the new step
 RISES = 0.75  # rho, the share of steps that must raise the loss

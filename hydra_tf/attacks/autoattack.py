@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_tf._lazy import tf
 from hydra_tf.attacks.apgd import APGD
-from hydra_tf.attacks.base import ATTACKS, Attack, misclassified
+from hydra_tf.attacks.base import ATTACKS, Attack
 from hydra_tf.attacks.fab import FAB
 from hydra_tf.attacks.inference import Predict
+from hydra_tf.attacks.losses import misclassified
 from hydra_tf.attacks.square import Square
 from hydra_tf.attacks.survivors import attack_rest
+from hydra_tf.core.lazy import tf
 
 
 @ATTACKS.register()

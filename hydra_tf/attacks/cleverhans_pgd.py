@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hydra_tf._lazy import tf
+from hydra_tf.attacks.ascent import check_steps, default_step_size
 from hydra_tf.attacks.base import ATTACKS, Attack
 from hydra_tf.attacks.inference import Predict
-from hydra_tf.attacks.pgd import check_steps, default_step_size
+from hydra_tf.core.lazy import tf
 
 
 @ATTACKS.register()

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import ATTACKS, Attack, climb, misclassified, wide
+from hydra_tf.attacks.ascent import check_steps, climb
+from hydra_tf.attacks.base import ATTACKS, Attack
 from hydra_tf.attacks.inference import Predict
-from hydra_tf.attacks.losses import likely_targets, targeted_margin
-from hydra_tf.attacks.norms import lengths, project
-from hydra_tf.attacks.pgd import check_steps
+from hydra_tf.attacks.losses import likely_targets, misclassified, targeted_margin
+from hydra_tf.attacks.norms import lengths, project, wide
 from hydra_tf.attacks.survivors import attack_again
-from hydra_tf.types import Norm
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import Norm
 
 OVERSHOOT = 1.05  # eta: how far beyond the linearised boundary a step goes
 BACKWARDS = 0.9  # beta: what is kept of the change once the sample is broken

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import ATTACKS, Attack, ascend, cross_entropy
+from hydra_tf.attacks.ascent import ascend
+from hydra_tf.attacks.base import ATTACKS, Attack
 from hydra_tf.attacks.inference import Predict
+from hydra_tf.attacks.losses import cross_entropy
+from hydra_tf.core.lazy import tf
 
 
 @ATTACKS.register()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from hydra_tf._lazy import tf
-from hydra_tf.graphs import layers_within
+from hydra_tf.core.keras_models import all_layers
+from hydra_tf.core.lazy import tf
 
 Predict = Callable[[Any], Any]
 
@@ -31,7 +31,7 @@ def inference(model: Any) -> Predict:
     def predict(x: Any) -> Any:
         return model(x, training=False)
 
-    half = any(layer.compute_dtype == "float16" for layer in layers_within(model))
+    half = any(layer.compute_dtype == "float16" for layer in all_layers(model))
     if not half:
         return predict
     plainly = tf.autograph.experimental.do_not_convert  # AutoGraph knows no custom gradients

@@ -2,12 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import cross_entropy, margin
+from hydra_tf.core.lazy import tf
+
+Loss = Callable[[Any], Any]
+
+
+def cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy of each sample, [batch], for integer labels and logits in float32.
+
+    Example:
+        >>> cross_entropy([0], [[0.0, 0.0]]).numpy().round(4).tolist()
+        [0.6931]
+    """
+    logits = tf.cast(logits, tf.float32)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
+
+
+def margin(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """The largest wrong logit less the right one (Carlini and Wagner, 2017), [batch].
+
+    Positive where the sample is misclassified.
+
+    Example:
+        >>> margin([0], [[3.0, 1.0, 2.0]]).numpy().tolist()
+        [-1.0]
+    """
+    logits = tf.cast(logits, tf.float32)
+    right = tf.one_hot(y, tf.shape(logits)[-1], on_value=True, off_value=False)
+    wrong = tf.reduce_max(tf.where(right, -np.inf, logits), axis=-1)
+    return wrong - tf.gather(logits, y, batch_dims=1)
+
+
+def misclassified(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Where the prediction is not the label, [batch] booleans.
+
+    Of equal logits the first is the prediction, as in every accuracy.
+
+    Example:
+        >>> misclassified([0, 1], [[2.0, 2.0], [2.0, 2.0]]).numpy().tolist()
+        [False, True]
+    """
+    return tf.argmax(logits, axis=-1, output_type=tf.int32) != tf.cast(y, tf.int32)
 
 
 def dlr(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from hydra_tf._lazy import tf
-from hydra_tf.randomness import for_samples
-from hydra_tf.registry import unknown
-from hydra_tf.types import Norm
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.randomness import for_samples
+from hydra_tf.core.registry import unknown
+from hydra_tf.core.types import Norm
 
 STARTS = ("uniform", "normal", "zero")
 _TINY = 1e-12  # keeps divisions by a vanishing norm finite
@@ -137,3 +137,13 @@ def normal(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 def _uniform(shape: tf.Tensor, seed: tf.Tensor, low: float, dtype: Any) -> tf.Tensor:
     """Numbers from `low` to 1 for each sample."""
     return for_samples(lambda each: tf.random.stateless_uniform(each, seed, low, 1.0, dtype), shape)
+
+
+def wide(flags: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """Return [batch] values with axes of one added, to broadcast against `x`.
+
+    Example:
+        >>> wide(tf.zeros([5]), tf.zeros([5, 8, 8, 1])).shape.as_list()
+        [5, 1, 1, 1]
+    """
+    return tf.reshape(flags, [-1] + [1] * (len(x.shape) - 1))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import ATTACKS, Attack, ascend_best, cross_entropy, margin
+from hydra_tf.attacks.ascent import ascend_best, check_steps, default_step_size
+from hydra_tf.attacks.base import ATTACKS, Attack
 from hydra_tf.attacks.inference import Predict
+from hydra_tf.attacks.losses import cross_entropy, margin
 from hydra_tf.attacks.norms import random_start
 from hydra_tf.attacks.survivors import attack_again
+from hydra_tf.core.lazy import tf
 
 LOSSES = {"ce": cross_entropy, "margin": margin}
 
@@ -70,25 +72,3 @@ class PGD(Attack):
             )
 
         return attack_again(restart, x, y, seed, self.restarts)[0]
-
-
-def check_steps(steps: int, step_size: float | None) -> None:
-    """Refuse a negative number of steps or a step size that is not positive.
-
-    Raises:
-        ValueError: with what was given.
-    """
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0, not {steps}.")
-    if step_size is not None and not 0 < step_size < float("inf"):
-        raise ValueError(f"step_size must be a positive number, not {step_size}.")
-
-
-def default_step_size(step_size: float | None, epsilon: float, steps: int) -> float:
-    """Return the given step size, or Madry's rule ``2.5 * epsilon / steps``.
-
-    Example:
-        >>> default_step_size(None, 0.2, 10), default_step_size(0.01, 0.2, 10)
-        (0.05, 0.01)
-    """
-    return 2.5 * epsilon / max(1, steps) if step_size is None else step_size

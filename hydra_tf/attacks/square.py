@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import ATTACKS, Attack, margin, misclassified, wide
+from hydra_tf.attacks.base import ATTACKS, Attack
 from hydra_tf.attacks.inference import Predict
-from hydra_tf.attacks.norms import lengths, project
+from hydra_tf.attacks.losses import margin, misclassified
+from hydra_tf.attacks.norms import lengths, project, wide
+from hydra_tf.core.lazy import tf
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after so many of 10,000 queries
 TILES = 5  # the L2 attack starts with a bump on each of 5 x 5 tiles

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import wide
+from hydra_tf.attacks.norms import wide
+from hydra_tf.core.lazy import tf
 
 
 def attack_rest(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_tf._lazy import tf
 from hydra_tf.bounds.engine import Bounded, Network, in_chunks
-from hydra_tf.registry import Registry
-from hydra_tf.types import Interval
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.registry import Registry
+from hydra_tf.core.types import Interval
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_tf._lazy import tf
 from hydra_tf.bounds.base import BOUNDS, Bound
 from hydra_tf.bounds.engine import Bounded, Network, in_chunks, propagate
-from hydra_tf.bounds.nodes import Context, LowerSlope, adaptive
 from hydra_tf.bounds.rounding import sizes
-from hydra_tf.types import Interval
+from hydra_tf.bounds.rules.nodes import Context, LowerSlope, adaptive
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import Interval
 
 
 @BOUNDS.register()

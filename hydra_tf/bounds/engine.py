@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_tf._lazy import tf
-from hydra_tf.bounds.graph import Call
-from hydra_tf.bounds.nodes import Context, Node
+from hydra_tf.bounds.layer_calls import Call
 from hydra_tf.bounds.rounding import dot, floor32, sizes
-from hydra_tf.bounds.rules import require_rule
-from hydra_tf.types import Interval
+from hydra_tf.bounds.rules.layers import require_rule
+from hydra_tf.bounds.rules.nodes import Context, Node
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import Interval
 
 # Floats of the largest tensor in work when no chunk is given: 128 MB.
 _FLOATS = 1 << 25

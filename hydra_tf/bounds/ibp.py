@@ -7,8 +7,8 @@ from typing import Any
 
 from hydra_tf.bounds.base import BOUNDS, Bound
 from hydra_tf.bounds.engine import Network, propagate
-from hydra_tf.bounds.nodes import Context
-from hydra_tf.types import Interval
+from hydra_tf.bounds.rules.nodes import Context
+from hydra_tf.core.types import Interval
 
 
 @BOUNDS.register()

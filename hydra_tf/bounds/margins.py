@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from hydra_tf._lazy import tf
 from hydra_tf.bounds.base import Bound, build
 from hydra_tf.bounds.engine import Network
-from hydra_tf.bounds.graph import functional_of, walk
+from hydra_tf.bounds.layer_calls import functional_of, walk
 from hydra_tf.bounds.rounding import TINY, U
-from hydra_tf.graphs import Graphs
-from hydra_tf.types import Interval, require_linf_radius
+from hydra_tf.core.graphs import Graphs
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import Interval, require_linf_radius
 
 Clip = tuple[float, float] | None
 

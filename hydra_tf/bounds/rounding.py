@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from hydra_tf._lazy import tf
-from hydra_tf.types import Interval
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import Interval
 
 U = 2.0**-24
 TINY = 2.0**-120  # far above what flushing subnormal numbers to zero can lose

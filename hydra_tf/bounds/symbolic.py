@@ -8,8 +8,8 @@ from typing import Any
 from hydra_tf.bounds.base import BOUNDS
 from hydra_tf.bounds.crown import CROWN
 from hydra_tf.bounds.engine import Network
-from hydra_tf.bounds.nodes import parallel
-from hydra_tf.types import Interval
+from hydra_tf.bounds.rules.nodes import parallel
+from hydra_tf.core.types import Interval
 
 
 @BOUNDS.register()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_tf._lazy import tf
 from hydra_tf.bounds.base import BOUNDS, Bound
 from hydra_tf.bounds.engine import Network
-from hydra_tf.types import Interval
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import Interval
 
 PARTS = ("ibp", "crown_ibp", "crown", "symbolic")
 

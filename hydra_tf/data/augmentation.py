@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from hydra_tf._lazy import tf
+from hydra_tf.core.lazy import tf
 
 Augment = Callable[[Any, Any], Any]
 

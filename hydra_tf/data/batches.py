@@ -10,14 +10,14 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hydra_tf._lazy import tf
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.pixels import unit_floats
 from hydra_tf.data.augmentation import Augment
 from hydra_tf.data.decoding import replace_unreadable
-from hydra_tf.data.mixing import spread
+from hydra_tf.data.extra_images import spread
 from hydra_tf.data.passes import Passes, decoded, pair
-from hydra_tf.data.sharing import OwnRows
 from hydra_tf.data.source import Source
-from hydra_tf.pixels import unit_floats
+from hydra_tf.data.worker_shares import OwnRows
 
 
 def fixed(source: Source, examples: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:

@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import logging
 
-from hydra_tf._lazy import tf
+from hydra_tf.core.lazy import tf
 
 UNREADABLE = -1  # the label of an image that could not be read, until a good one replaces it
 ELSEWHERE = -2  # the label of an image that another worker decodes

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hydra_tf._lazy import tf
+from hydra_tf.core.lazy import tf
 from hydra_tf.data.decoding import ELSEWHERE
 from hydra_tf.data.source import Source
 

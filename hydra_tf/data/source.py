@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_tf._lazy import tf
+from hydra_tf.core.lazy import tf
 from hydra_tf.data.augmentation import Augment
 from hydra_tf.data.decoding import Unreadable
 

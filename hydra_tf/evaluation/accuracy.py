@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from hydra_tf import attacks
-from hydra_tf.attacks.base import sparse_labels
-from hydra_tf.checks import check_use, network_of
+from hydra_tf.checks.batches import check_use
+from hydra_tf.checks.labels import sparse_labels
+from hydra_tf.checks.models import network_of
 
 DEFAULT_ATTACK = "pgd:steps=50,restarts=10"
 
@@ -68,7 +69,7 @@ def checked_batches(model: Any, data: tf.data.Dataset) -> Iterator[tuple[tf.Tens
         yield tf.cast(x, tf.float32), sparse_labels(y)
 
 
-def held_under(
+def correct_under_each(
     model: Any,
     data: Any,
     built: Sequence[Any],
@@ -96,7 +97,7 @@ def held_under(
 
     Example:
         >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
-        >>> held_under(net, (np.zeros((3, 2), "float32"), np.zeros(3, int)), []).shape
+        >>> correct_under_each(net, (np.zeros((3, 2), "float32"), np.zeros(3, int)), []).shape
         (1, 3)
     """
     model = network_of(model)
@@ -160,7 +161,7 @@ def correct_under(
     """
     built = [] if attack is None else [attacks.build(attack)]
     how = {"seed": seed, "batch_size": batch_size, "verbose": verbose}
-    return held_under(model, data, built, **how)[-1]
+    return correct_under_each(model, data, built, **how)[-1]
 
 
 def accuracy(model: Any, data: Any, *, batch_size: int = 256, verbose: int = 0) -> float:

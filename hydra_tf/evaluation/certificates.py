@@ -12,10 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from hydra_tf.checks import network_of
+from hydra_tf.checks.models import network_of
+from hydra_tf.core.types import Sampling
 from hydra_tf.evaluation.accuracy import as_dataset, checked_batches
 from hydra_tf.evaluation.certify import certifier, pieces, require_sizes
-from hydra_tf.types import Sampling
 
 VRA_S_RADIUS = 110 / 255  # L2, in pixel values: where arXiv 2002.10509 reads VRA-s off
 RADII = (0.0, 0.25, VRA_S_RADIUS, 0.5, 0.75, 1.0)

@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from hydra_tf.attacks.base import stateless_seed
-from hydra_tf.checks import check_use, network_of
-from hydra_tf.graphs import Graphs
-from hydra_tf.types import Sampling, require_number
+from hydra_tf.checks.batches import check_use
+from hydra_tf.checks.models import network_of
+from hydra_tf.core.graphs import Graphs
+from hydra_tf.core.randomness import stateless_seed
+from hydra_tf.core.types import Sampling, require_number
 
 ABSTAIN = -1
 # With so many images to a draw, making the noise costs a few percent of the forward passes.

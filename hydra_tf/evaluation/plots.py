@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hydra_tf.files import replacing
+from hydra_tf.core.files import replacing
 
 
 def _figure(**how: Any) -> Any:

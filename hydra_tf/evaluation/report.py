@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from hydra_tf import attacks
-from hydra_tf.evaluation.accuracy import DEFAULT_ATTACK, held_under
-from hydra_tf.files import replacing
-from hydra_tf.registry import unknown
+from hydra_tf.core.files import replacing
+from hydra_tf.core.registry import unknown
+from hydra_tf.evaluation.accuracy import DEFAULT_ATTACK, correct_under_each
 from hydra_tf.sparsity.model import report
 
 
@@ -52,7 +52,7 @@ def evaluate_model(
         1.0
     """
     built, entries = _build_all(attack_specs, defaults)
-    held = held_under(model, data, built, seed=seed, verbose=verbose)
+    held = correct_under_each(model, data, built, seed=seed, verbose=verbose)
     results: dict[str, Any] = {
         "benign_accuracy": float(np.mean(held[0])),
         "samples": int(held.shape[1]),

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 
 from hydra_tf import bounds
-from hydra_tf.checks import network_of
+from hydra_tf.checks.models import network_of
+from hydra_tf.core.types import require_linf_radius
 from hydra_tf.evaluation.accuracy import as_dataset, checked_batches
-from hydra_tf.types import require_linf_radius
 
 
 def verified_under(

@@ -6,10 +6,10 @@ import os
 
 import keras
 
+from hydra_tf.core.files import replacing
 from hydra_tf.export.prepare import computes_in_half, image_shape, plain_copy, without_optimizer
 from hydra_tf.export.probes import compare, keras_outputs, random_probes
 from hydra_tf.export.size import ExportReport, measure
-from hydra_tf.files import replacing
 
 _RELATIVE_ERROR = 1e-4
 _HALF_RELATIVE_ERROR = 1e-2

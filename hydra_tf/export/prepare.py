@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from hydra_tf.core.keras_models import all_layers
 from hydra_tf.models.masking import strip_masks
-from hydra_tf.sparsity.model import all_layers
 
 _HALF = ("float16", "bfloat16")
 

@@ -18,6 +18,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from hydra_tf.core.files import replacing
+from hydra_tf.core.registry import unknown
 from hydra_tf.export.litert import run_file
 from hydra_tf.export.prepare import (
     computes_in_half,
@@ -37,8 +39,6 @@ from hydra_tf.export.probes import (
     spread,
 )
 from hydra_tf.export.size import ExportReport, measure
-from hydra_tf.files import replacing
-from hydra_tf.registry import unknown
 
 
 @dataclasses.dataclass(frozen=True)

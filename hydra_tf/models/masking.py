@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 from absl import logging
 
+from hydra_tf.core.keras_models import all_layers, functional_class
 from hydra_tf.layers.masked import MASKED, MaskedKernel
-from hydra_tf.sparsity.model import all_layers, masked_layers, unmasked_kernels
+from hydra_tf.sparsity.model import masked_layers, unmasked_kernels
 from hydra_tf.sparsity.score_init import initial_scores
 
 Choice = str | Sequence[str] | Callable[[keras.layers.Layer], bool]
@@ -61,7 +61,7 @@ def _require_graph(model: Any) -> None:
     """Refuse what cannot be cloned layer by layer."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected a Keras model, not {type(model).__name__}.")
-    if not isinstance(model, keras.Sequential | _functional_class()):
+    if not isinstance(model, keras.Sequential | functional_class()):
         raise TypeError(
             f"{type(model).__name__} is a subclassed model, whose layers cannot be replaced; "
             "build it with the functional API, or pass the functional model inside it."
@@ -74,13 +74,6 @@ def _require_graph(model: Any) -> None:
                 f'The layer "{layer.name}" is a Lambda, which cannot be copied or loaded safely; '
                 "write it with keras.ops, or as a registered layer of your own."
             )
-
-
-@functools.cache
-def _functional_class() -> Any:
-    """The class of functional models, which Keras does not export."""
-    images = keras.Input([1])
-    return type(keras.Model(images, keras.layers.Identity()(images)))
 
 
 def _clone(

@@ -5,27 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import Loss, ascend
+from hydra_tf.attacks.ascent import ascend, check_steps, default_step_size
 from hydra_tf.attacks.inference import Predict
+from hydra_tf.attacks.losses import Loss
 from hydra_tf.attacks.norms import random_start
-from hydra_tf.attacks.pgd import check_steps, default_step_size
-from hydra_tf.registry import Registry
-from hydra_tf.types import Ball, LossTerms, Moment, Norm
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.registry import Registry
+from hydra_tf.core.types import Ball, LossTerms, Norm, StepContext
 
 
 @dataclass(frozen=True)
 class Objective:
     """A loss of a model on one batch, a pure function for use inside a graph."""
 
-    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, moment: Moment) -> LossTerms:
+    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, context: StepContext) -> LossTerms:
         """Return the loss to minimise.
 
         Args:
             model: Keras model ``(x, training) -> logits``.
             x: [batch, ...] float32 images in [0, 1].
             y: [batch] int32 labels.
-            moment: the step's seed and its place in the phase.
+            context: the step's seed and its place in the phase.
         """
         raise NotImplementedError
 
@@ -63,7 +63,7 @@ class Replayed(Objective):
         model: Any,
         x: tf.Tensor,
         y: tf.Tensor,
-        moment: Moment,
+        context: StepContext,
         perturbed: tf.Tensor | None = None,
     ) -> LossTerms:
         """Return the loss to minimise; see :meth:`Objective.__call__`.
@@ -72,16 +72,18 @@ class Replayed(Objective):
             model: as there.
             x: as there.
             y: as there.
-            moment: as there.
+            context: as there.
             perturbed: [batch, ...] images to train on, `x` itself when left out.
         """
         raise NotImplementedError
 
-    def begin(self, x: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
+    def start_batch(self, x: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
         """Return the perturbed images of a new batch, given the perturbation of the last."""
         raise NotImplementedError
 
-    def move(self, x: tf.Tensor, perturbed: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
+    def update_perturbed(
+        self, x: tf.Tensor, perturbed: tf.Tensor, gradient: tf.Tensor
+    ) -> tf.Tensor:
         """Return the perturbed images for the next step, given the loss's gradient there."""
         raise NotImplementedError
 
@@ -117,14 +119,14 @@ class Adversarial(Objective):
         """PGD of twice the training steps in the same ball, from a uniform start."""
         return {"name": "pgd", "norm": self.norm, "epsilon": self.epsilon, "steps": 2 * self.steps}
 
-    def inner(self, predict: Predict, x: tf.Tensor, loss: Loss, moment: Moment) -> tf.Tensor:
+    def inner(self, predict: Predict, x: tf.Tensor, loss: Loss, context: StepContext) -> tf.Tensor:
         """Return images in the ball, in [0, 1], that raise `loss`; no gradient flows back."""
-        grown = 1.0 if self.ramp == 0 else tf.minimum(1.0, moment.progress / self.ramp)
+        grown = 1.0 if self.ramp == 0 else tf.minimum(1.0, context.progress / self.ramp)
         epsilon = grown * self.epsilon
         return ascend(
             predict,
             x,
-            random_start(x, self.norm, epsilon, moment.seed, self.start),
+            random_start(x, self.norm, epsilon, context.seed, self.start),
             loss,
             norm=self.norm,
             epsilon=epsilon,

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra_tf import bounds
-from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import cross_entropy
+from hydra_tf.attacks.losses import cross_entropy
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import LossTerms, StepContext
 from hydra_tf.objectives.base import OBJECTIVES
 from hydra_tf.objectives.verified import Verification, Verified
-from hydra_tf.types import LossTerms, Moment
 
 
 @OBJECTIVES.register()
@@ -56,17 +56,17 @@ class CROWNIBP(Verified):
         """VRA-t: verified by CROWN-IBP on the full ball."""
         return {"measure": "vra_t", "method": "crown_ibp", "epsilon": self.epsilon}
 
-    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, moment: Moment) -> LossTerms:
+    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, context: StepContext) -> LossTerms:
         """Return the weighted loss; see :meth:`Objective.__call__`."""
-        grown = self.grown(moment)
+        grown = self.grown(context)
         kappa = self.kappa_start + grown * (self.kappa_end - self.kappa_start)
         beta = self.beta_start + grown * (self.beta_end - self.beta_start)
         logits = model(x, training=True)
         natural = tf.reduce_mean(cross_entropy(y, logits))
         worst = -self._margins(model, x, y, grown * self.epsilon, beta)
         robust = tf.reduce_mean(cross_entropy(y, worst))
-        parts = {"natural_loss": natural, "robust_loss": robust}
-        return LossTerms(kappa * natural + (1 - kappa) * robust, logits, worst, parts)
+        components = {"natural_loss": natural, "robust_loss": robust}
+        return LossTerms(kappa * natural + (1 - kappa) * robust, logits, worst, components)
 
     def _margins(self, model: Any, x: tf.Tensor, y: tf.Tensor, epsilon: Any, beta: Any) -> Any:
         """Lower bounds of the margins: both methods' mixed."""

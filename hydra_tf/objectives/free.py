@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import cross_entropy
+from hydra_tf.attacks.ascent import check_steps
+from hydra_tf.attacks.losses import cross_entropy
 from hydra_tf.attacks.norms import project, steepest_step
-from hydra_tf.attacks.pgd import check_steps
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import Ball, LossTerms, Norm, StepContext
 from hydra_tf.objectives.base import OBJECTIVES, Replayed
-from hydra_tf.types import Ball, LossTerms, Moment, Norm
 
 
 @OBJECTIVES.register()
@@ -56,7 +56,7 @@ class Free(Replayed):
         model: Any,
         x: tf.Tensor,
         y: tf.Tensor,
-        moment: Moment,
+        context: StepContext,
         perturbed: tf.Tensor | None = None,
     ) -> LossTerms:
         """Return the mean cross-entropy at `perturbed`; see :meth:`Replayed.__call__`."""
@@ -65,11 +65,13 @@ class Free(Replayed):
         adversarial = model(x if perturbed is None else perturbed, training=True)
         return LossTerms(tf.reduce_mean(cross_entropy(y, adversarial)), logits, adversarial)
 
-    def begin(self, x: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
+    def start_batch(self, x: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
         """Return x + delta, in the ball and in [0, 1]."""
         return project(x + delta, x, self.norm, self.epsilon)
 
-    def move(self, x: tf.Tensor, perturbed: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
+    def update_perturbed(
+        self, x: tf.Tensor, perturbed: tf.Tensor, gradient: tf.Tensor
+    ) -> tf.Tensor:
         """Return the images after one step of ascent, in the ball and in [0, 1]."""
         # Where loss scaling overflows there is no gradient, and no step is made.
         gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)

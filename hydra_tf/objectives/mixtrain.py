@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra_tf import bounds
-from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import cross_entropy
+from hydra_tf.attacks.losses import cross_entropy
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.randomness import current_slice
+from hydra_tf.core.types import LossTerms, StepContext
 from hydra_tf.objectives.base import OBJECTIVES
 from hydra_tf.objectives.verified import Verification, Verified
-from hydra_tf.randomness import current_part
-from hydra_tf.types import LossTerms, Moment
 
 
 @OBJECTIVES.register()
@@ -64,20 +64,20 @@ class MixTrain(Verified):
         """VRA-m: verified by symbolic intervals on the full ball."""
         return {"measure": "vra_m", "method": "symbolic", "epsilon": self.epsilon}
 
-    def alpha(self, moment: Moment) -> Any:
-        """Return the weight of the bounded term at a moment, a scalar."""
+    def alpha(self, context: StepContext) -> Any:
+        """Return the weight of the bounded term at a context, a scalar."""
         # A hair more than the quotient: 5/12 - 1/4 must count as two times 1/12.
-        grown = tf.floor((moment.progress - self.ramp) / self.growth + 1e-4)
+        grown = tf.floor((context.progress - self.ramp) / self.growth + 1e-4)
         return tf.minimum(self.alpha_max, 0.1 * 2.5**grown)
 
-    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, moment: Moment) -> LossTerms:
+    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, context: StepContext) -> LossTerms:
         """Return natural plus bounded loss; see :meth:`Objective.__call__`."""
         logits = model(x, training=True)
         natural = tf.reduce_mean(cross_entropy(y, logits))
-        for_batch, for_samples = tf.unstack(tf.random.split(moment.seed, 2))
-        epsilon = self.grown(moment) * self.epsilon
+        for_batch, for_samples = tf.unstack(tf.random.split(context.seed, 2))
+        epsilon = self.grown(context) * self.epsilon
 
-        first, total = current_part(tf.size(y))
+        first, total = current_slice(tf.size(y))
         order = tf.argsort(tf.random.stateless_uniform([total], for_samples))
         # A batch of fewer gives some twice: the shape is known, and chunks are of one size.
         chosen = tf.gather(order, tf.range(self.samples) % total) - first
@@ -93,5 +93,5 @@ class MixTrain(Verified):
         weight = tf.cast(total, tf.float32) / tf.cast(tf.size(y), tf.float32)
         bounded = weight * tf.reduce_mean(own * cross_entropy(y_few, -margins))
         robust = tf.cast(wanted, tf.float32) * bounded
-        parts = {"natural_loss": natural, "robust_loss": robust}
-        return LossTerms(natural + self.alpha(moment) * robust, logits, None, parts)
+        components = {"natural_loss": natural, "robust_loss": robust}
+        return LossTerms(natural + self.alpha(context) * robust, logits, None, components)

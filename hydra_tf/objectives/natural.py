@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import cross_entropy
+from hydra_tf.attacks.losses import cross_entropy
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import LossTerms, StepContext
 from hydra_tf.objectives.base import OBJECTIVES, Objective
-from hydra_tf.types import LossTerms, Moment
 
 
 @OBJECTIVES.register()
@@ -22,7 +22,7 @@ class Natural(Objective):
         Natural()
     """
 
-    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, moment: Moment) -> LossTerms:
+    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, context: StepContext) -> LossTerms:
         """Return the mean cross-entropy; see :meth:`Objective.__call__`."""
         logits = model(x, training=True)
         return LossTerms(tf.reduce_mean(cross_entropy(y, logits)), logits)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import cross_entropy
 from hydra_tf.attacks.inference import inference
+from hydra_tf.attacks.losses import cross_entropy
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import LossTerms, StepContext
 from hydra_tf.objectives.base import OBJECTIVES, Adversarial
-from hydra_tf.types import LossTerms, Moment
 
 
 @OBJECTIVES.register()
@@ -27,9 +27,9 @@ class PGDTraining(Adversarial):
         0.2
     """
 
-    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, moment: Moment) -> LossTerms:
+    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, context: StepContext) -> LossTerms:
         """Return the mean adversarial cross-entropy; see :meth:`Objective.__call__`."""
-        x_adv = self.inner(inference(model), x, lambda logits: cross_entropy(y, logits), moment)
+        x_adv = self.inner(inference(model), x, lambda logits: cross_entropy(y, logits), context)
         # Only metrics read the benign logits; a graph without such metrics drops this pass. It
         # comes before the trained pass: activity regularisers are read off the last one.
         logits = tf.stop_gradient(model(x, training=False))

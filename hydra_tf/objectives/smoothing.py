@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import cross_entropy, stateless_seed
+from hydra_tf.attacks.losses import cross_entropy
 from hydra_tf.attacks.norms import normal
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.randomness import stateless_seed
+from hydra_tf.core.types import LossTerms, Sampling, StepContext
 from hydra_tf.objectives.base import OBJECTIVES, Objective, kl_divergence
-from hydra_tf.types import LossTerms, Moment, Sampling
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ class Smoothing(Objective):
         """VRA-s: certified by randomized smoothing with the same sigma."""
         return {"measure": "vra_s", "method": "smoothing", "sigma": self.sigma}
 
-    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, moment: Moment) -> LossTerms:
+    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, context: StepContext) -> LossTerms:
         """Return the loss of the variant; see :meth:`Objective.__call__`."""
-        noisy = GaussianNoise(self.sigma)(model, x, y, moment.seed)
+        noisy = GaussianNoise(self.sigma)(model, x, y, context.seed)
         if self.variant == "gaussian":
             # Only metrics read the benign logits, as in adversarial training.
             logits = tf.stop_gradient(model(x, training=False))
@@ -93,5 +94,5 @@ class Smoothing(Objective):
         logits, smoothed = tf.split(model(tf.concat([x, noisy], 0), training=True), 2)
         natural = tf.reduce_mean(cross_entropy(y, logits))
         robust = tf.reduce_mean(kl_divergence(logits, smoothed))
-        parts = {"natural_loss": natural, "robust_loss": robust}
-        return LossTerms(natural + self.beta * robust, logits, smoothed, parts)
+        components = {"natural_loss": natural, "robust_loss": robust}
+        return LossTerms(natural + self.beta * robust, logits, smoothed, components)

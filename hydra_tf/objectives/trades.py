@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hydra_tf._lazy import tf
-from hydra_tf.attacks.base import cross_entropy
 from hydra_tf.attacks.inference import inference
+from hydra_tf.attacks.losses import cross_entropy
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import LossTerms, StepContext
 from hydra_tf.objectives.base import OBJECTIVES, Adversarial, kl_divergence
-from hydra_tf.types import LossTerms, Moment
 
 
 @OBJECTIVES.register()
@@ -45,12 +45,12 @@ class TRADES(Adversarial):
                 'has no gradient and the attack would stay; take "normal" or "uniform".'
             )
 
-    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, moment: Moment) -> LossTerms:
+    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, context: StepContext) -> LossTerms:
         """Return cross-entropy plus weighted KL; see :meth:`Objective.__call__`."""
         clean = tf.stop_gradient(model(x, training=False))
-        x_adv = self.inner(inference(model), x, lambda q: kl_divergence(clean, q), moment)
+        x_adv = self.inner(inference(model), x, lambda q: kl_divergence(clean, q), context)
         logits, adversarial = tf.split(model(tf.concat([x, x_adv], 0), training=True), 2)
         natural = tf.reduce_mean(cross_entropy(y, logits))
         robust = tf.reduce_mean(kl_divergence(logits, adversarial))
-        parts = {"natural_loss": natural, "robust_loss": robust}
-        return LossTerms(natural + self.beta * robust, logits, adversarial, parts)
+        components = {"natural_loss": natural, "robust_loss": robust}
+        return LossTerms(natural + self.beta * robust, logits, adversarial, components)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hydra_tf import bounds
-from hydra_tf._lazy import tf
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.randomness import current_slice
+from hydra_tf.core.schedules import RAMPS
+from hydra_tf.core.types import StepContext, require_linf_radius
 from hydra_tf.objectives.base import Objective
-from hydra_tf.randomness import current_part
-from hydra_tf.schedules import RAMPS
-from hydra_tf.types import Moment, require_linf_radius
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Verification:
     method: str
     samples: int | None = None
 
-    def held(self, model: Any, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    def correct(self, model: Any, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Return booleans: no image of the ball is misclassified.
 
         Args:
@@ -42,7 +42,7 @@ class Verification:
         """
         count = tf.shape(x)[0]
         if self.samples is not None:
-            count = tf.clip_by_value(self.samples - current_part(count)[0], 0, count)
+            count = tf.clip_by_value(self.samples - current_slice(count)[0], 0, count)
             # Where none is, one is bounded all the same: bounds of no image cannot be had.
             x, y = x[: tf.maximum(count, 1)], y[: tf.maximum(count, 1)]
         margins = bounds.margin_lower_bound(
@@ -73,8 +73,8 @@ class Verified(Objective):
         if self.shape not in RAMPS:
             raise ValueError(f'shape must be "linear" or "smoothed", not {self.shape!r}.')
 
-    def grown(self, moment: Moment) -> Any:
-        """Return the share of the full radius at a moment, a scalar in [0, 1]."""
+    def grown(self, context: StepContext) -> Any:
+        """Return the share of the full radius at a context, a scalar in [0, 1]."""
         if self.ramp == 0:
             return tf.constant(1.0)
-        return RAMPS[self.shape](tf.minimum(1.0, moment.progress / self.ramp))
+        return RAMPS[self.shape](tf.minimum(1.0, context.progress / self.ramp))

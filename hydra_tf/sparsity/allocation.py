@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hydra_tf.registry import Registry
+from hydra_tf.core.registry import Registry
 
 
 class Allocation(Protocol):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from hydra_tf._lazy import tf
-from hydra_tf.registry import Registry
+from hydra_tf.core.lazy import tf
+from hydra_tf.core.registry import Registry
 from hydra_tf.sparsity.topk import kept_count, topk_chosen
 
 

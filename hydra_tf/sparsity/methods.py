@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hydra_tf.types import require_number
+from hydra_tf.core.types import require_number
 
 
 @dataclass(frozen=True)

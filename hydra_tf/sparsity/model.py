@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hydra_tf._lazy import tf
+from hydra_tf.core.keras_models import all_layers
+from hydra_tf.core.lazy import tf
 from hydra_tf.sparsity.allocation import allocate
 from hydra_tf.sparsity.granularity import GRANULARITIES
 from hydra_tf.sparsity.topk import kept_count
@@ -28,15 +29,6 @@ class MaskedLike(Protocol):
         """Choose the mask from the scores, and return it."""
 
 
-def all_layers(model: Any) -> list[Any]:
-    """The layers of a model and of the models within it, each once, outermost first."""
-    found: dict[int, Any] = {}
-    for layer in getattr(model, "layers", ()):
-        for inner in (layer, *all_layers(layer)):
-            found.setdefault(id(inner), inner)
-    return list(found.values())
-
-
 def masked_layers(model: Any) -> list[MaskedLike]:
     """Return the masked layers of a model, nested models included, each once.
 
@@ -52,7 +44,7 @@ def unmasked_kernels(layer: Any) -> list[Any]:
     """The weights of two axes or more of a layer without a mask, inner layers' left out."""
     if hasattr(layer, "refresh_mask"):
         return []
-    inner = {id(weight) for part in getattr(layer, "layers", ()) for weight in part.weights}
+    inner = {id(weight) for part in all_layers(layer) for weight in part.weights}
     return [w for w in layer.weights if len(w.shape) > 1 and id(w) not in inner]
 
 

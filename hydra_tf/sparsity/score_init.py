@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from hydra_tf._lazy import keras, tf
-from hydra_tf.registry import Registry
+from hydra_tf.core.lazy import keras, tf
+from hydra_tf.core.registry import Registry
 
 
 class ScoreInit(Protocol):

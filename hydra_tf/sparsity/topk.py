@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
-from hydra_tf._lazy import tf
+from hydra_tf.core.lazy import tf
 
 # The 31 bits of a float's magnitude are counted digit by digit, highest first: (shift, values).
 _DIGITS = ((20, 1 << 11), (10, 1 << 10), (0, 1 << 10))

@@ -2,16 +2,17 @@
 
 import keras  # noqa: F401 - first: its import makes hydra_tf enter its classes with Keras
 
-from hydra_tf.training.callbacks import HydraCallback
-from hydra_tf.training.checkpoints import Checkpoints
-from hydra_tf.training.loop import train
-from hydra_tf.training.options import LoopOptions
-from hydra_tf.training.parts import StepOptions
-from hydra_tf.training.phases import PHASES, trained_variables
-from hydra_tf.training.preemption import PreemptionError
+from hydra_tf.training.callbacks.metrics_log import MetricsLog
+from hydra_tf.training.callbacks.nan_guard import NaNGuard
+from hydra_tf.training.callbacks.pipeline import HydraCallback
+from hydra_tf.training.long_runs.checkpoints import Checkpoints
+from hydra_tf.training.long_runs.loop import train
+from hydra_tf.training.long_runs.loop_options import LoopOptions
+from hydra_tf.training.long_runs.preemption import PreemptionError
 from hydra_tf.training.robust_model import RobustModel
-from hydra_tf.training.step import robust_step
-from hydra_tf.training.watch import MetricsLog, NaNGuard
+from hydra_tf.training.step.microbatches import StepOptions
+from hydra_tf.training.step.phases import PHASES, trained_variables
+from hydra_tf.training.step.robust_step import robust_step
 
 __all__ = [
     "PHASES",

@@ -8,17 +8,18 @@ import keras
 import tensorflow as tf
 
 from hydra_tf import attacks, models, objectives
-from hydra_tf.checks import check_use, first_batch, require_logits
+from hydra_tf.checks.batches import check_use, first_batch
+from hydra_tf.checks.models import require_logits
+from hydra_tf.core.types import require_number
 from hydra_tf.objectives.base import Replayed
 from hydra_tf.sparsity.model import adopt_masks, masked_layers
-from hydra_tf.training.arrangement import arrange, warn_of_coarse_rates
-from hydra_tf.training.batch_steps import BatchSteps
-from hydra_tf.training.batches import plain_sentences
-from hydra_tf.training.carried import carried_shape
-from hydra_tf.training.optimizer import OptimizerState, require_scope, require_supported
-from hydra_tf.training.phases import NO_PHASE, PHASES, Phase
-from hydra_tf.training.rate import CompiledRate
-from hydra_tf.types import require_number
+from hydra_tf.training.callbacks.callback_order import arrange, warn_of_coarse_rates
+from hydra_tf.training.callbacks.learning_rate import CompiledRate
+from hydra_tf.training.step.batch_checks import plain_sentences
+from hydra_tf.training.step.model_steps import BatchSteps
+from hydra_tf.training.step.optimizer import OptimizerState, require_scope, require_supported
+from hydra_tf.training.step.phases import NO_PHASE, PHASES, Phase
+from hydra_tf.training.step.replayed_perturbation import carried_shape
 
 
 @keras.saving.register_keras_serializable(package="hydra_tf")
@@ -33,7 +34,7 @@ class RobustModel(BatchSteps):
         net: functional or Sequential model that outputs logits; masked on the way in if it
             has no masks yet.
         objective: ``"natural"``, ``"pgd:..."``, ``"trades:..."``, a mapping, an instance or
-            a callable ``(model, x, y, moment) -> LossTerms``.
+            a callable ``(model, x, y, context) -> LossTerms``.
         seed: every random number of training follows from it, the phase and the step.
         validation_attack: attack spec for `evaluate`; ``"auto"`` takes the objective's own
             ball with twice its steps; None for none.

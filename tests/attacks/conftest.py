@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hydra_tf.attacks.base import ascend, cross_entropy
+from hydra_tf.attacks.ascent import ascend
+from hydra_tf.attacks.losses import cross_entropy
 
 
 @pytest.fixture(scope="session")

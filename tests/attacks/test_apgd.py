@@ -6,8 +6,9 @@ import tensorflow as tf
 
 from hydra_tf.attacks import apgd
 from hydra_tf.attacks.apgd import APGD
-from hydra_tf.attacks.base import margin, stateless_seed
+from hydra_tf.attacks.losses import margin
 from hydra_tf.attacks.pgd import PGD
+from hydra_tf.core.randomness import stateless_seed
 
 
 def correct(net, x, y):

@@ -9,7 +9,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import special, stats
 
 from hydra_tf import attacks
-from hydra_tf.attacks.base import ascend, ascend_best, cross_entropy, margin
+from hydra_tf.attacks.ascent import ascend, ascend_best
+from hydra_tf.attacks.losses import cross_entropy, margin
 from hydra_tf.objectives.base import kl_divergence
 
 # TensorFlow flushes subnormal numbers to zero.

@@ -8,10 +8,10 @@ from hydra_tf import attacks
 from hydra_tf.attacks import autoattack
 from hydra_tf.attacks.apgd import APGD
 from hydra_tf.attacks.autoattack import AutoAttack
-from hydra_tf.attacks.base import stateless_seed
 from hydra_tf.attacks.fab import FAB
 from hydra_tf.attacks.pgd import PGD
 from hydra_tf.attacks.square import Square
+from hydra_tf.core.randomness import stateless_seed
 
 EPSILON = {"linf": 0.1, "l2": 0.5}
 SMALL = {"steps": 30, "targets": 3, "queries": 200}

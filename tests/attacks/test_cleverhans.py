@@ -9,7 +9,8 @@ from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
 
 from hydra_tf import attacks
-from hydra_tf.attacks.base import ascend, cross_entropy
+from hydra_tf.attacks.ascent import ascend
+from hydra_tf.attacks.losses import cross_entropy
 
 ORDER = {"linf": np.inf, "l2": 2}
 EPSILON = {"linf": 0.1, "l2": 0.8}

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from hydra_tf import attacks
-from hydra_tf.attacks.base import stateless_seed
 from hydra_tf.attacks.inference import inference
+from hydra_tf.core.randomness import stateless_seed
 
 SHORT = {"steps": 5, "targets": 2, "queries": 30, "restarts": 2}
 NAMES = attacks.ATTACKS.names()

@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import optimize
 
 from hydra_tf.attacks.apgd import APGD
-from hydra_tf.attacks.base import stateless_seed
 from hydra_tf.attacks.fab import FAB, to_plane
+from hydra_tf.core.randomness import stateless_seed
 
 NORMS = ("linf", "l2")
 

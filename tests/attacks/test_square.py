@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from hydra_tf.attacks import square
 from hydra_tf.attacks.apgd import APGD
-from hydra_tf.attacks.base import stateless_seed
 from hydra_tf.attacks.square import Square
+from hydra_tf.core.randomness import stateless_seed
 
 
 def test_the_schedule_of_the_paper():

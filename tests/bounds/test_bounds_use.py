@@ -14,10 +14,10 @@ from keras import layers
 import hydra_tf
 from hydra_tf import bounds
 from hydra_tf.bounds import engine
-from hydra_tf.bounds.convolution import transpose_of
 from hydra_tf.bounds.crown import CROWN
-from hydra_tf.bounds.graph import walk
-from hydra_tf.bounds.rules import rules
+from hydra_tf.bounds.layer_calls import walk
+from hydra_tf.bounds.rules.convolution import transpose_of
+from hydra_tf.bounds.rules.layers import rules
 from hydra_tf.layers import kernels_computed_once
 
 METHODS = ("ibp", "crown_ibp", "crown", "symbolic")

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from hydra_tf import data
-from hydra_tf.data.mixing import spread
+from hydra_tf.data.extra_images import spread
 
 
 def _source(size: int, mark: int, classes: int = 2, shape: tuple[int, ...] = (1, 1, 1)) -> Any:

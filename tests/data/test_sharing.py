@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 
 from hydra_tf import data
+from hydra_tf.core.pixels import unit_floats
 from hydra_tf.data.decoding import ELSEWHERE, UNREADABLE, replace_unreadable
-from hydra_tf.data.mixing import spread
-from hydra_tf.data.sharing import OwnRows
-from hydra_tf.pixels import unit_floats
+from hydra_tf.data.extra_images import spread
+from hydra_tf.data.worker_shares import OwnRows
 
 
 @pytest.mark.parametrize("workers", [2, 3])

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 from hydra_tf import data
-from hydra_tf.data.arrays import split_arrays, stratified_order
 from hydra_tf.data.augmentation import crop_and_flip
+from hydra_tf.data.sets.splitting import split_arrays, stratified_order
 
 EMBEDDED = {
     "digits": ((8, 8, 1), {"train": 1257, "validation": 180, "test": 360}),

@@ -9,7 +9,7 @@ import tensorflow as tf
 from scipy.stats import binomtest, kstest, norm
 
 import hydra_tf
-from hydra_tf.checks import check_use
+from hydra_tf.checks.batches import check_use
 from hydra_tf.evaluation import (
     certify,
     certify_dataset,

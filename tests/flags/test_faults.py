@@ -118,8 +118,8 @@ def test_a_run_tells_its_versions_and_a_hash_of_what_was_asked(folder):
 def test_two_processes_do_not_share_a_directory(folder):
     config = json.loads((folder / "whole" / "config.json").read_text())
     claim = [
-        "from flags import pipeline",
-        f"pipeline.claim({str(folder / 'shared')!r}, {config!r}, overwrite=True)",
+        "from flags.shared import run_directory",
+        f"run_directory.claim({str(folder / 'shared')!r}, {config!r}, overwrite=True)",
     ]
     hold = "\n".join([*claim, "print('held', flush=True)", "input()"])
     how = {"cwd": ROOT, "text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

@@ -167,11 +167,11 @@ def test_an_attack_that_is_not_installed_is_refused_before_tensorflow_loads(fini
 def test_an_error_while_a_graph_is_made_is_one_line(kind, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom flags import common\n"
+        "import sys\nfrom flags.shared import launcher\n"
         "def attack(x):\n"
         f"    raise {kind}('a part is missing; install it.') from KeyError('inner')\n"
         "def run(_):\n    import tensorflow as tf\n    tf.function(attack)(1.0)\n"
-        "common.launch('script', '', lambda: None, run)\n"
+        "launcher.launch('script', '', lambda: None, run)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     how = {"capture_output": True, "text": True, "env": environment}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hydra_tf import models
-from hydra_tf.checks import require_logits
+from hydra_tf.checks.models import require_logits
 from hydra_tf.models.zoo.wiring import Wiring
 
 # Every name, with parameters that keep the test light.

@@ -7,11 +7,11 @@ import tensorflow as tf
 
 from hydra_tf import objectives
 from hydra_tf.attacks import random_start
-from hydra_tf.types import LossTerms, Moment
+from hydra_tf.core.types import LossTerms, StepContext
 
 
-def moment(seed=(1, 2), progress=1.0):
-    return Moment(tf.constant(seed, tf.int32), tf.constant(progress, tf.float32))
+def step_context(seed=(1, 2), progress=1.0):
+    return StepContext(tf.constant(seed, tf.int32), tf.constant(progress, tf.float32))
 
 
 def line_net():
@@ -42,7 +42,7 @@ X, Y = tf.constant([[0.5, 0.5], [0.75, 0.25]]), tf.constant([0, 0])
 
 def test_natural_by_hand():
     # Scores 0 and 0.5: the losses are ln(1 + e^0) and ln(1 + e^0.5).
-    terms = objectives.build("natural")(line_net(), X, Y, moment())
+    terms = objectives.build("natural")(line_net(), X, Y, step_context())
     assert float(terms.loss) == pytest.approx((np.log(2) + np.log1p(np.exp(0.5))) / 2, rel=1e-6)
     np.testing.assert_allclose(terms.logits, [[0, 0], [0, 0.5]], atol=1e-7)
     assert terms.adversarial_logits is None
@@ -52,7 +52,7 @@ def test_pgd_by_hand():
     # Within 0.1 the score grows by 0.2 at most, from any start.
     for start in ("uniform", "normal", "zero"):
         objective = objectives.build(f"pgd:epsilon=0.1,steps=4,step_size=0.06,start={start}")
-        terms = objective(line_net(), X, Y, moment())
+        terms = objective(line_net(), X, Y, step_context())
         losses = np.log1p(np.exp([0.2, 0.7]))
         assert float(terms.loss) == pytest.approx(losses.mean(), rel=1e-5)
         np.testing.assert_allclose(terms.logits, [[0, 0], [0, 0.5]], atol=1e-6)
@@ -66,17 +66,17 @@ def test_trades_by_hand():
     kl = -np.log(4 * q * (1 - q)) / 2
     for beta in (0.0, 6.0):
         objective = objectives.build(f"trades:epsilon=0.1,steps=4,step_size=0.06,beta={beta}")
-        terms = objective(line_net(), X[:1], Y[:1], moment())
+        terms = objective(line_net(), X[:1], Y[:1], step_context())
         assert float(terms.loss) == pytest.approx(np.log(2) + beta * kl, rel=1e-4)
-        assert float(terms.parts["natural_loss"]) == pytest.approx(np.log(2), rel=1e-6)
-        assert float(terms.parts["robust_loss"]) == pytest.approx(kl, rel=1e-3)
+        assert float(terms.components["natural_loss"]) == pytest.approx(np.log(2), rel=1e-6)
+        assert float(terms.components["robust_loss"]) == pytest.approx(kl, rel=1e-3)
         assert abs(terms.adversarial_logits.numpy()[0, 1]) == pytest.approx(0.2, abs=1e-6)
 
 
 def test_l2_attack_by_hand():
     # The gradient is along (1, -1)/sqrt(2): radius 0.1 raises the score by 0.1 sqrt(2).
     terms = objectives.build("pgd:norm=l2,epsilon=0.1,steps=8,start=zero")(
-        line_net(), X, Y, moment()
+        line_net(), X, Y, step_context()
     )
     expected = 0.1 * np.sqrt(2) + np.array([0, 0.5])
     np.testing.assert_allclose(terms.adversarial_logits[:, 1], expected, rtol=1e-5)
@@ -95,7 +95,7 @@ class Spy:
 
 def test_trades_computes_the_clean_prediction_once_and_attacks_in_inference_mode(batch):
     spy = Spy(small_net())
-    objectives.build("trades:epsilon=0.1,steps=4")(spy, *batch, moment())
+    objectives.build("trades:epsilon=0.1,steps=4")(spy, *batch, step_context())
     inference = [(False, (12, 6))]
     # The clean prediction, four steps, then benign and adversarial images as one batch.
     assert spy.calls == inference * 5 + [(True, (24, 6))]
@@ -103,7 +103,7 @@ def test_trades_computes_the_clean_prediction_once_and_attacks_in_inference_mode
 
 def test_pgd_attacks_in_inference_mode_and_trains_on_one_pass(batch):
     spy = Spy(small_net())
-    objectives.build("pgd:epsilon=0.1,steps=4")(spy, *batch, moment())
+    objectives.build("pgd:epsilon=0.1,steps=4")(spy, *batch, step_context())
     # Four steps and the benign logits for metrics, then the pass that is trained.
     assert spy.calls == [(False, (12, 6))] * 5 + [(True, (12, 6))]
 
@@ -113,7 +113,7 @@ def reference(net, x, y, how, beta):
     weights = net.trainable_variables
     kl = keras.losses.KLDivergence(reduction="none")
     clean = tf.nn.softmax(net(x, training=False))
-    x_adv = random_start(x, "linf", how["epsilon"], moment().seed, how["start"])
+    x_adv = random_start(x, "linf", how["epsilon"], step_context().seed, how["start"])
     for _ in range(how["steps"]):
         with tf.GradientTape() as tape:
             tape.watch(x_adv)
@@ -158,7 +158,7 @@ def test_loss_and_gradients_equal_a_plain_reference(batch, name, start, beta, gr
 
     def step():
         with tf.GradientTape() as tape:
-            terms = objective(net, x, y, moment())
+            terms = objective(net, x, y, step_context())
         return terms.loss, tape.gradient(terms.loss, [v.value for v in net.trainable_variables])
 
     loss, found = tf.function(step)() if graph else step()
@@ -174,14 +174,16 @@ def test_the_gradient_flows_through_both_terms_of_trades_but_not_the_attack(batc
 
     def gradient(beta):
         with tf.GradientTape() as tape:
-            terms = objectives.build(f"trades:epsilon=0.1,steps=2,beta={beta}")(net, x, y, moment())
-        natural, robust = terms.parts["natural_loss"], terms.parts["robust_loss"]
+            terms = objectives.build(f"trades:epsilon=0.1,steps=2,beta={beta}")(
+                net, x, y, step_context()
+            )
+        natural, robust = terms.components["natural_loss"], terms.components["robust_loss"]
         assert float(terms.loss) == pytest.approx(float(natural) + beta * float(robust), rel=1e-6)
         return tape.gradient(terms.loss, kernel).numpy()
 
     zero, one, three = gradient(0.0), gradient(1.0), gradient(3.0)
     with tf.GradientTape() as tape:
-        natural = objectives.build("natural")(net, x, y, moment()).loss
+        natural = objectives.build("natural")(net, x, y, step_context()).loss
     np.testing.assert_allclose(zero, tape.gradient(natural, kernel), rtol=1e-4, atol=1e-6)
     assert np.abs(one - zero).max() > 1e-3
     np.testing.assert_allclose(three - zero, 3 * (one - zero), rtol=1e-3, atol=1e-5)
@@ -189,7 +191,7 @@ def test_the_gradient_flows_through_both_terms_of_trades_but_not_the_attack(batc
     # variables the gradient would be another one.
     with tf.GradientTape() as tape:
         tape.watch(x)
-        terms = objectives.build("pgd:epsilon=0.1,steps=2")(net, x, y, moment())
+        terms = objectives.build("pgd:epsilon=0.1,steps=2")(net, x, y, step_context())
     assert tape.gradient(terms.loss, x) is None
 
 
@@ -201,15 +203,15 @@ def test_batchnorm_statistics_move_exactly_once_a_step(batch, name):
     spread = {} if name == "natural" else {"epsilon": 0.0, "steps": 3}
     objective = objectives.build({"name": name, **spread})
     before = np.array(net.layers[0](x))
-    tf.function(lambda: objective(net, x, y, moment()).loss)()
+    tf.function(lambda: objective(net, x, y, step_context()).loss)()
     # With epsilon 0 both halves of a TRADES batch are x: momentum 0.99, from 0 and 1.
     np.testing.assert_allclose(norm.moving_mean, 0.01 * before.mean(0), rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(norm.moving_variance, 0.99 + 0.01 * before.var(0), rtol=1e-5)
 
 
 def test_trades_at_radius_zero_has_no_robust_loss(batch):
-    terms = objectives.build("trades:epsilon=0.0,steps=3")(small_net(), *batch, moment())
-    assert float(terms.parts["robust_loss"]) == pytest.approx(0, abs=1e-7)
+    terms = objectives.build("trades:epsilon=0.0,steps=3")(small_net(), *batch, step_context())
+    assert float(terms.components["robust_loss"]) == pytest.approx(0, abs=1e-7)
 
 
 @pytest.mark.parametrize("name", ["pgd", "trades"])
@@ -221,7 +223,7 @@ def test_epsilon_grows_over_the_ramp(batch, name, norm):
     def adversarial(progress=1.0, **how):
         how = {"norm": norm, "steps": 3, "start": "uniform", **how}
         objective = objectives.build({"name": name, **how})
-        return objective(net, x, y, moment(progress=progress)).adversarial_logits.numpy()
+        return objective(net, x, y, step_context(progress=progress)).adversarial_logits.numpy()
 
     benign = net(x).numpy()
     ramped = {"epsilon": 0.2, "ramp": 0.5}
@@ -242,7 +244,7 @@ def test_the_same_moment_gives_the_same_bits(batch, name):
     objective = objectives.build(f"{name}:epsilon=0.1,steps=1,step_size=0.02")
 
     def loss(seed):
-        return objective(net, *batch, moment(seed)).adversarial_logits.numpy()
+        return objective(net, *batch, step_context(seed)).adversarial_logits.numpy()
 
     one = loss((4, 2))
     tf.random.set_seed(7)
@@ -255,7 +257,7 @@ def test_pgd_with_an_activity_regulariser_charges_the_pass_that_is_trained(batch
     net = keras.Sequential(
         [keras.Input([6]), keras.layers.Dense(3, activity_regularizer=keras.regularizers.L2(1.0))]
     )
-    terms = objectives.build("pgd:epsilon=0.3,steps=2")(net, x, y, moment())
+    terms = objectives.build("pgd:epsilon=0.3,steps=2")(net, x, y, step_context())
     squares = [np.sum(np.square(z)) / 12 for z in (terms.adversarial_logits, terms.logits)]
     assert float(net.losses[0]) == pytest.approx(squares[0], rel=1e-5)
     assert squares[0] != pytest.approx(squares[1], rel=1e-2)
@@ -269,7 +271,7 @@ def test_half_precision_networks_have_float32_losses(batch, name):
         net = small_net()
     finally:
         keras.config.set_dtype_policy(before)
-    terms = objectives.build(name)(net, *batch, moment())
+    terms = objectives.build(name)(net, *batch, step_context())
     assert terms.logits.dtype == tf.bfloat16
     assert terms.loss.dtype == tf.float32
     assert np.isfinite(float(terms.loss))
@@ -283,7 +285,7 @@ def test_half_precision_hides_no_gradient_from_the_inner_attack(name):
     net.set_weights([np.array([[-20.0, 20.0]])])
     objective = objectives.build(name, epsilon=0.1, steps=8, start="uniform")
     with tf.GradientTape() as tape:
-        terms = objective(net, tf.fill([3, 1], 0.5), tf.ones(3, tf.int32), moment())
+        terms = objective(net, tf.fill([3, 1], 0.5), tf.ones(3, tf.int32), step_context())
     moved = np.abs(terms.adversarial_logits.numpy()[:, 1] - 10.0)
     np.testing.assert_allclose(moved, 2.0, atol=0.01)
     assert tape.gradient(terms.loss, dense.kernel.value) is not None
@@ -329,5 +331,5 @@ def test_parts_survive_their_config_and_name_their_validation_attack():
     expected = {"name": "pgd", "norm": "l2", "epsilon": 0.5, "steps": 14}
     assert objective.validation_attack() == expected
     assert objectives.build("natural").validation_attack() is None
-    own = lambda model, x, y, moment: LossTerms(tf.constant(0.0), model(x))  # noqa: E731
+    own = lambda model, x, y, context: LossTerms(tf.constant(0.0), model(x))  # noqa: E731
     assert objectives.build(own) is own

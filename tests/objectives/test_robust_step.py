@@ -9,7 +9,7 @@ from scipy.special import softmax
 import hydra_tf
 from hydra_tf import objectives
 from hydra_tf.sparsity.model import masked_layers
-from hydra_tf.training.step import moment_of, robust_gradients, robust_step
+from hydra_tf.training.step.robust_step import robust_gradients, robust_step, step_context
 
 X = np.array([[0.5, 0.25], [1.0, 0.0], [0.25, 0.75], [0.0, 1.0]], "float32")
 Y = np.array([0, 1, 2, 1], "int32")
@@ -34,7 +34,7 @@ def step(net, objective, optimizer, variables, refresh=False, at=0):
     run = tf.function(
         lambda: robust_step(
             net, objectives.build(objective), optimizer, variables, tf.constant(X),
-            tf.constant(Y), moment_of(0, 0, at, 10), refresh,
+            tf.constant(Y), step_context(0, 0, at, 10), refresh,
         ).loss
     )  # fmt: skip
     return float(run())
@@ -97,7 +97,7 @@ def test_masked_weights_get_no_gradient():
     layer = masked_layers(net)[0]
     terms, gradients = robust_gradients(
         net, objectives.build("natural"), [layer.kernel], tf.constant(X), tf.constant(Y),
-        moment_of(0, 0, 0, 1),
+        step_context(0, 0, 0, 1),
     )  # fmt: skip
     expected, _ = by_hand(X, KERNEL * np.array(layer.mask))
     np.testing.assert_allclose(gradients[0], expected * np.array(layer.mask), rtol=1e-4, atol=1e-7)
@@ -111,7 +111,7 @@ def test_weight_regularisers_join_the_loss():
     net.set_weights([KERNEL, BIAS])
     _, (gradient,) = robust_gradients(
         net, objectives.build("natural"), [net.layers[0].kernel], tf.constant(X),
-        tf.constant(Y), moment_of(0, 0, 0, 1), scale=lambda loss: 2 * loss,
+        tf.constant(Y), step_context(0, 0, 0, 1), scale=lambda loss: 2 * loss,
     )  # fmt: skip
     expected = 2 * (by_hand(X)[0] + 0.5 * KERNEL)
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
@@ -121,14 +121,16 @@ def test_moments_differ_by_seed_phase_and_step_and_repeat():
     places = [
         (seed, phase, at) for seed in (0, 1, 2**31 - 1) for phase in range(3) for at in range(40)
     ]
-    seeds = {place: tuple(moment_of(*place, 40).seed.numpy().tolist()) for place in places}
+    seeds = {place: tuple(step_context(*place, 40).seed.numpy().tolist()) for place in places}
     assert len(set(seeds.values())) == len(places)
-    again = {place: tuple(moment_of(*place, None).seed.numpy().tolist()) for place in places[:50]}
+    again = {
+        place: tuple(step_context(*place, None).seed.numpy().tolist()) for place in places[:50]
+    }
     assert all(seeds[place] == seed for place, seed in again.items())
     # The same within a graph, where the step is the optimizer's counter.
-    graph = tf.function(lambda at: moment_of(1, 2, at, 40).seed)
+    graph = tf.function(lambda at: step_context(1, 2, at, 40).seed)
     assert tuple(graph(tf.constant(7, tf.int64)).numpy().tolist()) == seeds[(1, 2, 7)]
-    assert moment_of(0, 0, 0, 1).seed.shape == (2,)
+    assert step_context(0, 0, 0, 1).seed.shape == (2,)
 
 
 @pytest.mark.parametrize(
@@ -136,4 +138,4 @@ def test_moments_differ_by_seed_phase_and_step_and_repeat():
     [(0, 8, 0.0), (2, 8, 0.25), (8, 8, 1.0), (12, 8, 1.0), (3, None, 1.0)],
 )
 def test_progress_is_the_share_of_steps_done(at, total, progress):
-    assert float(moment_of(0, 1, at, total).progress) == progress
+    assert float(step_context(0, 1, at, total).progress) == progress

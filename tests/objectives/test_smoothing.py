@@ -8,7 +8,7 @@ from scipy.special import log_softmax
 
 import hydra_tf
 from hydra_tf import objectives
-from hydra_tf.types import Moment
+from hydra_tf.core.types import StepContext
 
 RNG = np.random.default_rng(8)
 X = RNG.random((12, 6)).astype("float32")
@@ -18,8 +18,8 @@ SEED = tf.constant([4, 9], tf.int32)
 SIGMA = 0.3
 
 
-def moment(seed=SEED):
-    return Moment(seed, tf.constant(1.0))
+def step_context(seed=SEED):
+    return StepContext(seed, tf.constant(1.0))
 
 
 def linear_net():
@@ -51,7 +51,7 @@ def test_loss_and_logits_equal_numpy(variant, beta, graph):
     objective = objectives.build(f"smoothing:sigma={SIGMA},beta={beta},variant={variant}")
 
     def terms():
-        found = objective(net, tf.constant(X), tf.constant(Y), moment())
+        found = objective(net, tf.constant(X), tf.constant(Y), step_context())
         return found.loss, found.logits, found.adversarial_logits
 
     loss, logits, smoothed = tf.function(terms)() if graph else terms()
@@ -65,7 +65,7 @@ def test_gradient_equals_finite_differences():
     objective = objectives.build(f"smoothing:sigma={SIGMA},beta=2")
     weight = net.trainable_variables[0]
     with tf.GradientTape() as tape:
-        loss = objective(net, tf.constant(X), tf.constant(Y), moment()).loss
+        loss = objective(net, tf.constant(X), tf.constant(Y), step_context()).loss
     found = tape.gradient(loss, weight.value).numpy()
     for i, j in ((0, 0), (3, 1), (5, 2)):
         ends = []
@@ -73,7 +73,7 @@ def test_gradient_equals_finite_differences():
             moved = KERNEL.copy()
             moved[i, j] += change
             net.set_weights([moved])
-            ends.append(float(objective(net, tf.constant(X), tf.constant(Y), moment()).loss))
+            ends.append(float(objective(net, tf.constant(X), tf.constant(Y), step_context()).loss))
         assert found[i, j] == pytest.approx((ends[0] - ends[1]) / 0.02, rel=0.02, abs=2e-3)
 
 
@@ -91,7 +91,7 @@ def test_benign_and_noisy_images_pass_once_and_the_noise_is_not_clipped():
     spy = Spy(linear_net())
     x = np.tile(X, (100, 1))
     y = np.tile(Y, 100)
-    objectives.build("smoothing:sigma=0.5")(spy, tf.constant(x), tf.constant(y), moment())
+    objectives.build("smoothing:sigma=0.5")(spy, tf.constant(x), tf.constant(y), step_context())
     assert spy.calls == [(True, (2400, 6))]
     benign, noisy = np.split(spy.seen[0], 2)
     assert np.array_equal(benign, x)
@@ -100,7 +100,7 @@ def test_benign_and_noisy_images_pass_once_and_the_noise_is_not_clipped():
     assert noisy.min() < -0.5 and noisy.max() > 1.5
     spy = Spy(linear_net())
     spec = "smoothing:variant=gaussian"
-    objectives.build(spec)(spy, tf.constant(X), tf.constant(Y), moment())
+    objectives.build(spec)(spy, tf.constant(X), tf.constant(Y), step_context())
     assert spy.calls == [(False, (12, 6)), (True, (12, 6))]
 
 
@@ -110,7 +110,7 @@ def test_batchnorm_statistics_move_exactly_once_a_step(variant):
         [keras.Input([6]), keras.layers.BatchNormalization(), *linear_net().layers]
     )
     objective = objectives.build(f"smoothing:sigma={SIGMA},variant={variant}")
-    objective(net, tf.constant(X), tf.constant(Y), moment())
+    objective(net, tf.constant(X), tf.constant(Y), step_context())
     seen = np.concatenate([X, noisy_images()]) if variant == "stability" else noisy_images()
     np.testing.assert_allclose(net.layers[0].moving_mean, 0.01 * seen.mean(0), rtol=1e-4)
     np.testing.assert_allclose(net.layers[0].moving_variance, 0.99 + 0.01 * seen.var(0), rtol=1e-4)
@@ -121,7 +121,7 @@ def test_the_same_moment_gives_the_same_noise():
 
     def logits(seed):
         net = linear_net()
-        return objective(net, tf.constant(X), tf.constant(Y), moment(seed)).adversarial_logits
+        return objective(net, tf.constant(X), tf.constant(Y), step_context(seed)).adversarial_logits
 
     assert np.array_equal(logits(SEED), logits(SEED))
     assert not np.array_equal(logits(SEED), logits(SEED + 1))

@@ -8,9 +8,9 @@ from scipy.special import log_softmax
 
 import hydra_tf
 from hydra_tf import bounds, objectives
+from hydra_tf.core.randomness import slice_of_batch
+from hydra_tf.core.types import StepContext
 from hydra_tf.objectives.verified import Verification
-from hydra_tf.randomness import part_of_batch
-from hydra_tf.types import Moment
 
 RNG = np.random.default_rng(3)
 X = RNG.random((12, 6)).astype("float32")
@@ -18,8 +18,8 @@ Y = RNG.integers(0, 3, 12).astype("int32")
 SEED = tf.constant([4, 9], tf.int32)
 
 
-def moment(progress, seed=SEED):
-    return Moment(seed, tf.constant(progress, tf.float32))
+def step_context(progress, seed=SEED):
+    return StepContext(seed, tf.constant(progress, tf.float32))
 
 
 def linear_net():
@@ -57,7 +57,7 @@ def test_crown_ibp_on_a_linear_network_equals_numpy(progress, graph):
     objective = objectives.build(spec)
 
     def loss():
-        return objective(net, tf.constant(X), tf.constant(Y), moment(progress)).loss
+        return objective(net, tf.constant(X), tf.constant(Y), step_context(progress)).loss
 
     grown = min(1.0, progress / 0.5)
     kappa = 0.8 - 0.4 * grown
@@ -78,7 +78,7 @@ def test_crown_ibp_mixes_both_bounds_with_beta(progress):
     )
     assert np.abs(ibp - crown).max() > 1e-3
     beta = 0.9 - 0.4 * progress
-    terms = objective(net, tf.constant(X), tf.constant(Y), moment(progress))
+    terms = objective(net, tf.constant(X), tf.constant(Y), step_context(progress))
     np.testing.assert_allclose(
         terms.adversarial_logits, -(beta * crown + (1 - beta) * ibp), rtol=1e-4, atol=1e-5
     )
@@ -92,7 +92,7 @@ def test_beta_at_0_is_ibp_alone():
         objective = objectives.build(f"crown_ibp:epsilon=0.1,{spec}")
         if progress == 0.5:
             assert objective.ramp == 0.5
-        found = objective(net, tf.constant(X), tf.constant(Y), moment(progress))
+        found = objective(net, tf.constant(X), tf.constant(Y), step_context(progress))
         np.testing.assert_allclose(found.adversarial_logits, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -100,7 +100,7 @@ def test_smoothed_epsilon_reaches_the_bound():
     net = linear_net()
     objective = objectives.build("crown_ibp:epsilon=0.2,ramp=1,shape=smoothed,kappa_start=0")
     # A quarter of the way: 0.25^4 / (0.25^4 + 4 * 0.25^3 * 0.75) = 1 / 13 of the radius.
-    found = objective(net, tf.constant(X), tf.constant(Y), moment(0.25)).loss
+    found = objective(net, tf.constant(X), tf.constant(Y), step_context(0.25)).loss
     assert float(found) == pytest.approx(cross_entropy(worst_logits(net, 0.2 / 13)), rel=1e-5)
 
 
@@ -110,7 +110,7 @@ def test_smoothed_epsilon_reaches_the_bound():
 )
 def test_mixtrain_alpha_by_hand(progress, alpha):
     # The paper's 60 epochs, ramp of 15, growth every 5: epochs 0, 15, 25, 42 and 60.
-    found = objectives.build("mixtrain").alpha(moment(progress))
+    found = objectives.build("mixtrain").alpha(step_context(progress))
     assert float(found) == pytest.approx(min(alpha, 50.0), rel=1e-4)
 
 
@@ -122,8 +122,10 @@ def test_mixtrain_bounds_some_samples_of_some_batches():
     each = np.array([cross_entropy(worst[i : i + 1], Y[i : i + 1]) for i in range(12)])
     bounded = []
     for i in range(60):
-        found = objective(net, tf.constant(X), tf.constant(Y), moment(0.25, tf.constant([i, 0])))
-        rest = float(found.parts["robust_loss"])
+        found = objective(
+            net, tf.constant(X), tf.constant(Y), step_context(0.25, tf.constant([i, 0]))
+        )
+        rest = float(found.components["robust_loss"])
         assert float(found.loss) == pytest.approx(natural + 0.1 * rest, rel=1e-5)
         bounded += [rest] if rest else []
     # 60 draws of probability 1/2: outside of 15 to 45 lies less than one in 10,000.
@@ -138,9 +140,9 @@ def test_mixtrain_bounds_some_samples_of_some_batches():
 def test_more_samples_than_the_batch_holds_come_round_again():
     net = linear_net()
     objective = objectives.build("mixtrain:epsilon=0.1,samples=24,share=1,ramp=0")
-    found = objective(net, tf.constant(X), tf.constant(Y), moment(0.0))
+    found = objective(net, tf.constant(X), tf.constant(Y), step_context(0.0))
     expected = cross_entropy(worst_logits(net, 0.1))
-    assert float(found.parts["robust_loss"]) == pytest.approx(expected, rel=1e-5)
+    assert float(found.components["robust_loss"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_verification_watches_what_the_bound_verifies():
@@ -160,11 +162,11 @@ def test_verification_looks_at_the_first_images_of_the_whole_batch(method):
     whole = watch.held(net, tf.constant(X), tf.constant(Y)).numpy()
 
     @tf.function
-    def held(first, end):
-        with part_of_batch(first, 12):
+    def correct(first, end):
+        with slice_of_batch(first, 12):
             return watch.held(net, tf.constant(X)[first:end], tf.constant(Y)[first:end])
 
-    parts = [held(tf.constant(a), tf.constant(b)).numpy() for a, b in ((0, 5), (5, 9), (9, 12))]
+    parts = [correct(tf.constant(a), tf.constant(b)).numpy() for a, b in ((0, 5), (5, 9), (9, 12))]
     assert [len(part) for part in parts] == [5, 1, 0]
     assert np.array_equal(np.concatenate(parts), whole)
 

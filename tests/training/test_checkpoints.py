@@ -10,7 +10,7 @@ import pytest
 
 import hydra_tf
 from hydra_tf.training import Checkpoints, LoopOptions, PreemptionError, train
-from hydra_tf.training.checkpoints import Place, gathered, scatter
+from hydra_tf.training.long_runs.checkpoints import RunPosition, gathered, scatter
 from tests.training.loops import STEPS, assert_same, make, phases, weights_of
 
 OBJECTIVE = "trades:epsilon=0.1,steps=1,step_size=0.05,start=uniform"
@@ -93,7 +93,7 @@ def test_sigterm_leaves_a_checkpoint_of_that_very_step(tmp_path, batches_from, v
         run(tmp_path / "cut", validation, batches_from, StopAfter(7, preempt), every=1e9)
     # The signal comes after the seventh step, and is seen by the eighth.
     place, _ = Checkpoints(tmp_path / "cut").newest()
-    assert place == Place(1, 3)
+    assert place == RunPosition(1, 3)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     resumed, _ = run(tmp_path / "cut", validation, batches_from, every=1e9)
     assert_same(resumed, whole)
@@ -119,7 +119,7 @@ def test_a_run_that_ends_while_it_is_judged_goes_on_with_the_next_epoch(tmp_path
 
     with pytest.raises(StopError):
         run_on(tmp_path / "cut", FaultAtTheEnd())
-    assert Checkpoints(tmp_path / "cut").newest()[0] == Place(0, 5)
+    assert Checkpoints(tmp_path / "cut").newest()[0] == RunPosition(0, 5)
     assert_same(run_on(tmp_path / "cut"), run_on(tmp_path / "whole"))
 
 
@@ -156,7 +156,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, batches_from, validation,
     content = newest.read_bytes()
     newest.write_bytes(content[: len(content) // 2])
     place, _ = Checkpoints(tmp_path / "cut").newest()
-    assert place == Place(1, 1)  # the eighth step ended before its checkpoint was due
+    assert place == RunPosition(1, 1)  # the eighth step ended before its checkpoint was due
     resumed, _ = run(tmp_path / "cut", validation, batches_from, every=1e9)
     assert_same(resumed, whole)
 
@@ -164,8 +164,8 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, batches_from, validation,
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "foreign"])
 def test_every_kind_of_damage_is_known(damage, tmp_path):
     store = Checkpoints(tmp_path)
-    store.save(Place(0, 1), {"a": np.arange(1000.0)})
-    store.save(Place(0, 2), {"a": np.arange(1000.0) + 1})
+    store.save(RunPosition(0, 1), {"a": np.arange(1000.0)})
+    store.save(RunPosition(0, 2), {"a": np.arange(1000.0) + 1})
     newest = tmp_path / "at-00000-000000002.npz"
     content = bytearray(newest.read_bytes())
     if damage == "flip":
@@ -174,14 +174,14 @@ def test_every_kind_of_damage_is_known(damage, tmp_path):
         {"cut": content[:-9], "flip": content, "empty": b"", "foreign": b"x"}[damage]
     )
     place, arrays = store.newest()
-    assert place == Place(0, 1)
+    assert place == RunPosition(0, 1)
     np.testing.assert_array_equal(arrays["a"], np.arange(1000.0))
 
 
 def test_no_single_bit_goes_unnoticed(tmp_path):
     store = Checkpoints(tmp_path)
-    store.save(Place(0, 1), {"a": np.arange(3.0), "b": np.arange(2)})
-    store.save(Place(0, 2), {"a": np.arange(3.0) + 1, "b": np.arange(2)})
+    store.save(RunPosition(0, 1), {"a": np.arange(3.0), "b": np.arange(2)})
+    store.save(RunPosition(0, 2), {"a": np.arange(3.0) + 1, "b": np.arange(2)})
     newest = tmp_path / "at-00000-000000002.npz"
     content = newest.read_bytes()
     for place in range(len(content)):
@@ -191,12 +191,18 @@ def test_no_single_bit_goes_unnoticed(tmp_path):
         found, arrays = store.newest()
         # Bits of the archive that say nothing (times, say) may change.
         assert set(arrays) == {"a", "b"}
-        np.testing.assert_array_equal(arrays["a"], np.arange(3.0) + (found == Place(0, 2)))
+        np.testing.assert_array_equal(arrays["a"], np.arange(3.0) + (found == RunPosition(0, 2)))
 
 
 def test_old_checkpoints_go_and_places_have_an_order(tmp_path):
     store = Checkpoints(tmp_path, keep=3)
-    for place in (Place(0, 5), Place(0, 9), Place(1, 0), Place(9, 2), Place(10, 0)):
+    for place in (
+        RunPosition(0, 5),
+        RunPosition(0, 9),
+        RunPosition(1, 0),
+        RunPosition(9, 2),
+        RunPosition(10, 0),
+    ):
         store.save(place, {"a": np.zeros(1)})
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [
@@ -204,34 +210,34 @@ def test_old_checkpoints_go_and_places_have_an_order(tmp_path):
         "at-00009-000000002.npz",
         "at-00010-000000000.npz",
     ]
-    assert store.newest()[0] == Place(10, 0)
+    assert store.newest()[0] == RunPosition(10, 0)
 
 
 def test_a_full_disk_leaves_the_run_as_it_was(tmp_path, monkeypatch):
     store = Checkpoints(tmp_path)
-    store.save(Place(0, 1), {"a": np.zeros(1)})
+    store.save(RunPosition(0, 1), {"a": np.zeros(1)})
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(OSError, match=r"No space left on device.*goes on from the one before"):
-        store.save(Place(0, 2), {"a": np.zeros(1)})
+        store.save(RunPosition(0, 2), {"a": np.zeros(1)})
     assert [path.name for path in tmp_path.iterdir()] == ["at-00000-000000001.npz"]
-    assert store.newest()[0] == Place(0, 1)
+    assert store.newest()[0] == RunPosition(0, 1)
 
 
 def test_damaged_checkpoints_do_not_outlive_whole_ones(tmp_path):
     for step in (8, 9):
         (tmp_path / f"at-00000-{step:09d}.npz").write_bytes(b"cut short")
     store = Checkpoints(tmp_path)
-    store.save(Place(0, 5), {"a": np.zeros(1)})
-    assert store.newest()[0] == Place(0, 5)
+    store.save(RunPosition(0, 5), {"a": np.zeros(1)})
+    assert store.newest()[0] == RunPosition(0, 5)
     assert [path.name for path in tmp_path.iterdir()] == ["at-00000-000000005.npz"]
 
 
 def test_only_the_chief_writes(tmp_path):
-    Checkpoints(tmp_path / "none", writes=False).save(Place(0, 1), {"a": np.zeros(1)})
+    Checkpoints(tmp_path / "none", writes=False).save(RunPosition(0, 1), {"a": np.zeros(1)})
     assert not (tmp_path / "none").exists()
 
 

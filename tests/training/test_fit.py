@@ -9,10 +9,10 @@ import tensorflow as tf
 
 import hydra_tf
 from hydra_tf.attacks.norms import normal
-from hydra_tf.randomness import part_of_batch
+from hydra_tf.core.randomness import slice_of_batch
 from hydra_tf.sparsity.model import masked_layers
-from hydra_tf.training.parts import place_in_batch
-from hydra_tf.training.phases import PHASES, trained_variables
+from hydra_tf.training.step.microbatches import position_in_global_batch
+from hydra_tf.training.step.phases import PHASES, trained_variables
 
 EPSILON = 0.05
 
@@ -322,9 +322,9 @@ def test_mirrored_strategy_gives_every_replica_the_same_masks(digits, two_replic
 
 def test_replicas_draw_the_rows_of_one_device(two_replicas):
     def noise(count):
-        first, total = place_in_batch(tf.constant(count))
-        with part_of_batch(first, total):
-            seed = hydra_tf.training.step.moment_of(0, 1, 5, 10).seed
+        first, total = position_in_global_batch(tf.constant(count))
+        with slice_of_batch(first, total):
+            seed = hydra_tf.training.step.robust_step.step_context(0, 1, 5, 10).seed
             return normal(tf.zeros([count, 3]), seed)
 
     alone = noise(6)
@@ -341,9 +341,9 @@ class Noted(hydra_tf.objectives.Objective):
     def __init__(self):
         object.__setattr__(self, "seen", tf.Variable(tf.zeros([0]), shape=[None], dtype="float32"))
 
-    def __call__(self, model, x, y, moment):
-        self.seen.assign(tf.concat([self.seen, moment.progress[None]], 0))
-        return hydra_tf.objectives.build("natural")(model, x, y, moment)
+    def __call__(self, model, x, y, context):
+        self.seen.assign(tf.concat([self.seen, context.progress[None]], 0))
+        return hydra_tf.objectives.build("natural")(model, x, y, context)
 
 
 def test_without_a_pipeline_the_whole_fit_is_the_phase(digits):

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 import hydra_tf
 from hydra_tf import objectives
+from hydra_tf.core.schedules import SCHEDULES
 from hydra_tf.objectives.free import Free
-from hydra_tf.schedules import SCHEDULES
 from hydra_tf.sparsity.model import masked_layers
 
 EPSILON = 0.1
@@ -129,10 +129,10 @@ def test_what_is_carried_stays_in_the_ball_and_the_pixels_in_range():
 class Watched(Free):
     """Free, with a note of every step: progress and learning rate."""
 
-    def __call__(self, model, x, y, moment, perturbed=None):
+    def __call__(self, model, x, y, context, perturbed=None):
         optimizer, notes = WATCH
-        notes.append((float(moment.progress), float(optimizer.learning_rate)))
-        return super().__call__(model, x, y, moment, perturbed)
+        notes.append((float(context.progress), float(optimizer.learning_rate)))
+        return super().__call__(model, x, y, context, perturbed)
 
 
 WATCH = []
@@ -160,7 +160,7 @@ def test_schedule_and_progress_reach_their_ends():
 
 
 def test_masks_follow_the_scores_at_every_step_of_the_prune_phase_alone(monkeypatch):
-    from hydra_tf.training import step
+    from hydra_tf.training.step import robust_step as step
 
     calls, refresh = [], step.refresh_masks
     monkeypatch.setattr(step, "refresh_masks", lambda model: (calls.append(1), refresh(model)))

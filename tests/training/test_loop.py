@@ -10,9 +10,9 @@ import tensorflow as tf
 
 import hydra_tf
 from hydra_tf.training import LoopOptions, StepOptions, train
-from hydra_tf.training.average import MovingAverage
-from hydra_tf.training.execution import shared_out
-from hydra_tf.training.parts import clipped
+from hydra_tf.training.long_runs.loop_graphs import shared_out
+from hydra_tf.training.long_runs.moving_average import MovingAverage
+from hydra_tf.training.step.microbatches import clipped
 from tests.training.loops import STEPS, TRADES, assert_same, make, phases, small_net, weights_of
 
 
@@ -209,7 +209,8 @@ def test_the_compiled_rate_comes_back_and_each_step_has_its_own(steps, batches_f
         train(model, batches_from, STEPS, phases(2, warmup=0.0), **how)
         assert float(model.optimizer.learning_rate) == pytest.approx(0.1)
     wanted = [
-        hydra_tf.schedules.SCHEDULES["cosine"](i, 2 * STEPS, 0.1, 0.0) for i in range(2 * STEPS)
+        hydra_tf.core.schedules.SCHEDULES["cosine"](i, 2 * STEPS, 0.1, 0.0)
+        for i in range(2 * STEPS)
     ]
     ends = {1: range(10), 3: (2, 4, 7, 9)}[steps]
     assert seen == pytest.approx([wanted[i] for i in ends] * 2, rel=1e-5)

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import hydra_tf
-from hydra_tf.files import unfinished
+from hydra_tf.core.files import unfinished
 from hydra_tf.training import Checkpoints, LoopOptions, train
-from hydra_tf.training.checkpoints import Place
-from hydra_tf.training.memory import remember, remembered
+from hydra_tf.training.long_runs.callback_state import remember, remembered
+from hydra_tf.training.long_runs.checkpoints import RunPosition
 from tests.training.loops import STEPS, assert_same, make, phases, weights_of
 
 
@@ -163,7 +163,7 @@ def test_a_stop_within_an_epoch_is_kept(tmp_path, batches_from, validation):
     assert epochs == [0]
     with pytest.raises(StopError):
         run(tmp_path / "cut", batches_from, validation, Stop(), FaultInValidation())
-    assert Checkpoints(tmp_path / "cut").newest()[0] == Place(0, 3)
+    assert Checkpoints(tmp_path / "cut").newest()[0] == RunPosition(0, 3)
     resumed, epochs = run(tmp_path / "cut", batches_from, validation, Stop())
     assert epochs == [0]
     assert_same(resumed, whole)
@@ -209,7 +209,7 @@ def test_the_compiled_rate_comes_back_after_a_restart_at_the_end(tmp_path, batch
 def test_what_was_left_of_a_checkpoint_goes(tmp_path):
     store = Checkpoints(tmp_path)
     unfinished(tmp_path / "at-00000-000000007.npz").write_bytes(b"half")
-    store.save(Place(0, 9), {"a": np.zeros(1)})
+    store.save(RunPosition(0, 9), {"a": np.zeros(1)})
     assert [path.name for path in tmp_path.iterdir()] == ["at-00000-000000009.npz"]
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from hydra_tf._lazy import keras
+from hydra_tf.core.lazy import keras
+from hydra_tf.core.registry import Registry
 from hydra_tf.models.zoo.wiring import Wiring
-from hydra_tf.registry import Registry
 
 MODELS: Registry[Callable[..., Any]] = Registry("model", "hydra_tf.models.zoo")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from hydra_tf._lazy import keras
+from hydra_tf.core.lazy import keras
 from hydra_tf.models.zoo.base import MODELS, Network
 from hydra_tf.models.zoo.wiring import Wiring
 

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hydra_tf._lazy import keras
+from hydra_tf.core.lazy import keras
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,192 @@
+"""The flags that say what is trained and how, for every binary that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from .flag_values import at_least, attack_specs, ball_of
+from .launcher import FLAGS, UsageError
+
+
+def define_training() -> None:
+    """Define the flags that say what is trained, how, and by what means."""
+    _define_job()
+    _define_phases()
+    _define_means()
+
+
+def _define_job() -> None:
+    """What is trained on what, and how it is judged."""
+    flags.DEFINE_string(
+        "dataset",
+        "mnist_5k",
+        "Data set: mnist_5k and digits need no network; "
+        "mnist, cifar10, cifar100, svhn, imagenet, imagenette come by TensorFlow Datasets "
+        '("cifar10:data_dir=/path"); folder holds your own images, a folder for each class '
+        '("folder:path=/path,size=64"), npz an archive of images and labels ("npz:path=/path").',
+    )
+    flags.DEFINE_string(
+        "model",
+        "mnist_cnn",
+        "Network, such as mnist_cnn, cnn_large, vgg16_bn, resnet50 or "
+        "wide_resnet:depth=28,width=4.",
+    )
+    flags.DEFINE_string(
+        "objective",
+        "trades",
+        "Robust objective with its parameters, such as "
+        "trades:epsilon=8/255,steps=10,beta=6, pgd:epsilon=0.2,ramp=0.5 or natural.",
+    )
+    flags.DEFINE_string(
+        "pretrained",
+        None,
+        "Run directory or .keras file whose network to start from, instead of a new one; "
+        "{seed} in it stands for the seed.",
+    )
+    flags.DEFINE_string(
+        "attacks",
+        "pgd:steps=50,restarts=10",
+        "Attacks of the final report, "
+        "separated by semicolons; epsilon and norm are the objective's unless "
+        "given.",
+    )
+    flags.DEFINE_integer("verbose", 1, "0 is silent, 1 shows progress bars, 2 a line per epoch.")
+
+
+def _define_phases() -> None:
+    """Epochs, rates and densities."""
+    flags.DEFINE_integer("pretrain_epochs", 100, "Epochs that train all weights.")
+    flags.DEFINE_integer("prune_epochs", 20, "Epochs that train the importance scores.")
+    flags.DEFINE_integer("finetune_epochs", 100, "Epochs that train the surviving weights.")
+    flags.DEFINE_integer("batch_size", 128, "Images per step.")
+    flags.DEFINE_float("learning_rate", 0.1, "Peak learning rate; fine-tuning takes a tenth of it.")
+    for phase in ("pretrain", "prune", "finetune"):
+        flags.DEFINE_float(f"{phase}_learning_rate", None, f"Peak learning rate of {phase}.")
+    flags.DEFINE_enum(
+        "optimizer", "sgd", ["sgd", "adam", "adamw"], "Optimizer; sgd has momentum 0.9."
+    )
+    flags.DEFINE_float("weight_decay", 1e-4, "Decoupled weight decay.")
+    flags.DEFINE_enum("schedule", "cosine", ["cosine", "constant"], "Learning rate in each phase.")
+    flags.DEFINE_float("warmup", 0.05, "Share of each phase over which the learning rate rises.")
+    flags.DEFINE_string("allocation", "uniform", "Density per layer: uniform, erk or largest.")
+
+
+def _define_means() -> None:
+    """What large runs need, and what machines differ in."""
+    flags.DEFINE_string(
+        "extra",
+        None,
+        "Data set whose images make up a share of every batch, half of it by default, such as "
+        "npz:path=pseudo_labelled.npz,share=0.5.",
+    )
+    flags.DEFINE_enum(
+        "dtype_policy",
+        "float32",
+        ["float32", "mixed_float16", "mixed_bfloat16"],
+        "Precision of the layers' arithmetic; scores stay float32.",
+    )
+    flags.DEFINE_bool("sync_batchnorm", False, "BatchNorm takes statistics over all replicas.")
+    flags.DEFINE_integer(
+        "microbatches", 1, "Parts that a batch is worked in, one after the other, to save memory."
+    )
+    flags.DEFINE_float("clip_norm", None, "Largest length of the gradient; none when left out.")
+    flags.DEFINE_float(
+        "ema", None, "Decay of a moving average of the weights, which is what is judged and kept."
+    )
+    flags.DEFINE_bool("jit", False, "Compile losses and gradients with XLA.")
+    flags.DEFINE_integer("steps_per_execution", 1, "Steps in one call of a graph.")
+    flags.DEFINE_float(
+        "checkpoint_minutes",
+        10.0,
+        "A checkpoint is written when the last is as old, and after each epoch.",
+    )
+
+
+def training_settings() -> dict[str, Any]:
+    """Return the training flags as a mapping, checked without TensorFlow.
+
+    Raises:
+        ValueError: for a value that the library would refuse later.
+    """
+    from hydra_tf import attacks, data, models, objectives
+    from hydra_tf.data import extra_images as mixing
+    from hydra_tf.sparsity.allocation import ALLOCATIONS
+
+    data.DATASETS.build(FLAGS.dataset)
+    models.MODELS.build(FLAGS.model)
+    objective = objectives.build(FLAGS.objective)
+    ALLOCATIONS.build(FLAGS.allocation)
+    if FLAGS.extra:
+        spec, share = mixing.split_share(FLAGS.extra)
+        data.DATASETS.build(spec)
+        mixing.extra_of(share, FLAGS.batch_size)
+    for spec in attack_specs(FLAGS.attacks):
+        attacks.build(spec, **ball_of(objective))
+    for name in ("pretrain_epochs", "prune_epochs", "finetune_epochs"):
+        at_least(name, 0)
+    for name in ("batch_size", "microbatches", "steps_per_execution"):
+        at_least(name, 1)
+    for name in (
+        *("learning_rate", "clip_norm"),
+        *(f"{p}_learning_rate" for p in ("pretrain", "prune", "finetune")),
+    ):
+        value = FLAGS[name].value
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError(f"--{name} must be a positive number, not {value}.")
+    if not 0 <= FLAGS.checkpoint_minutes < float("inf"):
+        raise UsageError(
+            f"--checkpoint_minutes must be at least 0, not {FLAGS.checkpoint_minutes}."
+        )
+    if FLAGS.ema is not None and not 0 < FLAGS.ema < 1:
+        raise UsageError(f"--ema is a decay in (0, 1), not {FLAGS.ema}.")
+    if FLAGS.microbatches > FLAGS.batch_size:
+        raise UsageError(
+            f"--microbatches={FLAGS.microbatches} is more than the {FLAGS.batch_size} images of a "
+            "batch."
+        )
+    if not 0 <= FLAGS.weight_decay < float("inf"):
+        raise UsageError(f"--weight_decay must be at least 0, not {FLAGS.weight_decay}.")
+    if not 0 <= FLAGS.warmup < 1:
+        raise UsageError(f"--warmup is a share in [0, 1), not {FLAGS.warmup}.")
+    names = (
+        "dataset", "model", "objective", "pretrain_epochs", "prune_epochs", "finetune_epochs",
+        "batch_size", "learning_rate", "pretrain_learning_rate", "prune_learning_rate",
+        "finetune_learning_rate", "optimizer", "weight_decay", "schedule", "warmup", "allocation",
+        "attacks", "pretrained", "extra", "dtype_policy", "sync_batchnorm", "microbatches",
+        "clip_norm", "ema", "jit",
+    )  # fmt: skip
+    # What only some binaries leave to choose.
+    fixed = {"split": "test", "certify_n": 0, "certify_samples": 0}
+    return {**fixed, **{name: FLAGS[name].value for name in names}}
+
+
+def check_epochs(methods: Sequence[str], pretrained: bool = False) -> None:
+    """Refuse epochs that leave a method nothing to do.
+
+    Args:
+        methods: names of pruning methods.
+        pretrained: whether the methods start from a network that is trained already.
+
+    Raises:
+        ValueError: with the method and what it needs.
+    """
+    from hydra_tf.sparsity.methods import plan_of
+
+    before = 0 if pretrained else FLAGS.pretrain_epochs
+    for method in methods:
+        plan_of(method, before, FLAGS.prune_epochs, FLAGS.finetune_epochs)
+
+
+def loop_options() -> Any:
+    """Return how the training loop is to run, for :func:`hydra_tf.training.train`."""
+    from hydra_tf.training import LoopOptions, StepOptions
+
+    return LoopOptions(
+        step=StepOptions(FLAGS.microbatches, FLAGS.clip_norm, FLAGS.jit),
+        steps_per_execution=FLAGS.steps_per_execution,
+        average=FLAGS.ema,
+        checkpoint_seconds=60 * FLAGS.checkpoint_minutes,
+    )

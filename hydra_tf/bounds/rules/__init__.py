@@ -1,0 +1,1 @@
+"""What each Keras layer does to intervals and to linear bounds."""

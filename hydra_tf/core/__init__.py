@@ -1,0 +1,1 @@
+"""What every room builds on: registries, value types, random numbers, files."""

@@ -1,0 +1,180 @@
+"""Small value types shared by the rooms of the library."""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Norm = Literal["linf", "l2"]
+
+# The tensors that signatures speak of. The names are strings, so that TensorFlow is not loaded.
+Images: TypeAlias = "tf.Tensor"  # [batch, ...] float32, pixel values in [0, 1]
+Labels: TypeAlias = "tf.Tensor"  # [batch] int32
+Logits: TypeAlias = "tf.Tensor"  # [batch, classes] float32 or half precision
+Seed: TypeAlias = "tf.Tensor"  # [2] int32, of stateless random operations
+
+
+class Classifier(Protocol):
+    """What attacks, objectives and measures need of a network; Keras models fit."""
+
+    def __call__(self, x: Images, training: bool = False) -> Logits:
+        """Return the logits of a batch of images."""
+
+
+def require_number(name: str, value: Any, whole: bool = False) -> None:
+    """Refuse what is no number, such as text, None or an array.
+
+    Args:
+        name: what the value is called.
+        value: what was given; true and false are no numbers.
+        whole: whether it must be a whole number.
+
+    Raises:
+        TypeError: with the name and the value.
+
+    Example:
+        >>> require_number("n", 100, whole=True)
+    """
+    kind = numbers.Integral if whole else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind):
+        wanted = "a whole number" if whole else "a number such as 8/255"
+        raise TypeError(f"{name} must be {wanted}, not {value!r}.")
+
+
+@dataclass(frozen=True)
+class Ball:
+    """The perturbations of an image that an adversary may choose from.
+
+    Args:
+        norm: ``"linf"`` or ``"l2"``.
+        epsilon: radius, in units of pixel values in [0, 1].
+
+    Raises:
+        ValueError: another norm, a radius that is none, or an Linf radius larger than the range
+            of pixel values.
+
+    Example:
+        >>> Ball("linf", 8 / 255).norm
+        'linf'
+    """
+
+    norm: Norm
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("linf", "l2"):
+            raise ValueError(f'The norm must be "linf" or "l2", not {self.norm!r}.')
+        require_linf_radius(self.epsilon, (0, 1) if self.norm == "linf" else None)
+
+
+def require_linf_radius(epsilon: float, clip: tuple[float, float] | None = (0, 1)) -> None:
+    """Refuse an Linf radius that is none, or larger than the range of pixel values.
+
+    Args:
+        epsilon: radius in the units of the images.
+        clip: least and largest pixel value; None for any.
+
+    Raises:
+        TypeError: for what is no number.
+        ValueError: with the radius and what to do.
+
+    Example:
+        >>> require_linf_radius(2 / 255)
+    """
+    require_number("epsilon", epsilon)
+    if not 0 <= epsilon < float("inf"):
+        raise ValueError(f"epsilon must be a finite number of at least 0, not {epsilon}.")
+    if clip is not None and epsilon > clip[1] - clip[0]:
+        raise ValueError(
+            f"epsilon={epsilon:g} is larger than the range of pixel values, [{clip[0]:g}, "
+            f"{clip[1]:g}]; where that is [0, 1], write 8/255 for 8 grey levels, not 8."
+        )
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a classifier is smoothed and sampled (Cohen et al., ICML 2019, section 3.2).
+
+    Args:
+        sigma: standard deviation of the noise, in units of pixel values in [0, 1].
+        n0: draws that choose the class.
+        n: draws that bound the class's probability.
+        alpha: probability, in (0, 1), with which a certificate may be wrong.
+
+    Raises:
+        TypeError: for what is no number, or no whole number of draws.
+        ValueError: for a value out of range.
+
+    Example:
+        >>> Sampling(sigma=0.5).n
+        10000
+    """
+
+    sigma: float = 0.25
+    n0: int = 100
+    n: int = 10_000
+    alpha: float = 0.001
+
+    def __post_init__(self) -> None:
+        for name in ("sigma", "n0", "n", "alpha"):
+            require_number(name, getattr(self, name), whole=name in ("n0", "n"))
+        if not 0 < self.sigma < float("inf"):
+            raise ValueError(f"sigma must be a finite number above 0, not {self.sigma}.")
+        for name, draws in (("n0", self.n0), ("n", self.n)):
+            if draws < 1:
+                raise ValueError(f"{name} must be at least 1 draw, not {draws}.")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha is a probability in (0, 1), not {self.alpha}.")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Lower and upper bounds of a tensor, element by element.
+
+    Args:
+        lower: float32 tensor.
+        upper: float32 tensor of the same shape, nowhere below `lower`.
+
+    Example:
+        >>> Interval(lower=0.25, upper=0.75).upper
+        0.75
+    """
+
+    lower: tf.Tensor
+    upper: tf.Tensor
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """Where in a phase of training a step stands.
+
+    Args:
+        seed: int32 tensor of shape [2]; every random number of the step comes from it.
+        progress: float32 scalar in [0, 1], the share of the phase's steps already done.
+    """
+
+    seed: tf.Tensor
+    progress: tf.Tensor
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """What a robust objective says of one batch.
+
+    Args:
+        loss: scalar, the mean over the batch that training minimises.
+        logits: [batch, classes], the logits of the benign images.
+        adversarial_logits: [batch, classes] under the objective's own attack, if it has one.
+        components: named scalar parts of the loss.
+        perturbed: [batch, ...] images that a replayed objective is to see next, after a step.
+    """
+
+    loss: tf.Tensor
+    logits: tf.Tensor
+    adversarial_logits: tf.Tensor | None = None
+    components: dict[str, tf.Tensor] = field(default_factory=dict)
+    perturbed: tf.Tensor | None = None

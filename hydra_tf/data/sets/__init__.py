@@ -1,0 +1,5 @@
+"""The registered data sets, one file each, and what only they use."""
+
+from hydra_tf.data.sets.base import DATASETS, DataSet, build
+
+__all__ = ["DATASETS", "DataSet", "build"]

@@ -1,0 +1,7 @@
+"""Keras callbacks: the HYDRA pipeline, and what watches a training."""
+
+from hydra_tf.training.callbacks.metrics_log import MetricsLog
+from hydra_tf.training.callbacks.nan_guard import NaNGuard
+from hydra_tf.training.callbacks.pipeline import HydraCallback
+
+__all__ = ["HydraCallback", "MetricsLog", "NaNGuard"]

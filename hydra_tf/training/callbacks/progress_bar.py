@@ -1,0 +1,32 @@
+"""The progress bar of a phase."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from hydra_tf.sparsity.model import report
+
+
+class _EpochCount(int):
+    """The number of epochs, written with the phase behind it."""
+
+    label = ""
+
+    def __str__(self) -> str:
+        return f"{int(self)}{self.label}"
+
+
+class PhaseProgbar(keras.callbacks.ProgbarLogger):
+    """Keras's progress bar, its epoch line naming the phase."""
+
+    epochs: int
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Write the epoch, the phase and the density."""
+        density = report(self.model)["total"]["density"]
+        count = _EpochCount(self.epochs)
+        count.label = f" - {self.model.phase.name}, density {density:.3g}"
+        self.epochs = count
+        super().on_epoch_begin(epoch, logs)

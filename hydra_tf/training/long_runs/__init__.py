@@ -1,0 +1,1 @@
+"""Long training: the tf.distribute loop, its checkpoints, how it stops and resumes."""

@@ -1,0 +1,46 @@
+"""How a training loop runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hydra_tf.training.step.microbatches import StepOptions
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How a loop runs.
+
+    Args:
+        step: how a step is worked.
+        steps_per_execution: steps in one call of a graph, as in Keras; callbacks see the last.
+        average: decay of a moving average of the weights, which is then what is judged and
+            kept; None for none.
+        checkpoint_seconds: a checkpoint is written within an epoch when the last is as old.
+
+    Raises:
+        ValueError: for a value out of range.
+
+    Example:
+        >>> LoopOptions(steps_per_execution=4).average is None
+        True
+    """
+
+    step: StepOptions = field(default_factory=StepOptions)
+    steps_per_execution: int = 1
+    average: float | None = None
+    checkpoint_seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        if self.steps_per_execution < 1:
+            raise ValueError(
+                f"steps_per_execution must be at least 1, not {self.steps_per_execution}."
+            )
+        if self.average is not None and not 0 < self.average < 1:
+            raise ValueError(
+                f"The decay of a moving average lies in (0, 1), not at {self.average}."
+            )
+        if not self.checkpoint_seconds >= 0:
+            raise ValueError(
+                f"checkpoint_seconds must be at least 0, not {self.checkpoint_seconds}."
+            )

@@ -1,0 +1,1 @@
+"""One optimizer step: what it trains, its gradients, its batch and its optimizer."""
