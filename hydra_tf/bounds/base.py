@@ -1,11 +1,12 @@
-"""What a bound is."""
+"""The base class and the registry of bounds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-from hydra_tf.bounds.engine import Bounded, Network, in_chunks
+from hydra_tf.bounds.layer_graph import LayerGraph
+from hydra_tf.bounds.propagation import BoundedGraph, chunked_lower_bounds
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.registry import Registry
 from hydra_tf.core.types import Interval
@@ -13,7 +14,7 @@ from hydra_tf.core.types import Interval
 
 @dataclass(frozen=True)
 class Bound:
-    """A way to bound a network's logits over Linf balls.
+    """A method that bounds the logits of a network over Linf balls.
 
     Args:
         rounding: whether the bounds hold for float32 evaluations of the network, as certified
@@ -21,9 +22,11 @@ class Bound:
         chunk: samples times linear functions that are followed backwards at once, at least
             one function at a time. Memory grows with it: about sixteen tensors of so many
             copies of the largest feature map. None takes as many as fit 128 MB a tensor, 2 GB
-            in all; 0 takes all at once. It bounds the memory of bounds, not of their
-            gradients, which keep what every function left behind.
+            in all; 0 takes all at once. It limits the memory of bounds, but not of their
+            gradients, which keep intermediate tensors of every function.
     """
+
+    combines_others: ClassVar[bool] = False  # whether it is computed from other methods' bounds
 
     rounding: bool = True
     chunk: int | None = None
@@ -32,26 +35,28 @@ class Bound:
         if self.chunk is not None and self.chunk < 0:
             raise ValueError(f"chunk must be at least 0, not {self.chunk}.")
 
-    def __call__(self, network: Network, box: Interval, specs: Any) -> Any:
-        """Lower bounds of linear functions of the logits.
+    def __call__(self, graph: LayerGraph, box: Interval, specifications: tf.Tensor) -> tf.Tensor:
+        """Return lower bounds of linear functions of the logits.
 
         Args:
-            network: nodes with the weights of the moment.
-            box: [batch, ...] ends of the inputs.
-            specs: [batch or 1, rows, classes] coefficients on the logits.
+            graph: nodes with the present weights.
+            box: interval of the input, [batch, ...].
+            specifications: [batch or 1, rows, classes] coefficients on the logits.
 
         Returns:
             [batch, rows] float32.
         """
         raise NotImplementedError
 
-    def _finish(self, bounded: Bounded, specs: Any, through: bool) -> Any:
-        return in_chunks(
+    def _lower_bounds(
+        self, bounded: BoundedGraph, specifications: tf.Tensor, to_input: bool
+    ) -> tf.Tensor:
+        return chunked_lower_bounds(
             bounded,
-            lambda indices: tf.gather(specs, indices, axis=1),
-            specs.shape[1],
-            len(bounded.network.nodes),
-            through,
+            lambda indices: tf.gather(specifications, indices, axis=1),
+            specifications.shape[1],
+            len(bounded.graph.nodes),
+            to_input,
             self.chunk,
         )
 

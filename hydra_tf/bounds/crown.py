@@ -1,54 +1,79 @@
-"""CROWN (Zhang et al., Efficient neural network robustness certification ..., NeurIPS 2018)."""
+"""Bounds by linear relaxation of every layer: CROWN and symbolic linear relaxation."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from hydra_tf.bounds.base import BOUNDS, Bound
-from hydra_tf.bounds.engine import Bounded, Network, in_chunks, propagate
+from hydra_tf.bounds.layer_graph import LayerGraph
+from hydra_tf.bounds.propagation import BoundedGraph, chunked_lower_bounds, propagate
 from hydra_tf.bounds.rounding import sizes
-from hydra_tf.bounds.rules.nodes import Context, LowerSlope, adaptive
+from hydra_tf.bounds.rules.nodes import BoundOptions, LowerSlope, adaptive, parallel
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Interval
 
 
-@BOUNDS.register()
+@BOUNDS.register("crown")
 @dataclass(frozen=True)
 class CROWN(Bound):
     """Linear bounds backwards for the input of every rectifier and for the outputs.
+
+    Zhang et al., Efficient neural network robustness certification with general activation
+    functions, NeurIPS 2018.
 
     Example:
         >>> CROWN().rounding
         True
     """
 
-    def __call__(self, network: Network, box: Interval, specs: Any) -> Any:
-        """Lower bounds of functions of the logits; see :class:`Bound`."""
-        return self._backwards(network, box, specs, adaptive)
+    def __call__(self, graph: LayerGraph, box: Interval, specifications: tf.Tensor) -> tf.Tensor:
+        """Return lower bounds of functions of the logits; see :class:`Bound`."""
+        return self._backward_bounds(graph, box, specifications, adaptive)
 
-    def _backwards(self, network: Network, box: Interval, specs: Any, slope: LowerSlope) -> Any:
-        context = Context(self.rounding, slope)
-        bounded = propagate(network, box, context, lambda b, value: ends(b, value, self.chunk))
-        return self._finish(bounded, specs, through=True)
+    def _backward_bounds(
+        self, graph: LayerGraph, box: Interval, specifications: tf.Tensor, slope: LowerSlope
+    ) -> tf.Tensor:
+        options = BoundOptions(self.rounding, slope)
+        bounded = propagate(
+            graph, box, options, lambda b, value: backward_interval(b, value, self.chunk)
+        )
+        return self._lower_bounds(bounded, specifications, to_input=True)
 
 
-def ends(bounded: Bounded, value: int, chunk: int | None) -> Interval:
-    """Bounds from below and above on every element of one value, by going backwards from it."""
+@BOUNDS.register("symbolic")
+@dataclass(frozen=True)
+class Symbolic(CROWN):
+    """Two parallel lines around each rectifier whose input may have either sign.
+
+    The symbolic linear relaxation of Neurify (Wang et al., NeurIPS 2018), which MixTrain and
+    VRA-m use (arXiv 2002.10509, section 4).
+
+    Example:
+        >>> Symbolic(rounding=False).chunk is None
+        True
+    """
+
+    def __call__(self, graph: LayerGraph, box: Interval, specifications: tf.Tensor) -> tf.Tensor:
+        """Return lower bounds of functions of the logits; see :class:`Bound`."""
+        return self._backward_bounds(graph, box, specifications, parallel)
+
+
+def backward_interval(bounded: BoundedGraph, value: int, chunk: int | None) -> Interval:
+    """Return lower and upper bounds on every element of one value, from backward passes."""
     samples, *shape = sizes(bounded.values[value].lower)
     size = math.prod(shape)
 
-    # Where one way back serves an element and its negative, it is gone once.
-    shared = all(node.odd(bounded.context) for node in bounded.network.nodes[:value])
-    count, signs = (size, (1.0, -1.0)) if shared else (2 * size, (1.0,))
+    # If all nodes are odd, one backward pass bounds an element and its negation.
+    odd = all(node.odd(bounded.options) for node in bounded.graph.nodes[:value])
+    count, signs = (size, (1.0, -1.0)) if odd else (2 * size, (1.0,))
 
-    def rows(indices: Any) -> Any:
+    def rows(indices: tf.Tensor) -> tf.Tensor:
         flat = tf.one_hot(indices % size, size)
-        if not shared:
+        if not odd:
             flat *= tf.where(indices < size, 1.0, -1.0)[:, None]
         return tf.reshape(flat, [1, sizes(indices)[0], *shape])
 
-    found = in_chunks(bounded, rows, count, value, True, chunk, signs)
-    lower, upper = found[:, :size], -found[:, size:]
-    return Interval(*(tf.reshape(each, [samples, *shape]) for each in (lower, upper)))
+    both = chunked_lower_bounds(bounded, rows, count, value, True, chunk, signs)
+    lower, upper = both[:, :size], -both[:, size:]
+    return Interval(*(tf.reshape(side, [samples, *shape]) for side in (lower, upper)))

@@ -1,14 +1,18 @@
-"""From a Keras model to the layer calls that it makes, in order."""
+"""The layer calls of a Keras model, in order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from hydra_tf.bounds.rules.layers import require_rule
+from hydra_tf.bounds.rules.registry import require_rule
 from hydra_tf.core.keras_models import functional_class, wrapped_network
 from hydra_tf.core.lazy import keras
+
+# Parsed JSON of a model's configuration, and the (layer, node, tensor) keys of its tensors.
+Config: TypeAlias = Any
+TensorKey: TypeAlias = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
@@ -16,27 +20,28 @@ class Call:
     """One call of a layer.
 
     Args:
-        layer: the layer, or the Keras operation of ``a + b``.
-        sources: numbers of the values it is called on; 0 is the model's input and i + 1 the
-            value of the i-th call.
+        layer: the layer, or a Keras operation such as that of ``a + b``.
+        sources: numbers of the values that it is called on; 0 is the model's input and i + 1
+            the output of call i.
         shapes: their shapes, batch axis first.
     """
 
-    layer: Any
+    layer: keras.layers.Layer
     sources: tuple[int, ...]
     shapes: tuple[tuple[int | None, ...], ...]
 
 
-def functional_of(model: Any) -> Any:
-    """Return the functional model itself, or the network that a wrapper holds as ``net``.
+def functional_model(model: keras.Model) -> keras.Model:
+    """Return a functional model itself, or the network of a :class:`hydra_tf.RobustModel`.
 
     Raises:
-        TypeError: for what is no Keras model or has no graph of layers.
+        TypeError: for an object that is not a Keras model, and for a model that does not know
+            how its layers are connected.
         ValueError: for a model that is not built.
 
     Example:
         >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
-        >>> functional_of(net) is net
+        >>> functional_model(net) is net
         True
     """
     net = wrapped_network(model)
@@ -45,8 +50,8 @@ def functional_of(model: Any) -> Any:
             f"Bounds need a functional or Sequential Keras model, not {type(net).__name__}."
         )
     functional, sequential = functional_class(), keras.Sequential
-    own = type(net).call not in (functional.call, sequential.call)
-    if own or not isinstance(net, functional | sequential):
+    overridden = type(net).call not in (functional.call, sequential.call)
+    if overridden or not isinstance(net, functional | sequential):
         raise TypeError(
             f"{type(net).__name__} is a subclassed model, whose layers cannot be followed; build "
             "it with the functional API, or pass the functional model inside it."
@@ -56,10 +61,10 @@ def functional_of(model: Any) -> Any:
     return net
 
 
-def walk(net: Any) -> list[Call]:
-    """Return the layer calls of a network, nested models dissolved, each after its sources.
+def list_calls(net: keras.Model) -> list[Call]:
+    """Return the layer calls of a network and its nested models, each after its sources.
 
-    The wiring is read from the model's public configuration.
+    The connections are read from the model's public configuration.
 
     Args:
         net: a built functional or Sequential model of one input and one output.
@@ -69,7 +74,7 @@ def walk(net: Any) -> list[Call]:
 
     Example:
         >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
-        >>> [(call.layer.name[:5], call.sources) for call in walk(net)]
+        >>> [(call.layer.name[:5], call.sources) for call in list_calls(net)]
         [('dense', (0,))]
     """
     if len(net.inputs) != 1 or len(net.outputs) != 1:
@@ -78,101 +83,99 @@ def walk(net: Any) -> list[Call]:
             f"{len(net.inputs)} and {len(net.outputs)}."
         )
     calls: list[Call] = []
-    output = _wire(net, [0], calls)[0]
-    if output != len(calls):  # the output is a value in the middle: nothing after it matters
+    output = _append_calls(net, [0], calls)[0]
+    if output != len(calls):  # later calls do not affect the output
         del calls[output:]
     return calls
 
 
-def _wire(net: Any, inputs: list[int], calls: list[Call]) -> list[int]:
+def _append_calls(net: keras.Model, inputs: list[int], calls: list[Call]) -> list[int]:
     """Append the calls of one model on given values; return the numbers of its outputs."""
-    plain = keras.Model(net.inputs, net.outputs)
-    layers = {layer.name: layer for layer in plain.operations}
+    functional = keras.Model(net.inputs, net.outputs)
+    layers = {layer.name: layer for layer in functional.operations}
     for layer in layers.values():
         if not _is_model(layer) and not isinstance(layer, keras.layers.InputLayer):
             require_rule(layer)
-    config = plain.get_config()
-    pairs = zip(_ends(config["input_layers"]), inputs, strict=True)
-    values: dict[tuple[Any, ...], int] = dict(pairs)
-    waiting = [
+    config = functional.get_config()
+    values = dict(zip(_tensor_keys(config["input_layers"]), inputs, strict=True))
+    pending = [
         (layer["name"], index, node)
         for layer in config["layers"]
         for index, node in enumerate(layer["inbound_nodes"])
     ]
-    while waiting:
-        later = []
-        for name, index, node in waiting:
+    while pending:
+        not_ready = []
+        for name, index, node in pending:
             tensors = list(_tensors(_arguments(node)))
             sources = [tuple(tensor["keras_history"]) for tensor in tensors]
             if any(source not in values for source in sources):
-                later.append((name, index, node))
+                not_ready.append((name, index, node))
                 continue
             _require_plain_call(layers[name], node, len(sources))
             numbers = [values[source] for source in sources]
             if _is_model(layers[name]):
-                found = _wire(layers[name], numbers, calls)
+                outputs = _append_calls(layers[name], numbers, calls)
             else:
                 shapes = tuple(tuple(tensor["shape"]) for tensor in tensors)
                 calls.append(Call(layers[name], tuple(numbers), shapes))
-                found = [len(calls)]
-            values.update({(name, index, i): value for i, value in enumerate(found)})
-        waiting = later
-    return [values[end] for end in _ends(config["output_layers"])]
+                outputs = [len(calls)]
+            values.update({(name, index, i): value for i, value in enumerate(outputs)})
+        pending = not_ready
+    return [values[key] for key in _tensor_keys(config["output_layers"])]
 
 
-def _is_model(layer: Any) -> bool:
+def _is_model(layer: keras.layers.Layer) -> bool:
     if not isinstance(layer, keras.Model):
         return False
-    functional_of(layer)
+    functional_model(layer)
     return True
 
 
-def _ends(given: Any) -> list[tuple[Any, ...]]:
-    """Inputs or outputs of a configuration: one of (name, node, tensor), or a list of them."""
-    if isinstance(given[0], str):
-        return [tuple(given)]
-    return [tuple(each) for each in given]
+def _tensor_keys(config: Config) -> list[TensorKey]:
+    """Return the keys of the inputs or outputs, which are one (layer, node, tensor) or a list."""
+    keys = [config] if isinstance(config[0], str) else config
+    return [(key[0], key[1], key[2]) for key in keys]
 
 
-def _tensors(argument: Any) -> Iterator[dict[str, Any]]:
-    """What is known of the tensors in the arguments of a call, in order."""
+def _tensors(argument: Config) -> Iterator[Config]:
+    """Yield the configurations of the tensors in the arguments of a call, in order."""
     if isinstance(argument, list | tuple):
-        for part in argument:
-            yield from _tensors(part)
+        for element in argument:
+            yield from _tensors(element)
     elif isinstance(argument, dict) and argument.get("class_name") == "__keras_tensor__":
         yield argument["config"]
 
 
-# What layers and operations call the tensors that they are called on, in order.
-_TAKEN = ("inputs", "x", "x1", "x2")
+# Names of the arguments that layers and operations take tensors by, in order.
+_TENSOR_ARGUMENTS = ("inputs", "x", "x1", "x2")
 
 
-def _arguments(node: Any) -> list[Any]:
-    """What a layer is called on, in order, by position or by name."""
-    named = [node["kwargs"][name] for name in _TAKEN if name in node["kwargs"]]
-    given = [*node["args"], *named]
-    while len(given) == 1 and isinstance(given[0], list | tuple):
-        given = list(given[0])
-    return given
+def _arguments(node: Config) -> list[Config]:
+    """Return the positional and named tensor arguments of a call, in order."""
+    named = [node["kwargs"][name] for name in _TENSOR_ARGUMENTS if name in node["kwargs"]]
+    arguments = [*node["args"], *named]
+    while len(arguments) == 1 and isinstance(arguments[0], list | tuple):
+        arguments = list(arguments[0])
+    return arguments
 
 
-def _require_plain_call(layer: Any, node: Any, tensors: int) -> None:
-    """Refuse a call with more than tensors, such as one in training mode."""
+def _require_plain_call(layer: keras.layers.Layer, node: Config, tensors: int) -> None:
+    """Check that a call has no arguments other than tensors, such as a training mode."""
     options = [
         name
         for name, value in node["kwargs"].items()
-        if name not in _TAKEN and not _says_nothing(value)
+        if name not in _TENSOR_ARGUMENTS and not _has_no_effect(value)
     ]
     if options or len(_arguments(node)) != tensors:
-        what = ", ".join(options) or "numbers beside tensors"
+        what = ", ".join(options) or "numbers as well as tensors"
         raise ValueError(
             f'Layer "{layer.name}" ({type(layer).__name__}) is called with {what}, for which '
             "bounds have no rule; call it on tensors alone."
         )
 
 
-def _says_nothing(value: Any) -> bool:
-    """Whether an argument is as good as left out, as are the masks of tensors without one."""
+def _has_no_effect(value: Config) -> bool:
+    """Return whether an argument equals its default, as the masks of unmasked tensors do."""
     if isinstance(value, list | tuple):
-        return all(map(_says_nothing, value))
+        return all(map(_has_no_effect, value))
     return value in (None, False)

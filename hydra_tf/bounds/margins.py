@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from hydra_tf.bounds.base import Bound, build
-from hydra_tf.bounds.engine import Network
-from hydra_tf.bounds.layer_calls import functional_of, walk
+from hydra_tf.bounds.layer_calls import functional_model, list_calls
+from hydra_tf.bounds.layer_graph import LayerGraph
 from hydra_tf.bounds.rounding import TINY, U
+from hydra_tf.checks.labels import check_labels, is_one_hot, sparse_labels
 from hydra_tf.core.graphs import Graphs
-from hydra_tf.core.lazy import tf
-from hydra_tf.core.types import Interval, require_linf_radius
+from hydra_tf.core.lazy import keras, tf
+from hydra_tf.core.types import Images, Interval, Labels, Logits, require_linf_radius
 
-Clip = tuple[float, float] | None
+Clip: TypeAlias = tuple[float, float] | None
+Radius: TypeAlias = "float | tf.Tensor"
+Method: TypeAlias = str | Mapping[str, Any] | Bound | Callable[..., "tf.Tensor"]
 
 
 def bound(
-    model: Any,
-    x: Any,
-    epsilon: Any,
-    method: Any = "ibp",
+    model: keras.Model,
+    x: Images,
+    epsilon: Radius,
+    method: Method = "ibp",
     clip: Clip = (0, 1),
     *,
     rounding: bool | None = None,
@@ -31,63 +34,63 @@ def bound(
 ) -> Interval:
     """Bound the logits of a network over all images within `epsilon` of each image.
 
-    The network is taken in inference mode (BatchNorm with its moving statistics). Everything
-    is differentiable for the weights, for masked layers' scores, for `x` and `epsilon`.
+    The network is bounded in inference mode (BatchNorm with its moving statistics). The bounds
+    are differentiable with respect to the weights, the scores of masked layers, `x` and `epsilon`.
 
     Args:
         model: functional or Sequential Keras model that outputs logits, or a
             :class:`hydra_tf.RobustModel`.
         x: [batch, ...] images.
         epsilon: Linf radius in the units of the images; a number or scalar tensor.
-        method: ``"ibp"``, ``"crown_ibp"``, ``"crown"``, ``"symbolic"``, ``"tightest"``, each
+        method: ``"ibp"``, ``"crown_ibp"``, ``"crown"``, ``"symbolic"`` or ``"tightest"``, also
             with parameters (``"crown:chunk=512"``), or a :class:`hydra_tf.bounds.Bound`.
-        clip: least and largest value of a pixel, to which the balls are cut; None for none.
-        rounding: whether the bounds hold for the float32 outputs of the network; see
-            :mod:`hydra_tf.bounds.rounding`. False for training. What the method says, which
-            is True by itself, when left out.
-        chunk: samples times linear functions that are worked on at once; see
-            :class:`hydra_tf.bounds.Bound`. What the method says when left out.
+        clip: smallest and largest pixel value, to which the balls are clipped; None to not clip.
+        rounding: whether the bounds hold for the float32 outputs of the network (see
+            :mod:`hydra_tf.bounds.rounding`), or for real arithmetic, as in training. The
+            method's parameter, True by default, if left out.
+        chunk: samples times linear functions that are computed at once; see
+            :class:`hydra_tf.bounds.Bound`. The method's parameter if left out.
 
     Returns:
         Interval of float32 tensors [batch, classes].
 
     Raises:
-        TypeError: for a subclassed model, a radius that is no number, options given to a
-            callable that is no :class:`hydra_tf.bounds.Bound`.
+        TypeError: for a subclassed model, a radius that is not a number, or options given to a
+            callable that is not a :class:`hydra_tf.bounds.Bound`.
         ValueError: for a layer without a rule, a network that ends in a softmax, a radius that
-            is negative or larger than the pixel range, images outside that range.
+            is negative or larger than the pixel range, or images outside that range.
 
     Example:
         >>> import keras, hydra_tf, numpy as np
         >>> net = keras.Sequential([keras.Input([1]), keras.layers.Dense(2)])
         >>> net.set_weights([np.array([[1.0, -2.0]]), np.zeros(2)])
-        >>> found = hydra_tf.bounds.bound(net, [[0.5]], 0.25, rounding=False)
-        >>> found.lower.numpy().tolist(), found.upper.numpy().tolist()
+        >>> logits = hydra_tf.bounds.bound(net, [[0.5]], 0.25, rounding=False)
+        >>> logits.lower.numpy().tolist(), logits.upper.numpy().tolist()
         ([[0.25, -1.5]], [[0.75, -0.5]])
     """
-    net, x = functional_of(model), tf.cast(x, tf.float32)
-    how, clip = _method(method, rounding, chunk), _range(clip)
-    epsilon = _checked(net, x, epsilon, clip)
-    both = _run(net, how, clip, _logit_specs, x, epsilon)
+    net, x = functional_model(model), tf.cast(x, tf.float32)
+    built, clip = _with_options(method, rounding, chunk), _pixel_range(clip)
+    epsilon = _check_inputs(net, x, epsilon, clip)
+    both = _lower_bounds(net, built, clip, _logit_specifications, x, epsilon)
     classes = both.shape[1] // 2
     return Interval(both[:, :classes], -both[:, classes:])
 
 
 def margin_lower_bound(
-    model: Any,
-    x: Any,
-    y: Any,
-    epsilon: Any,
-    method: Any = "ibp",
+    model: keras.Model,
+    x: Images,
+    y: Labels,
+    epsilon: Radius,
+    method: Method = "ibp",
     clip: Clip = (0, 1),
     *,
     rounding: bool | None = None,
     chunk: int | None = None,
-) -> Any:
-    """Bound from below by how much the right logit exceeds each other one, over the ball.
+) -> Logits:
+    """Return lower bounds of the margins between the label's logit and the others, over the ball.
 
     The differences are merged into the last layer, which is tighter than the difference of
-    bounds on logits. A sample is verified when all its bounds but the one at `y` are positive.
+    bounds on logits. A sample is verified when all its bounds except that at `y` are positive.
 
     Args:
         model: as for :func:`bound`.
@@ -110,67 +113,73 @@ def margin_lower_bound(
         >>> import keras, hydra_tf, numpy as np
         >>> net = keras.Sequential([keras.Input([1]), keras.layers.Dense(2)])
         >>> net.set_weights([np.array([[1.0, -2.0]]), np.zeros(2)])
-        >>> how = {"epsilon": 0.25, "rounding": False}
-        >>> hydra_tf.bounds.margin_lower_bound(net, [[0.5]], [0], **how).numpy().tolist()
+        >>> options = {"epsilon": 0.25, "rounding": False}
+        >>> hydra_tf.bounds.margin_lower_bound(net, [[0.5]], [0], **options).numpy().tolist()
         [[0.0, 0.75]]
     """
-    net, x = functional_of(model), tf.cast(x, tf.float32)
-    how, clip = _method(method, rounding, chunk), _range(clip)
-    epsilon = _checked(net, x, epsilon, clip)
-    y = _labels(y, x, net.outputs[0].shape[-1])
-    others = _run(net, how, clip, _margin_specs, x, epsilon, y)
-    # Column k of `others` is class y + 1 + k, counted round.
-    rolled = tf.concat([tf.zeros_like(others[:, :1]), others], 1)
+    net, x = functional_model(model), tf.cast(x, tf.float32)
+    built, clip = _with_options(method, rounding, chunk), _pixel_range(clip)
+    epsilon = _check_inputs(net, x, epsilon, clip)
     classes = net.outputs[0].shape[-1]
+    y = _class_indices(y, x, classes)
+    others = _lower_bounds(net, built, clip, _margin_specifications, x, epsilon, y)
+    # Column k of `others` is class (y + 1 + k) % classes.
+    rolled = tf.concat([tf.zeros_like(others[:, :1]), others], 1)
     return tf.gather(rolled, (tf.range(classes) - y[:, None]) % classes, batch_dims=1)
 
 
-def _method(method: Any, rounding: bool | None, chunk: int | None) -> Any:
-    """The bound with the options that were given; those in its name win."""
-    options = {"rounding": rounding, "chunk": chunk}
-    given: dict[str, Any] = {name: each for name, each in options.items() if each is not None}
-    how = build(method, **given)
-    if how is not method or not given:
-        return how
-    if not isinstance(how, Bound):
+def _with_options(method: Method, rounding: bool | None, chunk: int | None) -> Bound:
+    """Return the bound with the given options; for a name, its parameters take precedence."""
+    options: dict[str, Any] = {"rounding": rounding, "chunk": chunk}
+    options = {name: value for name, value in options.items() if value is not None}
+    built = build(method, **options)
+    if built is not method or not options:
+        return built
+    if not isinstance(built, Bound):
         raise TypeError(
-            f"{' and '.join(given)} cannot be given to a callable that is no bounds.Bound; leave "
-            "them out, or build them into the callable."
+            f"{' and '.join(options)} cannot be given to a callable that is not a bounds.Bound; "
+            "leave them out, or build them into the callable."
         )
-    return replace(how, **given)
+    return replace(built, **options)
 
 
-def _logit_specs(classes: int) -> Any:
-    """Each logit and its negative, [1, 2 * classes, classes]."""
+def _logit_specifications(classes: int) -> tf.Tensor:
+    """Return the rows of each logit and its negation, [1, 2 * classes, classes]."""
     return tf.concat([tf.eye(classes), -tf.eye(classes)], 0)[None]
 
 
-def _margin_specs(classes: int, y: Any) -> Any:
-    """The right logit less each other one, [batch, classes - 1, classes]."""
+def _margin_specifications(classes: int, y: Labels) -> tf.Tensor:
+    """Return the rows of the label's logit minus each other, [batch, classes - 1, classes]."""
     others = (y[:, None] + tf.range(1, classes)) % classes
     return tf.one_hot(y, classes)[:, None] - tf.one_hot(others, classes)
 
 
-def _lower(
-    net: Any, how: Bound, clip: Clip, make: Callable[..., Any], x: Any, epsilon: Any, *y: Any
-) -> Any:
-    specs = make(net.outputs[0].shape[-1], *y)
-    if x.shape[0] == 0:  # for which TensorFlow's convolutions have no gradient
-        return tf.zeros([0, specs.shape[1]])
-    box = _ball(x, epsilon, clip, getattr(how, "rounding", True))
-    found = how(Network.of(walk(net)), box, specs)
-    found.set_shape([x.shape[0], None])
-    return found
+def _traceable_lower_bounds(
+    net: keras.Model,
+    method: Bound,
+    clip: Clip,
+    specify: Callable[..., tf.Tensor],
+    x: Images,
+    epsilon: tf.Tensor,
+    *y: Labels,
+) -> tf.Tensor:
+    specifications = specify(net.outputs[0].shape[-1], *y)
+    if x.shape[0] == 0:  # TensorFlow's convolutions have no gradient for an empty batch
+        return tf.zeros([0, specifications.shape[1]])
+    box = _box(x, epsilon, clip, getattr(method, "rounding", True))
+    lower = method(LayerGraph.from_calls(list_calls(net)), box, specifications)
+    lower.set_shape([x.shape[0], None])
+    return lower
 
 
-def _ball(x: Any, epsilon: Any, clip: Clip, rounding: bool) -> Interval:
-    """The ends of the inputs, which hold what an attack's own rounding may reach."""
+def _box(x: Images, epsilon: tf.Tensor, clip: Clip, rounding: bool) -> Interval:
+    """Return the interval of the input, which includes what an attack's rounding may reach."""
     if rounding:
         epsilon += 4 * U * (tf.abs(x) + epsilon) + TINY
     lower, upper = x - epsilon, x + epsilon
     if clip is None:
         return Interval(lower, upper)
-    # An image outside of the range, which eager calls refuse, has itself as its ball.
+    # In a graph, where values are not checked, an image outside the range stays in its ball.
     lower = tf.minimum(tf.maximum(lower, clip[0]), x)
     return Interval(lower, tf.maximum(tf.minimum(upper, clip[1]), x))
 
@@ -178,67 +187,75 @@ def _ball(x: Any, epsilon: Any, clip: Clip, rounding: bool) -> Interval:
 _graphs = Graphs()
 
 
-def _run(net: Any, how: Bound, clip: Clip, specs: Callable[..., Any], *tensors: Any) -> Any:
-    """Bound in the present graph, or in one that is traced once and kept with the network."""
+def _lower_bounds(
+    net: keras.Model,
+    method: Bound,
+    clip: Clip,
+    specify: Callable[..., tf.Tensor],
+    *tensors: tf.Tensor,
+) -> tf.Tensor:
+    """Return the bounds, computed in the current graph or in one that is kept with the network."""
     if not tf.executing_eagerly() or tensors[0].shape[0] == 0:
-        # Not by AutoGraph, which would rewrite what takes no decision on tensors, slowly.
-        plainly = tf.autograph.experimental.do_not_convert(_lower)
-        return plainly(net, how, clip, specs, *tensors)
+        # Without AutoGraph, which is slow here and not needed.
+        compute = tf.autograph.experimental.do_not_convert(_traceable_lower_bounds)
+        return compute(net, method, clip, specify, *tensors)
 
-    def trace(net: Callable[[], Any]) -> Any:
+    def trace(network: Callable[[], keras.Model]) -> Callable[..., tf.Tensor]:
         @tf.function(reduce_retracing=True, autograph=False)
-        def run(*tensors: Any) -> Any:
-            return _lower(net(), how, clip, specs, *tensors)
+        def run(*tensors: tf.Tensor) -> tf.Tensor:
+            return _traceable_lower_bounds(network(), method, clip, specify, *tensors)
 
         return run
 
-    return _graphs.get(net, (how, clip, specs), trace)(*tensors)
+    return _graphs.get(net, (method, clip, specify), trace)(*tensors)
 
 
-def _checked(net: Any, x: Any, epsilon: Any, clip: Clip) -> Any:
-    """Refuse what can be seen to be wrong before the graph is run; return the radius."""
+def _check_inputs(net: keras.Model, x: Images, epsilon: Radius, clip: Clip) -> tf.Tensor:
+    """Check the model, the images and the radius; return the radius as a tensor."""
     shape = net.outputs[0].shape
     if len(shape) != 2 or shape[-1] is None or shape[-1] < 2:
         raise ValueError(
             "Bounds need a model that outputs logits of shape [batch, classes] with at least 2 "
             f"classes, not {tuple(shape)}."
         )
-    wanted = net.inputs[0].shape[1:]
-    fits = len(x.shape) == len(wanted) + 1 and all(
-        want in (None, have) or have is None for have, want in zip(x.shape[1:], wanted, strict=True)
+    expected = net.inputs[0].shape[1:]
+    fits = len(x.shape) == len(expected) + 1 and all(
+        want in (None, have) or have is None
+        for have, want in zip(x.shape[1:], expected, strict=True)
     )
     if not fits:
         raise ValueError(
-            f"The model takes images of shape {tuple(wanted)}, but these are {tuple(x.shape[1:])}."
+            f"The model takes images of shape {tuple(expected)}, not {tuple(x.shape[1:])}."
         )
     _check_radius(epsilon, clip)
     if tf.executing_eagerly() and clip is not None and x.shape[0]:
         low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
         if not (low >= clip[0] and high <= clip[1]):
             raise ValueError(
-                f"Images must hold pixel values in [{clip[0]:g}, {clip[1]:g}], but they span "
-                f"[{low:g}, {high:g}]; scale them, or say which values are possible with clip."
+                f"Images must have pixel values in [{clip[0]:g}, {clip[1]:g}], but they span "
+                f"[{low:g}, {high:g}]; scale them, or pass their range as clip."
             )
     return tf.cast(epsilon, tf.float32)
 
 
-def _range(clip: Any) -> Clip:
-    """The range of pixel values as two numbers."""
+def _pixel_range(clip: Clip) -> Clip:
+    """Return the range of pixel values as two floats."""
     if clip is None:
         return None
-    ends = np.asarray(clip)
-    if ends.shape != (2,) or ends.dtype.kind not in "iuf" or not ends[0] < ends[1]:
-        raise ValueError(f"clip must be (least, largest) pixel value or None, not {clip}.")
-    return float(ends[0]), float(ends[1])
+    limits = np.asarray(clip)
+    if limits.shape != (2,) or limits.dtype.kind not in "iuf" or not limits[0] < limits[1]:
+        raise ValueError(f"clip must be (smallest, largest) pixel value or None, not {clip}.")
+    return float(limits[0]), float(limits[1])
 
 
-def _check_radius(epsilon: Any, clip: Clip) -> None:
-    """Refuse a radius that is none, as far as it is known before the graph is run."""
+def _check_radius(epsilon: Radius, clip: Clip) -> None:
+    """Check the radius as far as its value is known before the graph is run."""
     if tf.is_tensor(epsilon) or isinstance(epsilon, np.ndarray):
-        if tuple(epsilon.shape) != ():
+        shape = tuple(tf.convert_to_tensor(epsilon).shape)
+        if shape != ():
             raise ValueError(
-                "epsilon must be a number or a scalar tensor, not of shape "
-                f"{tuple(epsilon.shape)}; images of other radii are bounded in another call."
+                f"epsilon must be a number or a scalar tensor, not of shape {shape}; bound images "
+                "of another radius in another call."
             )
         if not tf.executing_eagerly():
             return
@@ -246,25 +263,19 @@ def _check_radius(epsilon: Any, clip: Clip) -> None:
     require_linf_radius(epsilon, clip)
 
 
-def _labels(y: Any, x: Any, classes: int) -> Any:
-    """Return labels as int32 [batch]."""
+def _class_indices(y: Labels, x: Images, classes: int) -> Labels:
+    """Check labels, their values too unless in a graph; return them as int32 [batch]."""
     y = tf.convert_to_tensor(y)
-    if len(y.shape) == 2 and y.shape[1] in (1, classes):
-        y = y[:, 0] if y.shape[1] == 1 else tf.argmax(y, axis=1)
-    if not y.dtype.is_integer:
+    if not (is_one_hot(y) or y.dtype.is_integer):
         raise TypeError(f"Labels must be whole numbers, not of type {y.dtype.name}.")
-    if len(y.shape) != 1:
+    if tf.executing_eagerly():
+        check_labels(y, x.shape[0], classes)
+        return sparse_labels(y)
+    if is_one_hot(y) and y.shape[1] != classes:
         raise ValueError(
             f"Labels must be integers of shape [batch] or one-hot of shape [batch, {classes}], "
             f"not of shape {tuple(y.shape)}."
         )
-    if None not in (y.shape[0], x.shape[0]) and y.shape[0] != x.shape[0]:
+    if None not in (x.shape[0], y.shape[0]) and x.shape[0] != y.shape[0]:
         raise ValueError(f"There are {x.shape[0]} images but {y.shape[0]} labels.")
-    if tf.executing_eagerly() and y.shape[0]:
-        low, high = int(tf.reduce_min(y)), int(tf.reduce_max(y))
-        if low < 0 or high >= classes:
-            raise ValueError(
-                f"Labels must be whole numbers from 0 to {classes - 1}, one for each logit, but "
-                f"they span [{low}, {high}]."
-            )
-    return tf.cast(y, tf.int32)
+    return sparse_labels(y)

@@ -1,20 +1,20 @@
-"""What float32 arithmetic may add to a result, bounded from above.
+"""Upper bounds of float32 rounding errors.
 
-A sum of n products evaluated in floating point, in any order and with fused multiply-adds or
-without, is off by at most ``gamma(n)`` times the sum of the products' magnitudes, where
+A sum of n products evaluated in floating point, in any order and with or without fused
+multiply-adds, is wrong by at most ``gamma(n)`` times the sum of the products' magnitudes, where
 ``gamma(n) = n u / (1 - n u)`` and ``u = 2**-24`` (Higham, Accuracy and Stability of Numerical
-Algorithms, 2002, section 3.1). Two sides round: the network whose outputs are bounded, and the
-bound that is computed. Every layer is charged for both, from the magnitudes that can reach it.
+Algorithms, 2002, section 3.1). Both the network whose outputs are bounded and the
+computation of the bound round. The error of every layer includes both, computed from the
+magnitudes of its possible inputs.
 
-This covers every float32 evaluation that forms the products and adds them, as convolutions on
-CPUs do. Evaluations that do something else (Winograd transforms, TensorFloat-32, half
+This covers every float32 evaluation that computes the products and adds them, as convolutions on
+CPUs do. Other evaluations (Winograd transforms, TensorFloat-32, half
 precision, BatchNorm folded into kernels) are not covered.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -26,10 +26,10 @@ TINY = 2.0**-120  # far above what flushing subnormal numbers to zero can lose
 
 
 def gamma(terms: int) -> float:
-    """Bound on the relative error of `terms` float32 operations in a row.
+    """Return a bound on the relative error of `terms` consecutive float32 operations.
 
     Raises:
-        ValueError: for so many that float32 says nothing.
+        ValueError: for so many terms that no digit is certain.
 
     Example:
         >>> gamma(2) < 1.2e-7
@@ -43,7 +43,7 @@ def gamma(terms: int) -> float:
 
 
 def magnitude(interval: Interval) -> tf.Tensor:
-    """The largest absolute value within each interval.
+    """Return the largest absolute value within each interval.
 
     Example:
         >>> magnitude(Interval(tf.constant([-3.0]), tf.constant([2.0]))).numpy().tolist()
@@ -53,7 +53,7 @@ def magnitude(interval: Interval) -> tf.Tensor:
 
 
 def outward(interval: Interval, units: float = 4.0) -> Interval:
-    """Widen each end by `units` roundings of the larger one; an end that overflowed is infinite.
+    """Widen both ends by `units` roundings of the larger one; an overflowed end is infinite.
 
     Example:
         >>> outward(Interval(tf.constant([1.0]), tf.constant([2.0]))).lower.numpy() < 1
@@ -66,7 +66,7 @@ def outward(interval: Interval, units: float = 4.0) -> Interval:
 
 
 def floor32(values: tf.Tensor) -> tf.Tensor:
-    """Return float32 numbers that are not above the given ones; NaN says nothing: -inf.
+    """Return float32 numbers that are not above the given ones, and -inf for NaN.
 
     Example:
         >>> floor32(tf.constant([1.0, np.nan], tf.float64)).numpy() < 1
@@ -77,14 +77,14 @@ def floor32(values: tf.Tensor) -> tf.Tensor:
     return tf.where(tf.math.is_nan(below), -np.inf, below)
 
 
-def dot(rows: tf.Tensor, values: Any, exact: bool) -> tf.Tensor:
-    """Inner product of coefficient rows with one vector a sample.
+def dot(rows: tf.Tensor, values: tf.Tensor, exact: bool) -> tf.Tensor:
+    """Return the inner products of coefficient rows with one vector per sample.
 
     Args:
         rows: [batch or 1, rows, ...] coefficients.
         values: [batch or 1, ...].
-        exact: whether to multiply and add in float64, whose own rounding the callers'
-            margins dwarf.
+        exact: whether to multiply and add in float64, whose rounding is negligible against the
+            margins that the callers add.
 
     Returns:
         [batch or 1, rows] float32, or float64 when exact.
@@ -97,24 +97,24 @@ def dot(rows: tf.Tensor, values: Any, exact: bool) -> tf.Tensor:
         rows, values = tf.cast(rows, tf.float64), tf.cast(values, tf.float64)
     samples, count, *inner = sizes(rows)
     length = math.prod(inner)
-    if values.shape[0] == 1:  # one vector for all samples: one product, whose gradient is one too
+    if values.shape[0] == 1:  # one vector for all samples: a single product, as is its gradient
         flat = tf.reshape(rows, [samples * count, length])
-        found = tf.matmul(tf.reshape(values, [1, length]), flat, transpose_b=True)
-        return tf.reshape(found, [samples, count])
+        products = tf.matmul(tf.reshape(values, [1, length]), flat, transpose_b=True)
+        return tf.reshape(products, [samples, count])
     flat = tf.reshape(rows, [samples, count, length])
     values = tf.reshape(values, [sizes(values)[0], 1, length])
     return tf.squeeze(tf.matmul(values, flat, transpose_b=True), 1)
 
 
-def sizes(tensor: Any) -> list[Any]:
-    """Sizes of a tensor, as whole numbers where they are known and scalar tensors elsewhere.
+def sizes(tensor: tf.Tensor) -> list[int]:
+    """Return the sizes of a tensor: integers where static, scalar tensors where not.
 
     Example:
         >>> sizes(tf.zeros([2, 3]))
         [2, 3]
     """
-    known = tensor.shape.as_list()
-    if None not in known:
-        return known
+    static: list[int | None] = tensor.shape.as_list()
+    if None not in static:
+        return static  # type: ignore[return-value]
     dynamic = tf.unstack(tf.shape(tensor))
-    return [dynamic[i] if size is None else size for i, size in enumerate(known)]
+    return [dynamic[i] if size is None else size for i, size in enumerate(static)]

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 from hydra_tf.bounds.base import BOUNDS, Bound
-from hydra_tf.bounds.engine import Network
+from hydra_tf.bounds.layer_graph import LayerGraph
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Interval
 
-PARTS = ("ibp", "crown_ibp", "crown", "symbolic")
 
-
-@BOUNDS.register()
+@BOUNDS.register("tightest")
 @dataclass(frozen=True)
 class Tightest(Bound):
-    """The intersection of ``ibp``, ``crown_ibp``, ``crown`` and ``symbolic``.
+    """The largest lower bound of all registered methods, such as ``ibp`` and ``crown``.
 
-    None of them is the tightest on every sample, and each of them holds.
+    Each method is sound, and none is the tightest on every sample.
 
     Example:
         >>> Tightest().rounding
         True
     """
 
-    def __call__(self, network: Network, box: Interval, specs: Any) -> Any:
-        """Lower bounds of functions of the logits; see :class:`Bound`."""
-        found = [
-            BOUNDS.build(name, rounding=self.rounding, chunk=self.chunk)(network, box, specs)
-            for name in PARTS
+    combines_others: ClassVar[bool] = True
+
+    def __call__(self, graph: LayerGraph, box: Interval, specifications: tf.Tensor) -> tf.Tensor:
+        """Return lower bounds of functions of the logits; see :class:`Bound`."""
+        options = {"rounding": self.rounding, "chunk": self.chunk}
+        methods = [BOUNDS.build(name, **options) for name in BOUNDS.names()]
+        lower = [
+            method(graph, box, specifications)
+            for method in methods
+            if not getattr(method, "combines_others", False)
         ]
-        return tf.reduce_max(tf.stack(found), axis=0)
+        return tf.reduce_max(tf.stack(lower), axis=0)

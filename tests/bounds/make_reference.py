@@ -1,7 +1,7 @@
 """Write reference.npz: the bounds of auto_LiRPA on three small networks of random weights.
 
-auto_LiRPA is an implementation of its own, in PyTorch, by the authors of CROWN-IBP. It is not
-needed to run the tests, only to make the file anew:
+auto_LiRPA is an independent PyTorch implementation by the authors of CROWN-IBP. It is needed
+only to write the file again, not to run the tests:
 
     pip install --no-deps auto_lirpa==0.3 torch numpy==1.26.4 tqdm appdirs pyyaml packaging
     python tests/bounds/make_reference.py

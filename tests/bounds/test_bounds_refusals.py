@@ -1,4 +1,4 @@
-"""What bounds refuse, and the sentences that say so."""
+"""Networks and arguments that bounds refuse, and the error sentences."""
 
 import keras
 import numpy as np
@@ -41,7 +41,7 @@ def plus_one():
     return keras.Model(images, layers.Dense(2)(images + 1.0))
 
 
-def pairs_samples_with_places():
+def pairs_samples_with_positions():
     images = keras.Input([3])
     x = layers.Dense(2)(layers.Reshape((3, 1))(images)) + layers.Dense(2)(images)
     return keras.Model(images, layers.Dense(2)(layers.Flatten()(x)))
@@ -93,7 +93,7 @@ def two_inputs():
             'Layer "half" computes in bfloat16, but bounds hold for float32',
         ),
         (in_training_mode, r"\(Dropout\) is called with training, for which bounds have no rule"),
-        (plus_one, "is called with numbers beside tensors"),
+        (plus_one, "is called with numbers as well as tensors"),
         (
             lambda: ends_in(keras.ops.log_softmax),
             r'Layer "log_softmax.*" turns logits into probabilities',
@@ -111,7 +111,7 @@ def two_inputs():
             "negative_slope=-0.5; it must lie in",
         ),
         (
-            pairs_samples_with_places,
+            pairs_samples_with_positions,
             r"pairs the samples .* shapes are \(None, 3, 2\) and \(None, 2\); reshape .*Add",
         ),
         (two_inputs, "need a model of one input and one output; .* has 2 and 1"),
@@ -134,7 +134,7 @@ def test_networks_without_bounds_are_refused(make, sentence):
             bounds.bound(net, np.full((1, *shape), 0.5), 0.1, method)
 
 
-def test_networks_without_a_graph_are_refused():
+def test_subclassed_models_and_functions_are_refused():
     net = Subclassed()
     net(np.zeros((1, 3)))
     with pytest.raises(TypeError, match="Subclassed is a subclassed model, whose layers cannot"):
@@ -147,7 +147,7 @@ def test_networks_without_a_graph_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("how", "error", "sentence"),
+    ("changed", "error", "sentence"),
     [
         ({"epsilon": -0.1}, ValueError, "epsilon must be a finite number of at least 0, not -0.1"),
         ({"epsilon": np.nan}, ValueError, "epsilon must be a finite number"),
@@ -159,15 +159,19 @@ def test_networks_without_a_graph_are_refused():
         ({"epsilon": [0.1, 0.2]}, TypeError, "epsilon must be a number"),
         ({"epsilon": np.full(2, 0.1)}, ValueError, r"a scalar tensor, not of shape \(2,\)"),
         ({"epsilon": tf.fill([2], 0.1)}, ValueError, r"a scalar tensor, not of shape \(2,\)"),
-        ({"clip": 1}, ValueError, r"clip must be \(least, largest\) .* not 1"),
-        ({"clip": "ab"}, ValueError, r"clip must be \(least, largest\) .* not ab"),
-        ({"method": len, "chunk": 3}, TypeError, "chunk cannot be given to a callable that is no"),
-        ({"clip": (1, 0)}, ValueError, r"clip must be \(least, largest\) .* not \(1, 0\)"),
+        ({"clip": 1}, ValueError, r"clip must be \(smallest, largest\) .* not 1"),
+        ({"clip": "ab"}, ValueError, r"clip must be \(smallest, largest\) .* not ab"),
+        (
+            {"method": len, "chunk": 3},
+            TypeError,
+            "chunk cannot be given to a callable that is not a",
+        ),
+        ({"clip": (1, 0)}, ValueError, r"clip must be \(smallest, largest\) .* not \(1, 0\)"),
         ({"x": np.full((2, 3), 1.5)}, ValueError, r"in \[0, 1\], but they span \[1.5, 1.5\]"),
         ({"x": np.full((2, 3), np.nan)}, ValueError, r"in \[0, 1\]"),
-        ({"x": np.zeros((2, 4))}, ValueError, r"images of shape \(3,\), but these are \(4,\)"),
-        ({"x": np.zeros((2, 3, 1))}, ValueError, r"images of shape \(3,\), but these are"),
-        ({"y": [0, 2]}, ValueError, r"from 0 to 1, one for each logit, but they span \[0, 2\]"),
+        ({"x": np.zeros((2, 4))}, ValueError, r"images of shape \(3,\), not \(4,\)"),
+        ({"x": np.zeros((2, 3, 1))}, ValueError, r"images of shape \(3,\), not"),
+        ({"y": [0, 2]}, ValueError, r"from 0 to 1, .* but they span \[0, 2\]"),
         ({"y": [-1, 0]}, ValueError, r"they span \[-1, 0\]"),
         ({"y": [0]}, ValueError, "There are 2 images but 1 labels"),
         ({"y": [[0] * 3] * 2}, ValueError, r"or one-hot of shape \[batch, 2\], not of .* \(2, 3\)"),
@@ -177,8 +181,23 @@ def test_networks_without_a_graph_are_refused():
         ({"chunk": -1}, ValueError, "chunk must be at least 0, not -1"),
     ],
 )
-def test_bad_arguments_are_refused(how, error, sentence):
+def test_bad_arguments_are_refused(changed, error, sentence):
     net = flat(layers.Dense(2))
-    given = {"x": np.full((2, 3), 0.5), "y": [0, 1], "epsilon": 0.1, **how}
+    arguments = {"x": np.full((2, 3), 0.5), "y": [0, 1], "epsilon": 0.1, **changed}
     with pytest.raises(error, match=sentence):
-        bounds.margin_lower_bound(net, **given)
+        bounds.margin_lower_bound(net, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [((2, 3), r"one-hot of shape \[batch, 2\], not of shape \(2, 3\)"), ((1,), "2 images but 1 l")],
+)
+def test_labels_of_a_wrong_shape_are_refused_in_a_graph(shape, sentence):
+    net = flat(layers.Dense(2))
+
+    @tf.function
+    def graph(y):
+        return bounds.margin_lower_bound(net, tf.fill([2, 3], 0.5), y, 0.1)
+
+    with pytest.raises(ValueError, match=sentence):
+        graph(tf.zeros(shape, tf.int32))

@@ -1,1 +1,1 @@
-"""What each Keras layer does to intervals and to linear bounds."""
+"""Rules that turn Keras layers into the nodes that bounds are computed on."""

@@ -1,31 +1,38 @@
-"""Rules of the layers that add and subtract tensors."""
+"""Rules of the layers and operations that add and subtract tensors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from hydra_tf.bounds.rules.nodes import Affine, Node
-from hydra_tf.core.lazy import keras
+from hydra_tf.bounds.rules.registry import Shapes, register_rule
+from hydra_tf.core.lazy import keras, tf
 
-Shapes = tuple[tuple[int | None, ...], ...]
 
-
-def merge(layer: Any, shapes: Shapes) -> list[Node]:
-    """The sum of its inputs."""
+@register_rule("layers.Add", "ops.add")
+def add(layer: keras.layers.Layer, shapes: Shapes) -> list[Node]:
+    """Return the node of the sum of the inputs."""
     total = _applied(layer, shapes)
-    return [Affine(total, total, terms=len(shapes) - 1, fan_out=_copies(shapes))]
+    return [Affine(total, total, terms=len(shapes) - 1, fan_out=_broadcast_copies(shapes))]
 
 
-def difference(layer: Any, shapes: Shapes) -> list[Node]:
-    """The first input less the second."""
-    less = _applied(layer, shapes)
-    return [Affine(less, lambda a, b: less(a, -b), terms=1, fan_out=_copies(shapes))]
+@register_rule("layers.Subtract", "ops.subtract")
+def subtract(layer: keras.layers.Layer, shapes: Shapes) -> list[Node]:
+    """Return the node of the first input minus the second."""
+    difference = _applied(layer, shapes)
+    return [
+        Affine(
+            difference,
+            lambda a, b: difference(a, -b),
+            terms=1,
+            fan_out=_broadcast_copies(shapes),
+        )
+    ]
 
 
-def _applied(layer: Any, shapes: Shapes) -> Callable[..., Any]:
-    """The layer itself: where inputs have fewer axes than others, it says where axes go in.
+def _applied(layer: keras.layers.Layer, shapes: Shapes) -> Callable[..., tf.Tensor]:
+    """Return the layer as a function of its inputs; it aligns inputs of different rank itself.
 
     Raises:
         ValueError: for ``a + b`` of tensors of different rank, which mixes samples.
@@ -41,9 +48,9 @@ def _applied(layer: Any, shapes: Shapes) -> Callable[..., Any]:
     return lambda *x: layer(*x)
 
 
-def _copies(shapes: Shapes) -> int:
-    """Over how many outputs, at most, a value of an input is broadcast."""
-    most = max(map(len, shapes)) - 1
-    inner = [(1,) * (most - len(shape) + 1) + tuple(n or 1 for n in shape[1:]) for shape in shapes]
+def _broadcast_copies(shapes: Shapes) -> int:
+    """Return the largest number of outputs that one input value is broadcast to."""
+    rank = max(map(len, shapes)) - 1
+    inner = [(1,) * (rank - len(shape) + 1) + tuple(n or 1 for n in shape[1:]) for shape in shapes]
     outputs = math.prod(map(max, zip(*inner, strict=True)))
-    return max(outputs // math.prod(each) for each in inner)
+    return max(outputs // math.prod(shape) for shape in inner)

@@ -1,0 +1,57 @@
+"""Rules of layers that scale and shift values."""
+
+from __future__ import annotations
+
+from hydra_tf.bounds.rules.nodes import Affine, Node
+from hydra_tf.bounds.rules.registry import Shapes, register_rule
+from hydra_tf.core.lazy import keras, tf
+
+
+@register_rule("layers.BatchNormalization")
+def batch_normalization(layer: keras.layers.Layer, shapes: Shapes) -> list[Node]:
+    """Return the node of batch normalisation with its moving statistics, as in inference."""
+    mean, beta = _float32(layer.moving_mean), _float32(layer.beta) if layer.center else 0.0
+    scale = tf.math.rsqrt(_float32(layer.moving_variance) + layer.epsilon)
+    if layer.scale:
+        scale *= _float32(layer.gamma)
+    shift, magnitude = beta - mean * scale, tf.abs(beta) + tf.abs(mean * scale)
+    shape = [1] * (len(shapes[0]) - 1)
+    shape[layer.axis if layer.axis < 0 else layer.axis - 1] = -1
+    return _scaled(*(tf.reshape(tensor, shape) for tensor in (scale, shift, magnitude)))
+
+
+@register_rule("layers.Normalization")
+def normalization(layer: keras.layers.Layer, shapes: Shapes) -> list[Node]:
+    """Return the node of ``(x - mean) / deviation``, or of its inverse."""
+    mean, variance = (_float32(tensor)[0] for tensor in (layer.mean, layer.variance))
+    deviation = tf.maximum(tf.sqrt(variance), keras.config.epsilon())
+    scale, shift = (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
+    return _scaled(scale, shift, tf.abs(shift))
+
+
+@register_rule("layers.Rescaling")
+def rescaling(layer: keras.layers.Layer, shapes: Shapes) -> list[Node]:
+    """Return the node of ``x * scale + offset``."""
+    scale, offset = _float32(layer.scale), _float32(layer.offset)
+    if len(scale.shape) and keras.config.image_data_format() == "channels_first":
+        scale = tf.reshape(scale, [*scale.shape, *[1] * (3 - len(scale.shape))])
+    return _scaled(scale, offset, tf.abs(offset))
+
+
+def _scaled(scale: tf.Tensor, shift: tf.Tensor, shift_magnitude: tf.Tensor) -> list[Node]:
+    """Return the node of ``scale * x + shift``."""
+    return [
+        Affine(
+            lambda x: x * scale,
+            lambda x: x * tf.abs(scale),
+            shift,
+            shift_magnitude,
+            terms=12,  # includes the square root and the quotient in the scale
+            fan_out=12,
+            diagonal=True,
+        )
+    ]
+
+
+def _float32(weight: tf.Tensor) -> tf.Tensor:
+    return tf.convert_to_tensor(weight, tf.float32)
