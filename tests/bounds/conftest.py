@@ -1,4 +1,4 @@
-"""Small networks of every kind with weights and statistics that are not the initial ones."""
+"""Small networks of every kind with random biases and statistics."""
 
 import keras
 import numpy as np
@@ -82,7 +82,7 @@ def masked():
 
 
 def merged():
-    """Sums whose inputs are of other ranks, or are broadcast; four places for four images."""
+    """Sums of inputs of different rank or broadcast inputs; four positions for four images."""
     images = keras.Input(SHAPE)
     x = layers.Conv2D(4, 1)(layers.Cropping2D(1)(images))
     means = layers.Dense(4, activation="relu")(layers.GlobalAveragePooling2D()(x))
@@ -93,7 +93,7 @@ def merged():
 
 
 def grouped():
-    """Convolutions in groups, strided ones too."""
+    """Grouped convolutions, with and without strides."""
     return keras.Sequential(
         [
             keras.Input(SHAPE),
@@ -108,7 +108,7 @@ def grouped():
 
 
 def operated():
-    """A nested model of two inputs, operations for layers, and inputs given by name."""
+    """A nested model of two inputs, operations instead of layers, and inputs passed by name."""
     one, two = keras.Input((6, 6, 3)), keras.Input((6, 6, 3))
     inner = keras.Model([one, two], keras.ops.subtract(x2=one, x1=layers.ReLU()(two)))
     images = keras.Input(SHAPE)
@@ -123,8 +123,8 @@ NETS = (plain, normed, residual, pooled, masked, merged, grouped, operated)
 MAKERS = {each.__name__: each for each in NETS}
 
 
-def unsettle(net, seed=0):
-    """Give biases and BatchNorm statistics values that training might."""
+def randomise(net, seed=0):
+    """Assign random biases and BatchNorm statistics, as training might leave them."""
     rng = np.random.default_rng(seed)
     for weight in net.weights:
         shape = weight.shape
@@ -137,13 +137,13 @@ def unsettle(net, seed=0):
 
 @pytest.fixture(scope="session")
 def build_net():
-    """Maps a name and a seed to a network; the same ones give the same network."""
+    """Return a function of a name and a seed that returns a network, built once."""
     made = {}
 
     def build(name, seed=0):
         if (name, seed) not in made:
             keras.utils.set_random_seed(seed)
-            made[name, seed] = unsettle(MAKERS[name](), seed)
+            made[name, seed] = randomise(MAKERS[name](), seed)
         return made[name, seed]
 
     return build
@@ -151,7 +151,7 @@ def build_net():
 
 @pytest.fixture(scope="session")
 def batch():
-    """Four images, one of them at the ends of the pixel range, and labels."""
+    """Four images, one of them of extreme pixels, and labels."""
     x = np.random.default_rng(3).random((4, *SHAPE)).astype("float32")
     x[3] = x[3] > 0.5
     return x, np.array([0, 1, 2, 3])
@@ -159,7 +159,7 @@ def batch():
 
 @pytest.fixture(scope="session")
 def trained():
-    """A network trained naturally on digits, and 32 digits that it has not seen."""
+    """A network trained naturally on digits, and 32 other digits."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)

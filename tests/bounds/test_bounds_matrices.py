@@ -1,4 +1,4 @@
-"""Bounds against dense matrices in NumPy, and single relaxations worked out by hand."""
+"""Bounds against dense matrices in NumPy, and single relaxations computed by hand."""
 
 import keras
 import numpy as np
@@ -59,9 +59,9 @@ def test_two_layers_with_an_upward_rectifier(two_layers, method):
 
 
 class Oracle:
-    """Every layer of a Sequential model as a matrix, found by probing it with unit vectors.
+    """Every layer of a Sequential model as a matrix, computed by probing it with unit vectors.
 
-    Written for this test alone, in NumPy and float64, sharing no code with the library.
+    It uses NumPy and float64, and shares no code with the library.
     """
 
     def __init__(self, net, x, epsilon, method):
@@ -71,8 +71,8 @@ class Oracle:
         shape = net.input_shape[1:]
         for layer in net.layers:
             size = int(np.prod(shape))
-            bent = isinstance(layer, layers.ReLU | layers.LeakyReLU | layers.MaxPooling2D)
-            if bent and method in ("crown", "symbolic"):
+            nonlinear = isinstance(layer, layers.ReLU | layers.LeakyReLU | layers.MaxPooling2D)
+            if nonlinear and method in ("crown", "symbolic"):
                 low, high = self.backwards(np.eye(size)), -self.backwards(-np.eye(size))
                 self.low, self.high = low, high
             if isinstance(layer, layers.ReLU | layers.LeakyReLU):
@@ -84,7 +84,7 @@ class Oracle:
             outputs = np.array(layer(probes.reshape(-1, *shape)), "float64")
             shape = outputs.shape[1:]
             outputs = outputs.reshape(size + 1, -1)
-            if bent:
+            if nonlinear:
                 self.pool(outputs[1:].T > 0)
                 continue
             bias, matrix = outputs[0], (outputs[1:] - outputs[0]).T
@@ -128,8 +128,8 @@ class Oracle:
                 decided = np.isnan(ceiling)
                 constant += negative @ np.where(decided, 0, ceiling)
                 kept, rows = positive + negative * decided, np.zeros((len(rows), size))
-                for column, place in enumerate(chosen):
-                    rows[:, place] += kept[:, column]
+                for column, position in enumerate(chosen):
+                    rows[:, position] += kept[:, column]
         low, high = self.box
         return constant + np.maximum(rows, 0) @ low + np.minimum(rows, 0) @ high
 
@@ -177,7 +177,7 @@ def test_equal_to_matrices(method):
         np.testing.assert_allclose(row, expected, rtol=1e-4, atol=2e-6)
 
 
-def test_a_max_pool_whose_winner_is_certain_is_followed():
+def test_a_max_pool_with_a_certain_winner_is_exact():
     # f0 = max(x1, x2) and f1 = x1. Where x1 in [0.6, 0.8] is above x2 in [0.1, 0.3] the maximum
     # is x1. Otherwise it is at least x1, whose lower bound is the larger one, and at most 0.6.
     images = keras.Input([2, 1])
@@ -208,7 +208,7 @@ def test_dead_and_always_active_rectifiers(sign):
         np.testing.assert_allclose(found[0], expected, atol=2e-5)
 
 
-def test_a_ball_of_radius_0_gives_the_margins(build_net, batch):
+def test_bounds_of_radius_0_are_the_margins(build_net, batch):
     net, (x, y) = build_net("residual"), batch
     logits = net(x).numpy()
     margins = logits[np.arange(4), y][:, None] - logits

@@ -1,4 +1,4 @@
-"""Bounds against hand-worked numbers, an independent implementation and one another."""
+"""Bounds against values computed by hand, an independent implementation and one another."""
 
 import pathlib
 
@@ -23,7 +23,7 @@ def by_hand():
     return net
 
 
-# x = (0.5, 0.5), epsilon = 0.1: the hidden values lie in [0.8, 1.2], which passes as it is, and
+# x = (0.5, 0.5), epsilon = 0.1: the hidden values lie in [0.8, 1.2], which a ReLU leaves unchanged, and
 # in [-0.2, 0.2], whose chord is (h + 0.2) / 2 and whose adaptive lower line is 0 (u > -l is no).
 # f_0 - f_1 = 0.5 (x1 + x2) + 2 relu(x1 - x2) - 0.1, so its least value needs a lower line:
 # ibp and both crowns: 0.5 * 0.8 + 0 - 0.1; parallel line (x1 - x2) / 2: 1.5 x1 - 0.5 x2 - 0.1.
@@ -122,7 +122,7 @@ def test_equal_to_an_independent_implementation(reference, make, masked):
         assert_close(margins, reference[f"{key}_margins"])
 
 
-def test_methods_order_on_a_naturally_trained_network(trained):
+def test_order_of_methods_on_a_naturally_trained_network(trained):
     net, x, y = trained
     mean = {
         method: bounds.margin_lower_bound(net, x, y, 2 / 255, method, **EXACT).numpy().mean()
@@ -132,7 +132,7 @@ def test_methods_order_on_a_naturally_trained_network(trained):
     assert mean["symbolic"] > mean["ibp"]
 
 
-def test_tightest_is_nowhere_looser(trained):
+def test_tightest_equals_the_best_method(trained):
     net, x, y = trained
     each = [bounds.margin_lower_bound(net, x, y, 0.02, method).numpy() for method in METHODS]
     best = bounds.margin_lower_bound(net, x, y, 0.02, "tightest").numpy()
@@ -141,7 +141,7 @@ def test_tightest_is_nowhere_looser(trained):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_chunks_change_nothing(build_net, batch, method):
+def test_chunks_do_not_change_bounds(build_net, batch, method):
     net, (x, y) = build_net("residual"), batch
     whole = bounds.margin_lower_bound(net, x, y, 0.05, method, chunk=0, **EXACT).numpy()
     for chunk in (7, None):
@@ -150,7 +150,7 @@ def test_chunks_change_nothing(build_net, batch, method):
 
 
 @pytest.mark.parametrize("method", [*METHODS, "tightest"])
-def test_a_graph_gives_what_eager_calls_give(build_net, batch, method):
+def test_graph_and_eager_bounds_are_equal(build_net, batch, method):
     net, (x, y) = build_net("normed"), batch
     eager = bounds.margin_lower_bound(net, x, y, 0.05, method).numpy()
 
@@ -177,7 +177,7 @@ def test_any_number_of_classes(classes):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_balls_end_at_the_pixel_range_unless_told():
+def test_balls_end_at_the_pixel_range_unless_clip_is_none():
     net = keras.Sequential([keras.Input([1]), layers.Dense(2, use_bias=False)])
     net.set_weights([np.array([[1.0, -1.0]])])
     found = bounds.bound(net, [[0.9]], 0.25, **EXACT)
