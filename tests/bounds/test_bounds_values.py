@@ -23,7 +23,7 @@ def by_hand():
     return net
 
 
-# x = (0.5, 0.5), epsilon = 0.1: the hidden values lie in [0.8, 1.2], which a ReLU leaves unchanged, and
+# x = (0.5, 0.5), epsilon = 0.1: the hidden values lie in [0.8, 1.2], where a ReLU does nothing, and
 # in [-0.2, 0.2], whose chord is (h + 0.2) / 2 and whose adaptive lower line is 0 (u > -l is no).
 # f_0 - f_1 = 0.5 (x1 + x2) + 2 relu(x1 - x2) - 0.1, so its least value needs a lower line:
 # ibp and both crowns: 0.5 * 0.8 + 0 - 0.1; parallel line (x1 - x2) / 2: 1.5 x1 - 0.5 x2 - 0.1.
