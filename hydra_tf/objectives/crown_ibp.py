@@ -10,7 +10,8 @@ from hydra_tf.attacks.losses import cross_entropy
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import LossTerms, StepContext
 from hydra_tf.objectives.base import OBJECTIVES
-from hydra_tf.objectives.verified import Verification, Verified
+from hydra_tf.objectives.validation import Verification
+from hydra_tf.objectives.verified import Verified
 
 
 @OBJECTIVES.register()

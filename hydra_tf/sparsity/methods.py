@@ -1,47 +1,93 @@
-"""The pruning methods: where the scores start, and whether they are trained."""
+"""The pruning methods: how scores are initialised, and whether a prune phase trains them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from hydra_tf.core.registry import Registry
 from hydra_tf.core.types import require_number
+from hydra_tf.sparsity.score_init import SCORE_INITS
 
 
 @dataclass(frozen=True)
-class Method:
+class PruningMethod:
     """How a network is pruned.
 
     Args:
-        score_init: initialisation of the scores when pruning begins.
-        learns: whether a prune phase trains the scores; otherwise their first ranking holds.
+        score_init: initialisation of the scores when pruning begins; see
+            :func:`hydra_tf.sparsity.initial_scores`.
+
+    Raises:
+        ValueError: for an unknown initialisation.
     """
 
-    score_init: str
-    learns: bool
+    score_init: str = "scaled"
+    trains_scores: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        SCORE_INITS.build(self.score_init)
 
 
-METHODS = {
-    "hydra": Method("scaled", learns=True),
-    "lwm": Method("scaled", learns=False),
-    "random": Method("random", learns=False),
-    "snip": Method("snip", learns=False),
-}
+METHODS: Registry[PruningMethod] = Registry("pruning method", "hydra_tf.sparsity")
+
+
+@METHODS.register("hydra")
+@dataclass(frozen=True)
+class Hydra(PruningMethod):
+    """Scores are trained in a prune phase (arXiv 2002.10509, section 3).
+
+    Args:
+        score_init: initialisation from which the search starts.
+
+    Example:
+        >>> METHODS.build("hydra:score_init=magnitude").trains_scores
+        True
+    """
+
+    trains_scores: ClassVar[bool] = True
+
+
+@METHODS.register("lwm")
+@METHODS.register("random", score_init="random")
+@METHODS.register("snip", score_init="snip")
+@dataclass(frozen=True)
+class OneShot(PruningMethod):
+    """The initial scores decide what is kept; there is no prune phase.
+
+    ``"lwm"`` (least weight magnitude), ``"random"`` and ``"snip"`` (Lee et al., ICLR 2019)
+    are this method with different score initialisations.
+
+    Args:
+        score_init: initialisation of the scores.
+
+    Example:
+        >>> METHODS.build("snip").score_init
+        'snip'
+    """
 
 
 def plan_of(
-    method: str, pretrain_epochs: int, prune_epochs: int, finetune_epochs: int
+    method: Any, pretrain_epochs: int, prune_epochs: int, finetune_epochs: int
 ) -> dict[str, int]:
-    """Return the epochs of each phase that a method goes through, in order.
+    """Return the epochs of each phase that a pruning method goes through, in order.
+
+    Args:
+        method: spec of a pruning method, such as ``"hydra"`` or ``"lwm"``.
+        pretrain_epochs: epochs that train all weights.
+        prune_epochs: epochs that train the scores; left out by methods that do not train them.
+        finetune_epochs: epochs that train the kept weights.
 
     Raises:
-        ValueError: negative epochs, no epoch left, or a method that learns its scores but
-            has no epochs for it between pretraining and fine-tuning.
-        TypeError: epochs that are no whole numbers.
+        ValueError: an unknown method, negative epochs, no epochs left, or no prune epochs
+            between pretraining and fine-tuning for a method that trains its scores.
+        TypeError: epochs that are not whole numbers.
 
     Example:
         >>> plan_of("lwm", 3, 2, 1)
         {'pretrain': 3, 'finetune': 1}
     """
+    trains_scores = METHODS.build(method).trains_scores
     lengths = {"pretrain": pretrain_epochs, "prune": prune_epochs, "finetune": finetune_epochs}
     for name, epochs in lengths.items():
         require_number(f"{name}_epochs", epochs, whole=True)
@@ -49,16 +95,16 @@ def plan_of(
         raise ValueError(
             f"pretrain_epochs, prune_epochs and finetune_epochs must be at least 0, not {lengths}."
         )
-    learns = METHODS[method].learns
-    if learns and pretrain_epochs and finetune_epochs and not prune_epochs:
+    if trains_scores and pretrain_epochs and finetune_epochs and not prune_epochs:
         raise ValueError(
-            f'Method "{method}" trains its scores between pretraining and fine-tuning; give it '
-            "prune_epochs, or take lwm."
+            f'Method "{method}" trains its scores between pretraining and fine-tuning; set '
+            'prune_epochs, or use the method "lwm".'
         )
-    plan = {k: n for k, n in lengths.items() if n and (learns or k != "prune")}
+    plan = {k: n for k, n in lengths.items() if n and (trains_scores or k != "prune")}
     if not plan:
         raise ValueError(
-            f'Method "{method}" has nothing to do: its pretrain_epochs, prune_epochs and '
-            "finetune_epochs must not be all 0 (only hydra has a prune phase)."
+            f'Method "{method}" has no epochs to run: at least one of pretrain_epochs, '
+            "prune_epochs (only for methods that train their scores) and finetune_epochs must be "
+            "above 0."
         )
     return plan

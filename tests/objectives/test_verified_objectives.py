@@ -10,7 +10,7 @@ import hydra_tf
 from hydra_tf import bounds, objectives
 from hydra_tf.core.randomness import slice_of_batch
 from hydra_tf.core.types import StepContext
-from hydra_tf.objectives.verified import Verification
+from hydra_tf.objectives.validation import Verification
 
 RNG = np.random.default_rng(3)
 X = RNG.random((12, 6)).astype("float32")
@@ -147,24 +147,24 @@ def test_more_samples_than_the_batch_holds_come_round_again():
 
 def test_verification_watches_what_the_bound_verifies():
     net = linear_net()
-    held = Verification(0.05, "ibp").held(net, tf.constant(X), tf.constant(Y)).numpy()
+    held = Verification(0.05, "ibp").correct(net, tf.constant(X), tf.constant(Y)).numpy()
     worst = worst_logits(net, 0.05)
     others = np.where(np.eye(3)[Y] > 0, -np.inf, worst)
     assert np.array_equal(held, others.max(1) < 0)
     assert 0 < held.sum() < 12
-    assert Verification(0.05, "ibp", samples=4).held(net, X, Y).shape == (4,)
+    assert Verification(0.05, "ibp", samples=4).correct(net, X, Y).shape == (4,)
 
 
 @pytest.mark.parametrize("method", ["ibp", "symbolic"])
 def test_verification_looks_at_the_first_images_of_the_whole_batch(method):
     net = linear_net()
     watch = Verification(0.05, method, samples=6)
-    whole = watch.held(net, tf.constant(X), tf.constant(Y)).numpy()
+    whole = watch.correct(net, tf.constant(X), tf.constant(Y)).numpy()
 
     @tf.function
     def correct(first, end):
         with slice_of_batch(first, 12):
-            return watch.held(net, tf.constant(X)[first:end], tf.constant(Y)[first:end])
+            return watch.correct(net, tf.constant(X)[first:end], tf.constant(Y)[first:end])
 
     parts = [correct(tf.constant(a), tf.constant(b)).numpy() for a, b in ((0, 5), (5, 9), (9, 12))]
     assert [len(part) for part in parts] == [5, 1, 0]
