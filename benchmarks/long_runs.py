@@ -67,7 +67,7 @@ def loop_against_bare(epochs: int) -> np.ndarray:
                     float(step(iterator))
                 times.append((own, time.perf_counter() - start))
 
-    pipeline = hydra_tf.HydraCallback(1.0, epochs, restore_best=False)
+    pipeline = hydra_tf.HydraCallback(1.0, epochs, restore_best_weights=False)
     hydra_tf.training.train(
         model_of(),
         lambda epoch, step: hydra_tf.data.load("mnist_5k", batch_size=128).train.repeat(),
@@ -150,7 +150,7 @@ def memory_over_epochs(epochs: int) -> list[float]:
             lambda epoch, step: hydra_tf.data.load("digits", batch_size=64).train.repeat(),
             data.steps,
             hydra_tf.HydraCallback(1.0, epochs),
-            validation=data.validation,
+            validation_data=data.validation,
             callbacks=[Watch()],
             checkpoints=hydra_tf.training.Checkpoints(folder),
             verbose=0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,7 +47,7 @@ MEASURES = {
 }
 
 training_flags.define_training()
-flags.DEFINE_list("methods", ["hydra", "lwm"], "Pruning methods: hydra, lwm, random, snip.")
+flags.DEFINE_list("methods", ["hydra", "lwm"], training_flags.methods_help("Pruning methods"))
 flags.DEFINE_list("densities", ["0.1", "0.05", "0.01"], "Shares of the weights to keep.")
 flags.DEFINE_integer("seeds", 1, "Number of seeds, counted from 0.")
 flags.DEFINE_string("out", None, "Directory to write.")
@@ -68,14 +69,12 @@ flags.DEFINE_bool("tflite", False, "Write a TFLite file of every network too.")
 
 def validate() -> dict[str, Any]:
     """Return the settings; nothing is written and TensorFlow stays unloaded."""
-    from hydra_tf.core.registry import unknown
     from hydra_tf.sparsity.methods import METHODS
     from hydra_tf.sparsity.topk import kept_count
 
     settings = training_flags.training_settings()
     for method in FLAGS.methods:
-        if method not in METHODS:
-            raise ValueError(unknown("method", method, METHODS))
+        METHODS.build(method)
     densities = flag_values.positive_list("densities", FLAGS.densities, float)
     for density in densities:
         kept_count(density, 1)
@@ -117,10 +116,17 @@ def run(plan: dict[str, Any]) -> None:
     sys.stdout.write(table)
 
 
+def _folder(method: str, density: float) -> str:
+    """Return the name of a cell's folder within that of its seed."""
+    # A method with parameters, such as hydra:score_init=snip, is no valid name everywhere.
+    name = re.sub(r"[^\w.]+", "-", method)
+    return name if method == "dense" else f"{name}-{density:g}"
+
+
 def _cell(settings: Mapping[str, Any], method: str, density: float, seed: int) -> dict[str, Any]:
     """Train and judge one network, unless its directory says that this was done."""
     dense = method == "dense"
-    out = os.path.join(FLAGS.out, f"seed{seed}", "dense" if dense else f"{method}-{density:g}")
+    out = os.path.join(FLAGS.out, f"seed{seed}", _folder(method, density))
     skipped = ("prune_epochs", "finetune_epochs") if dense else ("pretrain_epochs",)
     own = {**settings, **dict.fromkeys(skipped, 0)}
     if own["pretrained"]:

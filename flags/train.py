@@ -42,7 +42,7 @@ accuracies before and after):
 
 training_flags.define_training()
 flags.DEFINE_float("density", 0.1, "Share of the weights to keep, in (0, 1].")
-flags.DEFINE_enum("method", "hydra", ["hydra", "lwm", "random", "snip"], "Pruning method.")
+flags.DEFINE_string("method", "hydra", training_flags.methods_help("Pruning method"))
 flags.DEFINE_string("out", None, "Run directory to write.")
 flags.DEFINE_integer("seed", 0, "Seed of weights, data order, attacks and pruning.")
 flags.DEFINE_string(

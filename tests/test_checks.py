@@ -96,9 +96,9 @@ def test_good_batches_pass(labels):
         (
             np.zeros((3, 4)),
             [0, 1, 2],
-            r"takes images of shape \(2, 2, 1\), but the data hold \(4,\)",
+            r"takes images of shape \(2, 2, 1\), but the data have images of shape \(4,\)",
         ),
-        (np.zeros((3, 2, 3, 1)), [0, 1, 2], r"but the data hold \(2, 3, 1\)"),
+        (np.zeros((3, 2, 3, 1)), [0, 1, 2], r"but the data have images of shape \(2, 3, 1\)"),
         (IMAGES * 255, [0, 1, 2], r"pixel values in \[0, 1\], but they span \[127.5, 127.5\]"),
         (IMAGES - 1, [0, 1, 2], r"they span \[-0.5, -0.5\]"),
         (IMAGES * np.nan, [0, 1, 2], r"they span \[nan, nan\]"),

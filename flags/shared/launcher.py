@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from hydra_tf.core.graphs import asserted
+from hydra_tf.core.graphs import assertion_sentence
 
 FLAGS = flags.FLAGS
 
@@ -148,7 +148,7 @@ def _sentence(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return " ".join((asserted(text) or text).split())
+    return " ".join((assertion_sentence(text) or text).split())
 
 
 def _help(name: str, teach: str, full: bool) -> str:

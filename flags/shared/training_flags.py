@@ -105,6 +105,17 @@ def _define_means() -> None:
     )
 
 
+def methods_help(subject: str) -> str:
+    """Return the help of a flag that takes pruning methods, with all registered names."""
+    from hydra_tf.sparsity.methods import METHODS
+    from hydra_tf.sparsity.score_init import SCORE_INITS
+
+    return (
+        f"{subject}: {', '.join(METHODS.names())}; each with a score initialisation, as in "
+        f"hydra:score_init=magnitude: {', '.join(SCORE_INITS.names())}."
+    )
+
+
 def training_settings() -> dict[str, Any]:
     """Return the training flags as a mapping, checked without TensorFlow.
 

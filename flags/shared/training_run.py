@@ -114,12 +114,12 @@ def train_network(
             lambda epoch, step: _splits(settings, seed, epoch, step, **wire).train.repeat(),
             data.steps,
             _phases(settings, density, method),
-            validation=data.validation,
+            validation_data=data.validation,
             callbacks=[*(_writers(out) if out is not None and chief else []), *watchers],
             checkpoints=checkpoints,
             options=options,
-            whole_from=lambda epoch, step: _splits(settings, seed, epoch, step).train,
-            suspects=suspects,
+            full_batches_from=lambda epoch, step: _splits(settings, seed, epoch, step).train,
+            bad_batches_path=suspects,
             verbose=verbose if chief else 0,
         )
     except training.PreemptionError as error:

@@ -7,45 +7,45 @@ from typing import Any
 
 import numpy as np
 
-from hydra_tf.checks.labels import _numbers, check_labels
+from hydra_tf.checks.labels import check_labels, numeric_array
 from hydra_tf.checks.models import check_logits, network_of
 from hydra_tf.core.lazy import keras, tf
 from hydra_tf.core.pixels import require_pixel_range
+from hydra_tf.core.types import Classifier
+
+_class_counts: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
 def check_images(x: Any, input_shape: tuple[int | None, ...]) -> None:
-    """Refuse images that the model does not take.
+    """Check that images fit a model.
 
     Args:
         x: [batch, ...] images.
         input_shape: the model's input shape, batch axis first.
 
     Raises:
-        ValueError: no numbers, wrong shape, or pixel values outside [0, 1].
+        ValueError: values that are not numbers, a wrong shape, or pixel values outside [0, 1].
 
     Example:
         >>> check_images(np.zeros((2, 4)), (None, 4))
     """
-    x = _numbers(x, "Images")
+    x = numeric_array(x, "Images")
     fits = len(x.shape) == len(input_shape) and all(
         want in (None, have) for have, want in zip(x.shape[1:], input_shape[1:], strict=False)
     )
     if not fits:
         raise ValueError(
-            f"The model takes images of shape {tuple(input_shape[1:])}, but the data hold "
-            f"{tuple(x.shape[1:])}."
+            f"The model takes images of shape {tuple(input_shape[1:])}, but the data have images "
+            f"of shape {tuple(x.shape[1:])}."
         )
     if x.size:
         require_pixel_range(float(x.min()), float(x.max()))
 
 
-_class_counts: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+def check_use(model: Classifier, x: Any, y: Any) -> None:
+    """Check that a model outputs logits, and that a batch fits it.
 
-
-def check_use(model: Any, x: Any, y: Any) -> None:
-    """Refuse a model without logits, and a batch that it cannot be trained or judged on.
-
-    The outputs of a model are looked at the first time only.
+    The outputs of a model are checked the first time only.
 
     Args:
         model: a Keras model or another callable ``(x, training) -> logits``.
@@ -57,31 +57,38 @@ def check_use(model: Any, x: Any, y: Any) -> None:
             :func:`check_labels`.
 
     Example:
-        >>> import keras
         >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])
         >>> check_use(net, np.zeros((2, 4)), np.array([0, 2]))
     """
     net = network_of(model)
-    x = _numbers(x, "Images")
+    x = numeric_array(x, "Images")
     check_images(x, getattr(net, "input_shape", (None, *x.shape[1:])))
     if net not in _class_counts and len(x):
         outputs = net(tf.cast(x[:32], tf.float32), training=False)
         check_logits(outputs)
         _class_counts[net] = int(outputs.shape[-1])
-    if net in _class_counts:  # of an unknown model an empty batch says nothing
+    if net in _class_counts:  # an empty batch does not reveal the classes of an unknown model
         check_labels(y, len(x), _class_counts[net])
 
 
 def first_batch(x: Any, y: Any = None, limit: int | None = None) -> tuple[Any, Any] | None:
-    """Return the first images and labels of what Keras's `fit` accepts, as numpy arrays.
+    """Return the first images and labels of training data as numpy arrays.
 
     Args:
-        x: array, tf.data.Dataset of (images, labels), or keras.utils.PyDataset.
+        x: array, tf.data.Dataset of (images, labels), keras.utils.PyDataset, or a generator.
         y: labels when `x` is an array.
-        limit: at most so many samples of an array; all of them when left out.
+        limit: maximum number of samples of an array; all of them when left out.
 
     Returns:
         (images, labels), or None for a generator, which cannot be read twice.
+
+    Raises:
+        ValueError: for a dataset that is empty, or does not yield pairs.
+
+    Example:
+        >>> images, labels = first_batch(np.zeros((3, 4)), np.zeros(3), limit=2)
+        >>> images.shape
+        (2, 4)
     """
     if isinstance(x, tf.data.Dataset):
         batch = next(iter(x.take(1)), None)

@@ -1,4 +1,4 @@
-"""Labels: their forms, and what is refused."""
+"""The forms of labels, and checks of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from typing import Any
 import numpy as np
 
 from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import Labels
+
+Array = np.ndarray[Any, Any]
+
+_SPARSE = "A batch has labels that are not whole numbers from 0 to the number of logits minus 1."
+_ONE_HOT = (
+    "A batch has labels of rank 2 that are not one-hot rows of one 1 each, as wide as the "
+    "logits; soft labels are not supported."
+)
 
 
 def is_one_hot(y: Any) -> bool:
-    """Whether labels have a row of numbers each, by their shape.
+    """Return whether labels have the shape of one-hot rows.
 
     Example:
         >>> is_one_hot(tf.zeros([2, 3])), is_one_hot(tf.zeros([2, 1])), is_one_hot(tf.zeros([2]))
@@ -19,8 +28,11 @@ def is_one_hot(y: Any) -> bool:
     return len(y.shape) == 2 and y.shape[-1] != 1
 
 
-def sparse_labels(y: Any) -> tf.Tensor:
-    """Return labels as int32 [batch]; one-hot rows become the index of their one.
+def sparse_labels(y: Any) -> Labels:
+    """Return labels as int32 [batch]; one-hot rows become the index of their 1.
+
+    Args:
+        y: [batch] or [batch, 1] integer labels, or [batch, classes] one-hot.
 
     Raises:
         ValueError: for labels of another shape.
@@ -36,14 +48,40 @@ def sparse_labels(y: Any) -> tf.Tensor:
         y = y[:, 0]
     if len(y.shape) != 1:
         raise ValueError(
-            f"Labels must be integers of shape [batch] or one-hot of shape [batch, classes], "
+            "Labels must be integers of shape [batch] or one-hot of shape [batch, classes], "
             f"not of shape {tuple(y.shape)}."
         )
     return tf.cast(y, tf.int32)
 
 
+def labels_valid(y: tf.Tensor, classes: int) -> tuple[tf.Tensor, str]:
+    """Return whether labels are valid, for use in a graph, and the sentence if they are not.
+
+    Args:
+        y: labels as in :func:`sparse_labels`, a tensor of known rank.
+        classes: number of logits.
+
+    Returns:
+        A boolean scalar, and the error sentence.
+
+    Example:
+        >>> valid, sentence = labels_valid(tf.constant([0, 3]), 3)
+        >>> bool(valid)
+        False
+    """
+    if is_one_hot(y):
+        rows = tf.cast(y, tf.float32)
+        single = tf.reduce_all((rows == 0) | (rows == 1)) & tf.reduce_all(
+            tf.reduce_sum(rows, 1) == 1
+        )
+        return single & (tf.shape(y)[1] == classes), _ONE_HOT
+    labels = sparse_labels(y)
+    whole = tf.cast(labels, y.dtype) == tf.reshape(y, [-1])  # the cast would turn 1.5 into 1
+    return tf.reduce_all(whole & (labels >= 0) & (labels < classes)), _SPARSE
+
+
 def check_labels(y: Any, images: int, classes: int) -> None:
-    """Refuse labels that do not fit the images or the model.
+    """Check that labels match the images and the model.
 
     Args:
         y: [batch] or [batch, 1] integer labels, or [batch, classes] one-hot.
@@ -51,12 +89,13 @@ def check_labels(y: Any, images: int, classes: int) -> None:
         classes: number of logits.
 
     Raises:
-        ValueError: no whole numbers, labels out of range, no one-hot rows, or not as many.
+        ValueError: values that are not integers, labels out of range, rows that are not one-hot,
+            or another number of labels than images.
 
     Example:
         >>> check_labels(np.array([0, 2]), 2, 3)
     """
-    y = _numbers(y, "Labels")
+    y = numeric_array(y, "Labels")
     if y.ndim and images != len(y):
         raise ValueError(f"There are {images} images but {len(y)} labels.")
     if y.ndim == 2 and y.shape[1] == classes and classes > 1:
@@ -78,9 +117,21 @@ def check_labels(y: Any, images: int, classes: int) -> None:
         )
 
 
-def _numbers(values: Any, what: str) -> np.ndarray[Any, Any]:
-    """The values as an array, refused unless they are numbers."""
+def numeric_array(values: Any, subject: str) -> Array:
+    """Return values as an array.
+
+    Args:
+        values: anything that NumPy makes an array of.
+        subject: first word of the error.
+
+    Raises:
+        ValueError: for values that are not numbers.
+
+    Example:
+        >>> numeric_array([0, 1], "Labels").tolist()
+        [0, 1]
+    """
     array = np.asarray(values)
     if array.dtype.kind in "OSUcmM":
-        raise ValueError(f"{what} must be numbers, not of type {array.dtype}.")
+        raise ValueError(f"{subject} must be numbers, not of type {array.dtype}.")
     return array

@@ -61,14 +61,14 @@ class Graphs:
         return graphs[key]
 
 
-def asserted(text: str) -> str | None:
+def assertion_sentence(text: str) -> str | None:
     """Return the sentence of an assertion of ours that a graph's error tells, if it is one.
 
     Args:
         text: of the error.
 
     Example:
-        >>> asserted("Error in a map: assertion failed: [The file is gone.] [[node Assert]]")
+        >>> assertion_sentence("In a map: assertion failed: [The file is gone.] [[node Assert]]")
         'The file is gone.'
     """
     found = _ASSERTED.search(text)

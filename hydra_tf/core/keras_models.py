@@ -9,13 +9,15 @@ from typing import Any
 from hydra_tf.core.lazy import keras
 
 
-def all_layers(model: Any) -> list[Any]:
-    """Return every layer of a model, those of nested models and wrappers included, each once.
+def all_layers(model: Any, in_wrappers: bool = True) -> list[Any]:
+    """Return every layer of a model, those of nested models included, each once.
 
     A layer comes before the layers inside it.
 
     Args:
         model: a Keras model or layer; for anything else the list is empty.
+        in_wrappers: whether to include layers that are attributes of another layer, such as
+            those inside TimeDistributed.
 
     Example:
         >>> inner = keras.Sequential([keras.Input([2]), keras.layers.Dense(2, name="dense")])
@@ -23,19 +25,19 @@ def all_layers(model: Any) -> list[Any]:
         >>> [layer.name for layer in all_layers(net) if layer is not inner]
         ['dense', 'relu']
     """
-    return list(_walk(model, set()))
+    return list(_walk(model, set(), in_wrappers))
 
 
-def _walk(model: Any, seen: set[int]) -> Iterator[Any]:
-    layers = getattr(model, "layers", None)
-    if layers is None:  # a wrapper or custom layer: the layers among its attributes
+def _walk(model: Any, seen: set[int], in_wrappers: bool) -> Iterator[Any]:
+    layers = getattr(model, "layers", None if in_wrappers else ())
+    if layers is None:
         attributes = getattr(model, "__dict__", {}).values()
         layers = [value for value in attributes if isinstance(value, keras.layers.Layer)]
     for layer in layers:
         if id(layer) not in seen:
             seen.add(id(layer))
             yield layer
-            yield from _walk(layer, seen)
+            yield from _walk(layer, seen, in_wrappers)
 
 
 def wrapped_network(model: Any) -> Any:

@@ -178,7 +178,11 @@ def mask_model(
     if not masked_layers(masked):
         kinds = ", ".join(sorted(kind.__name__ for kind in MASKED))
         raise ValueError(f"The model has nothing to mask: no chosen layer is one of {kinds}.")
-    left = [f"{la.name} ({type(la).__name__})" for la in all_layers(masked) if unmasked_kernels(la)]
+    left = [
+        f"{layer.name} ({type(layer).__name__})"
+        for layer in all_layers(masked, in_wrappers=False)
+        if unmasked_kernels(layer)
+    ]
     if left:
         logging.info("hydra_tf: layers left without a mask: %s.", ", ".join(left))
     return masked

@@ -41,10 +41,14 @@ def masked_layers(model: Any) -> list[MaskedLike]:
 
 
 def unmasked_kernels(layer: Any) -> list[Any]:
-    """The weights of two axes or more of a layer without a mask, inner layers' left out."""
+    """Return the weights of rank 2 or more of a layer without a mask.
+
+    Weights of masked layers inside it, and of the layers of a nested model, are left out.
+    """
     if hasattr(layer, "refresh_mask"):
         return []
-    inner = {id(weight) for part in all_layers(layer) for weight in part.weights}
+    listed = [*getattr(layer, "layers", ()), *masked_layers(layer)]
+    inner = {id(weight) for other in listed for weight in other.weights}
     return [w for w in layer.weights if len(w.shape) > 1 and id(w) not in inner]
 
 
@@ -154,9 +158,12 @@ def report(model: Any) -> dict[str, Any]:
         {'weights': 6, 'kept': 6, 'density': 1.0}
     """
     rows = []
+    outer = {id(layer) for layer in all_layers(model, in_wrappers=False)}
     for layer in all_layers(model):
         masked = hasattr(layer, "refresh_mask")
-        kernels = [layer.kernel] if masked else unmasked_kernels(layer)
+        kernels = [layer.kernel] if masked else []
+        if not masked and id(layer) in outer:
+            kernels = unmasked_kernels(layer)
         if not kernels:
             continue
         sizes = [math.prod(kernel.shape) for kernel in kernels]

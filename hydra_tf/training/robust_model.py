@@ -1,4 +1,4 @@
-"""A Keras model trained with a robust objective."""
+"""A Keras model that is trained with a robust objective."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ import keras
 import tensorflow as tf
 
 from hydra_tf import attacks, models, objectives
-from hydra_tf.checks.batches import check_use, first_batch
-from hydra_tf.checks.models import require_logits
-from hydra_tf.core.types import require_number
+from hydra_tf.checks import check_use, first_batch, require_logits
+from hydra_tf.core.types import Images, Logits, require_number
 from hydra_tf.objectives.base import Replayed
+from hydra_tf.objectives.validation import validation_measure
 from hydra_tf.sparsity.model import adopt_masks, masked_layers
-from hydra_tf.training.callbacks.callback_order import arrange, warn_of_coarse_rates
+from hydra_tf.training.callbacks.callback_order import ordered_callbacks, warn_of_coarse_rates
 from hydra_tf.training.callbacks.learning_rate import CompiledRate
 from hydra_tf.training.step.batch_checks import plain_sentences
 from hydra_tf.training.step.model_steps import BatchSteps
 from hydra_tf.training.step.optimizer import OptimizerState, require_scope, require_supported
 from hydra_tf.training.step.phases import NO_PHASE, PHASES, Phase
-from hydra_tf.training.step.replayed_perturbation import carried_shape
+from hydra_tf.training.step.replayed_perturbation import perturbation_shape
+
+Batch = tuple[Any, Any]
 
 
 @keras.saving.register_keras_serializable(package="hydra_tf")
 class RobustModel(BatchSteps):
-    """Wraps a network so that `compile`, `fit` and `evaluate` are robust ones.
+    """Wraps a network so that `compile`, `fit` and `evaluate` are robust.
 
-    Calling it gives the network's logits. `fit` minimises the objective; the metrics given
+    Calling it returns the network's logits. `fit` minimises the objective; the metrics given
     to `compile` see the benign logits, and `robust_accuracy` is added: under the
     objective's own attack while training, under `validation_attack` in `evaluate`.
 
     Args:
-        net: functional or Sequential model that outputs logits; masked on the way in if it
-            has no masks yet.
+        net: functional or Sequential model that outputs logits; masks are added if it has none.
         objective: ``"natural"``, ``"pgd:..."``, ``"trades:..."``, a mapping, an instance or
             a callable ``(model, x, y, context) -> LossTerms``.
-        seed: every random number of training follows from it, the phase and the step.
-        validation_attack: attack spec for `evaluate`; ``"auto"`` takes the objective's own
-            ball with twice its steps; None for none.
-        train_batchnorm: whether BatchNorm's gamma and beta are trained in the prune phase.
+        seed: every random number of training is a function of it, the phase and the step.
+        validation_attack: attack spec for `evaluate`; ``"auto"`` uses the ball of the
+            objective with twice its steps; None for none.
+        train_batchnorm: whether gamma and beta of BatchNorm are trained in the prune phase.
 
     Raises:
         ValueError: a net that ends in a softmax or has several outputs, an unknown objective
             or attack.
-        TypeError: a subclassed net without masks, a RobustModel, a seed that is no whole number.
+        TypeError: a subclassed net without masks, a RobustModel, a seed that is not an integer.
 
     Example:
         >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])
@@ -65,30 +66,27 @@ class RobustModel(BatchSteps):
     ) -> None:
         require_number("seed", seed, whole=True)
         if isinstance(net, RobustModel):
-            raise TypeError("The net is a RobustModel already; pass its network, model.net.")
+            raise TypeError("The net is already a RobustModel; pass its network, model.net.")
         super().__init__(**kwargs)
         require_logits(net)
         self.net = net if masked_layers(net) else models.mask_model(net)
         self.objective = objectives.build(objective)
         self.seed = seed
         self.train_batchnorm = train_batchnorm
-        self.metrics_take_rows = False
-        self.phase: Phase = PHASES["pretrain"]
-        self.phase_steps: int | None = None
-        self.counted_steps: int | None = None  # where `fit` counts them itself
-        self.first_batch: tuple[Any, Any] | None = None
         self.compiled_rate = CompiledRate()
-        self.optimizer_state = OptimizerState()
+        self._metrics_take_one_hot = False
+        self._phase: Phase = PHASES["pretrain"]
+        self._phase_steps: int | None = None
+        self._counted_steps: int | None = None
+        self._first_batch: Batch | None = None
+        self._optimizer_state = OptimizerState()
         self._traced_for: dict[str, list[Any]] = {}
         self._attack_spec = validation_attack
         if validation_attack == "auto":
-            own = getattr(self.objective, "validation_attack", lambda: None)()
-            verifies = hasattr(own, "held")
-            self.validation_attack = attacks.build(own) if own and not verifies else own
-        else:
-            self.validation_attack = attacks.build(validation_attack) if validation_attack else None
-        # Saved with the weights, so that an interrupted pipeline knows where it was.
-        self.phase_entered = self.add_weight(
+            validation_attack = getattr(self.objective, "validation_attack", lambda: None)()
+        self.validation_measure = validation_measure(validation_attack)
+        # Saved with the weights, so that an interrupted pipeline knows its phase.
+        self._saved_phase = self.add_weight(
             name="phase",
             shape=(),
             dtype="int32",
@@ -97,15 +95,57 @@ class RobustModel(BatchSteps):
             autocast=False,
             aggregation="only_first_replica",
         )
-        self.carried: Any = None
-        self.robust_accuracy = keras.metrics.Mean(name="robust_accuracy")
+        self._perturbation: keras.Variable | None = None
+        self._robust_accuracy = keras.metrics.Mean(name="robust_accuracy")
         self.built = True
-        # "auto" would compile with XLA on a GPU, where mask selection is not at home.
+        # "auto" would compile with XLA on a GPU, which does not support mask selection.
         self.supports_jit = False
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Images, training: bool | None = None) -> Logits:
         """Return the network's logits, [batch, classes]."""
         return self.net(inputs, training=training)
+
+    def compile(  # type: ignore[no-untyped-def]
+        self, optimizer="rmsprop", loss=None, loss_weights=None, **kwargs
+    ) -> None:
+        """Compile like `keras.Model.compile`; the loss is the model's objective.
+
+        Args:
+            optimizer: as in Keras.
+            loss: not supported; see `objective` of :class:`RobustModel`.
+            loss_weights: not supported.
+            **kwargs: further arguments of Keras's `compile`.
+
+        Raises:
+            ValueError: for a loss or loss weights.
+        """
+        for name, value in (("loss", loss), ("loss_weights", loss_weights)):
+            if value is not None:
+                raise ValueError(
+                    f"RobustModel.compile does not take {name}, because the model trains with its "
+                    'objective; choose that one: RobustModel(net, objective="trades").'
+                )
+        super().compile(optimizer=optimizer, **kwargs)
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that `fit` trains; see :meth:`set_phase`."""
+        return self._phase
+
+    @property
+    def phase_steps(self) -> int | None:
+        """Number of optimizer steps of the phase, None if unknown."""
+        return self._phase_steps
+
+    @property
+    def saved_phase(self) -> int:
+        """Index of the last phase that a pipeline has entered, -1 if none."""
+        return int(keras.ops.convert_to_numpy(self._saved_phase))
+
+    @property
+    def first_batch(self) -> Batch | None:
+        """Images and labels of the first training batch, None before training."""
+        return self._first_batch
 
     def set_phase(self, name: str, steps: int | None = None) -> None:
         """Choose what `fit` trains from its next step on, at the density of the present masks.
@@ -113,7 +153,7 @@ class RobustModel(BatchSteps):
         Args:
             name: ``"pretrain"``, ``"prune"`` or ``"finetune"``.
             steps: optimizer steps of the phase, for objectives whose epsilon grows over it;
-                without them a `fit` without HydraCallback takes all its epochs for the phase.
+                when left out, a `fit` without HydraCallback makes all its epochs the phase.
 
         Raises:
             ValueError: for an unknown phase.
@@ -121,10 +161,29 @@ class RobustModel(BatchSteps):
         if name not in PHASES:
             raise ValueError(f'Unknown phase "{name}". Known: {", ".join(PHASES)}.')
         adopt_masks(self.net)
-        self.phase, self.phase_steps = PHASES[name], steps
+        self._phase, self._phase_steps = PHASES[name], steps
         self.train_function = None
         if self.compiled:
             self.make_train_function(force=True)
+
+    def set_counted_steps(self, steps: int | None) -> None:
+        """Set the length of the phase to the steps of a `fit`, unless `set_phase` was given one.
+
+        Args:
+            steps: optimizer steps of the whole `fit`, None if unknown.
+        """
+        if self._phase_steps == self._counted_steps and steps != self._counted_steps:
+            self._counted_steps = steps
+            self.set_phase(self._phase.name, steps)
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether the length of the phase is that of a `fit`, not one given to `set_phase`."""
+        return self._phase_steps == self._counted_steps
+
+    def save_phase(self, index: int) -> None:
+        """Store the index of the phase that a pipeline enters with the model's weights."""
+        self._saved_phase.assign(index)
 
     def fit(  # type: ignore[no-untyped-def]
         self,
@@ -136,119 +195,122 @@ class RobustModel(BatchSteps):
         callbacks=None,
         **kwargs,
     ) -> Any:
-        """Train like `keras.Model.fit`, after a look at the data.
+        """Train like `keras.Model.fit`, after checking the data.
 
         Args:
-            x: arrays, tf.data.Dataset, PyDataset or generator, as Keras takes them.
+            x: arrays, tf.data.Dataset, PyDataset or generator, as in Keras.
             y: labels when `x` is an array; integers or one-hot.
             batch_size: as in Keras.
             epochs: as in Keras; with a HydraCallback the sum of its phases.
             verbose: as in Keras.
             callbacks: as in Keras.
-            **kwargs: whatever else Keras's `fit` takes, but class and sample weights.
+            **kwargs: further arguments of Keras's `fit`, except class and sample weights.
 
         Raises:
             ValueError: images outside [0, 1] or of the wrong shape, labels out of range, an
                 optimizer that averages weights or accumulates gradients itself.
-            FloatingPointError: when the loss becomes NaN; the model has the weights of the last
-                finished epoch then, and its optimizer the state of a new one.
+            FloatingPointError: when the loss is not finite; the model then has the weights of the
+                last finished epoch, and its optimizer the state of a new one.
         """
         for name in ("class_weight", "sample_weight"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"RobustModel.fit does not support {name}.")
-        self.first_batch = self.check_data(x, y)
-        self._trace_for("train_function", self.first_batch)
+        self.check_training_data(x, y)
+        self._retrace_if_needed("train_function", self._first_batch)
         data = kwargs.get("validation_data")
         if data is not None:
             pair = data[:2] if isinstance(data, tuple) else (data,)
-            self._trace_for("test_function", self.check_data(*pair))
+            self._retrace_if_needed("test_function", self.check_data(*pair))
         if y is not None:
-            self.first_batch = first_batch(x, y, limit=batch_size or 32)
+            self._first_batch = first_batch(x, y, limit=batch_size or 32)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks = arrange(callbacks, verbose, kwargs.get("initial_epoch", 0))
+            resumes = kwargs.get("initial_epoch", 0) > 0
+            callbacks = ordered_callbacks(callbacks, verbose, resumes)
             warn_of_coarse_rates(callbacks, self.steps_per_execution)
-        self.prepare()
+        self.prepare_training()
         if isinstance(x, tf.data.Dataset):
-            kwargs.setdefault("shuffle", False)  # Keras cannot, and warns where it is left on
+            kwargs.setdefault("shuffle", False)  # Keras cannot shuffle it, and would warn
         with plain_sentences():
             return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
 
-    def _trace_for(self, function: str, batch: tuple[Any, Any] | None) -> None:
-        """Have a graph made anew where what it was made for has changed.
+    def _retrace_if_needed(self, function: str, batch: Batch | None) -> None:
+        """Retrace a graph if densities or the rank of labels changed.
 
-        Densities are numbers of the graph; Keras makes one graph for labels of one and of two
-        axes, in which nothing is known of their axes.
+        Densities are constants of the graph. Keras keeps one graph for labels of rank 1 and 2,
+        in which their rank would be unknown.
         """
         adopt_masks(self.net)
-        form: list[Any] = [None if batch is None else batch[1].ndim]
-        form += [(layer.density, layer.granularity) for layer in masked_layers(self.net)]
-        if self._traced_for.get(function) != form:
+        key: list[Any] = [None if batch is None else batch[1].ndim]
+        key += [(layer.density, layer.granularity) for layer in masked_layers(self.net)]
+        if self._traced_for.get(function) != key:
             setattr(self, function, None)
-            self._traced_for[function] = form
+            self._traced_for[function] = key
 
-    def prepare(self) -> None:
-        """Make what training needs beside the network, once `first_batch` is known.
+    def prepare_training(self) -> None:
+        """Build the optimizer and allocate the stored perturbation, after the data check.
 
         Raises:
-            ValueError: for an objective that needs the first batch, and there is none; for an
-                optimizer that averages weights or accumulates gradients itself; for variables
-                that were made outside the scope of the tf.distribute strategy.
+            ValueError: for a replayed objective without a first batch; for an optimizer that
+                averages weights or accumulates gradients itself; for variables that were created
+                outside the scope of the tf.distribute strategy.
         """
-        if isinstance(self.objective, Replayed) and self.carried is None:
-            if self.first_batch is None:
+        if isinstance(self.objective, Replayed) and self._perturbation is None:
+            if self._first_batch is None:
                 raise ValueError(
-                    "This objective carries a perturbation of the form of a batch, but the data "
-                    "are a generator; pass arrays or a tf.data.Dataset."
+                    "This objective carries a perturbation of the shape of a batch, but the data "
+                    "are a generator, whose shape is unknown; pass arrays or a tf.data.Dataset."
                 )
             replicas = self.distribute_strategy.num_replicas_in_sync
-            self._carry(carried_shape(self.first_batch[0], replicas))
+            self._allocate_perturbation(perturbation_shape(self._first_batch[0], replicas))
         if self.compiled:
             require_supported(self.optimizer)
-            made = [*self.net.variables, self.phase_entered, self.optimizer.iterations]
-            require_scope(self.distribute_strategy, made)
-            # For all variables, whatever the phase: its saved state keeps one form.
+            variables = [*self.net.variables, self._saved_phase, self.optimizer.iterations]
+            require_scope(self.distribute_strategy, variables)
+            # For all variables in every phase, so that its saved state has one form.
             with self.distribute_strategy.scope():
-                self.optimizer_state.build(self.optimizer, self.trainable_variables)
+                self._optimizer_state.build(self.optimizer, self.trainable_variables)
 
-    def renew_optimizer(self) -> None:
-        """Give the optimizer the state of a new one: no momentum is left."""
+    def reset_optimizer(self) -> None:
+        """Give the optimizer the state of a new one, without momentum."""
         with self.distribute_strategy.scope():
-            self.optimizer_state.renew()
+            self._optimizer_state.reset()
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate like `keras.Model.evaluate`, with accuracy under `validation_attack`."""
-        if not kwargs.get("_use_cached_eval_dataset"):
-            self._trace_for("test_function", self.check_data(x, y))
+        """Evaluate like `keras.Model.evaluate`, with robust accuracy."""
+        # fit has checked its validation data; it passes its callbacks on as one list.
+        if not isinstance(kwargs.get("callbacks"), keras.callbacks.CallbackList):
+            self._retrace_if_needed("test_function", self.check_data(x, y))
         with plain_sentences():
             return super().evaluate(x, y, *args, **kwargs)
 
     def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train on one batch like `keras.Model.train_on_batch`."""
-        self.first_batch = self.check_data(x, y)
-        self._trace_for("train_function", self.first_batch)
-        self.prepare()
+        self.check_training_data(x, y)
+        self._retrace_if_needed("train_function", self._first_batch)
+        self.prepare_training()
         with plain_sentences():
             return super().train_on_batch(x, y, *args, **kwargs)
 
     def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Judge one batch like `keras.Model.test_on_batch`."""
-        self._trace_for("test_function", self.check_data(x, y))
+        """Evaluate one batch like `keras.Model.test_on_batch`."""
+        self._retrace_if_needed("test_function", self.check_data(x, y))
         return super().test_on_batch(x, y, *args, **kwargs)
 
     def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
-        """Export the network of plain layers like `keras.Model.export`."""
+        """Export the network with plain layers like `keras.Model.export`."""
         return models.strip_masks(self.net).export(filepath, *args, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as saved; Keras calls this."""
-        super().compile_from_config(config)
-        self.compiled_rate.adopt(self.optimizer)
-        self.optimizer_state.note(self.optimizer, self.trainable_variables)
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+        self.compiled_rate.attach(self.optimizer)
+        self._optimizer_state.note_built(self.optimizer, self.trainable_variables)
 
-    def _carry(self, shape: tuple[int, ...]) -> None:
-        """Make room for what a replayed objective carries from batch to batch."""
+    def _allocate_perturbation(self, shape: tuple[int, ...]) -> None:
+        """Add the weight that stores the perturbation of a replayed objective."""
         with self.distribute_strategy.scope():
-            self.carried = self.add_weight(
+            self._perturbation = self.add_weight(
                 name="carried",
                 shape=shape,
                 initializer="zeros",
@@ -258,8 +320,12 @@ class RobustModel(BatchSteps):
                 aggregation="sum",
             )
 
-    def check_data(self, x: Any, y: Any = None) -> tuple[Any, Any] | None:
-        """Check all of two arrays, or the first batch of a data set, and return them.
+    def check_training_data(self, x: Any, y: Any = None) -> None:
+        """Check training data as :meth:`check_data` does, and remember the first batch."""
+        self._first_batch = self.check_data(x, y)
+
+    def check_data(self, x: Any, y: Any = None) -> Batch | None:
+        """Check two whole arrays, or the first batch of a dataset, and return them.
 
         Raises:
             ValueError: images outside [0, 1] or of the wrong shape, labels out of range, a
@@ -273,33 +339,33 @@ class RobustModel(BatchSteps):
         return batch
 
     def get_config(self) -> dict[str, Any]:
-        """The net and the objective's parameters; a bare callable cannot be saved."""
+        """Return the net and the objective's parameters; a plain callable cannot be saved."""
         attack = self._attack_spec
         if attack is not None and not isinstance(attack, str | dict):
             attack = attacks.ATTACKS.config(attack)
         return {
             "name": self.name,
-            # Keras wraps the optimizer for loss scaling where this says mixed_float16.
+            # Keras wraps the optimizer for loss scaling if this is mixed_float16.
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "net": keras.saving.serialize_keras_object(self.net),
             "objective": objectives.OBJECTIVES.config(self.objective),
             "seed": self.seed,
             "validation_attack": attack,
             "train_batchnorm": self.train_batchnorm,
-            "phase": self.phase.name,
+            "phase": self._phase.name,
             "compiled_rate": self.compiled_rate.rate,
-            "carried": None if self.carried is None else list(self.carried.shape),
+            "carried": None if self._perturbation is None else list(self._perturbation.shape),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RobustModel:
-        """Build the model from :meth:`get_config`."""
+        """Return the model of :meth:`get_config`."""
         config = dict(config)
         net = keras.saving.deserialize_keras_object(config["net"], custom_objects=custom_objects)
         phase, rate = config.pop("phase"), config.pop("compiled_rate")
-        carried = config.pop("carried", None)
+        stored = config.pop("carried", None)
         model = cls(**{**config, "net": net})
-        if carried is not None:
-            model._carry(tuple(carried))
-        model.phase, model.compiled_rate = PHASES[phase], CompiledRate(rate)
+        if stored is not None:
+            model._allocate_perturbation(tuple(stored))
+        model._phase, model.compiled_rate = PHASES[phase], CompiledRate(rate)
         return model

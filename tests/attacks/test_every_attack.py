@@ -186,7 +186,7 @@ def test_what_cannot_be_attacked_is_refused_in_a_sentence(trained, name):
         (net, x, y + 10, "from 0 to 9"),
         (net, x, y - 10, "from 0 to 9"),
         (net, x, y[1:], "64 images but 63 labels"),
-        (net, x[..., 0], y, r"images of shape \(8, 8, 1\), but the data hold \(8, 8\)"),
+        (net, x[..., 0], y, r"of shape \(8, 8, 1\), but the data have images of shape \(8, 8\)"),
         (net, 255 * x, y, "divide 8-bit images by 255"),
     ]
     for model, images, labels, sentence in cases:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 import hydra_tf
 from hydra_tf import attacks
-from hydra_tf.attacks import base
+from hydra_tf.attacks import ascent, base, losses
 from hydra_tf.attacks.pgd import PGD
+from hydra_tf.core.randomness import stateless_seed
 
 NORMS = ("linf", "l2")
 EPSILON = {"linf": 0.06, "l2": 0.4}  # about half of the trained network's digits fall
@@ -47,7 +48,7 @@ def test_results_are_in_ball_and_pixel_range(
     attack = PGD(norm=norm, epsilon=epsilon, **how)
     found = attack.perturb(
         lambda z: net(z, training=False), tf.constant(x[:8]), tf.constant(y[:8]),
-        base.stateless_seed(seed),
+        stateless_seed(seed),
     ).numpy()  # fmt: skip
     assert found.min() >= 0
     assert found.max() <= 1
@@ -62,9 +63,9 @@ def test_the_best_iterate_is_never_worse_than_the_last(trained, norm):
     # Steps of the whole radius overshoot and wander.
     how = {"norm": norm, "epsilon": EPSILON[norm], "step_size": EPSILON[norm], "steps": 7}
     predict = lambda z: net(z, training=False)  # noqa: E731
-    loss = lambda z: base.cross_entropy(y, z)  # noqa: E731
-    last = base.ascend(predict, tf.constant(x), tf.constant(x), loss, **how)
-    best, broken = base.ascend_best(predict, tf.constant(x), tf.constant(x), loss, y, **how)
+    loss = lambda z: losses.cross_entropy(y, z)  # noqa: E731
+    last = ascent.ascend(predict, tf.constant(x), tf.constant(x), loss, **how)
+    best, broken = ascent.ascend_best(predict, tf.constant(x), tf.constant(x), loss, y, **how)
     held_last, held_best = correct(net, last, y), correct(net, best, y)
     assert np.array_equal(broken, ~held_best)
     assert not (held_best & ~held_last).any()
@@ -103,7 +104,7 @@ def test_restarts_start_elsewhere_and_skip_what_is_broken():
 
     x, y = tf.fill([100, 1], 0.5), tf.zeros(100, tf.int32)
     attack = PGD(epsilon=0.1, steps=0, restarts=4)
-    found = attack.perturb(predict, x, y, base.stateless_seed(0)).numpy()
+    found = attack.perturb(predict, x, y, stateless_seed(0)).numpy()
     # A uniform start exceeds 0.55 with probability 1/4: each pass sees 3/4 of the one before.
     assert sizes[0] == 100
     survivors = [*sizes[1:], int((found <= 0.55).sum())]
@@ -112,7 +113,7 @@ def test_restarts_start_elsewhere_and_skip_what_is_broken():
     assert (np.abs(ratios - 0.75) < 4 * np.sqrt(0.75 * 0.25 / np.array(sizes))).all()
     all_broken = PGD(epsilon=0.1, steps=0, restarts=4)
     sizes.clear()
-    all_broken.perturb(predict, x + 0.3, y, base.stateless_seed(0))
+    all_broken.perturb(predict, x + 0.3, y, stateless_seed(0))
     assert sizes == [100]
 
 

@@ -159,7 +159,7 @@ def test_probabilities_in_disguise_are_refused(logarithm):
         (X, Y + 1, "from 0 to 2.*span"),
         (X, Y - 1, "from 0 to 2"),
         (X, Y + 0.5, "whole numbers"),
-        (X[:, :3], Y, r"images of shape \(4,\), but the data hold \(3,\)"),
+        (X[:, :3], Y, r"images of shape \(4,\), but the data have images of shape \(3,\)"),
         (X, np.full((37, 3), 1 / 3), "one-hot"),
     ],
 )

@@ -75,7 +75,7 @@ def test_importing_a_binary_does_not_load_tensorflow(binary):
         (["stray"], "stray"),
         (["--out="], "--out"),
         (["--out=/proc/run"], "cannot be written"),
-        (["--method=lwm", "--pretrain_epochs=0", "--finetune_epochs=0"], "nothing to do"),
+        (["--method=lwm", "--pretrain_epochs=0", "--finetune_epochs=0"], "no epochs to run"),
     ],
 )
 def test_bad_flags_end_with_one_line_and_status_2(flags, sentence, tmp_path):

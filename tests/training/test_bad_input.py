@@ -27,7 +27,11 @@ GOOD_X, GOOD_Y = np.full((6, 4), 0.5, "float32"), np.array([0, 1, 2, 0, 1, 2])
         (GOOD_X * 255, GOOD_Y, r"\[0, 1\], but they span \[127.5, 127.5\]; divide"),
         (GOOD_X - 1, GOOD_Y, r"\[0, 1\], but they span \[-0.5, -0.5\]"),
         (GOOD_X * np.nan, GOOD_Y, r"\[0, 1\]"),
-        (np.zeros((6, 5)), GOOD_Y, r"takes images of shape \(4,\), but the data hold \(5,\)"),
+        (
+            np.zeros((6, 5)),
+            GOOD_Y,
+            r"takes images of shape \(4,\), but the data have images of shape \(5,\)",
+        ),
         (GOOD_X, GOOD_Y + 1, "from 0 to 2"),
         (GOOD_X, GOOD_Y - 1, "from 0 to 2"),
         (GOOD_X, GOOD_Y + 0.5, "whole numbers"),
@@ -100,13 +104,13 @@ def test_unknown_objective_and_parameter():
         ({"granularity": "elemnt"}, 'did you mean "element"'),
         ({"schedule": "cosin"}, 'did you mean "cosine"'),
         ({"pretrain_epochs": -1}, "at least 0"),
-        ({"pretrain_epochs": 0}, "nothing to do"),
-        ({"pretrain_epochs": 0, "prune_epochs": 3, "method": "lwm"}, "nothing to do"),
-        ({"finetune_epochs": 1}, "prune_epochs, or take lwm"),
+        ({"pretrain_epochs": 0}, "no epochs to run"),
+        ({"pretrain_epochs": 0, "prune_epochs": 3, "method": "lwm"}, "no epochs to run"),
+        ({"finetune_epochs": 1}, "prune_epochs, or use the method .lwm"),
         ({"learning_rate": -1.0}, "positive number"),
         ({"learning_rate": {"fine_tune": 0.5}}, 'did you mean "finetune"'),
         ({"warmup": 1.0}, "warmup"),
-        ({"schedule": None, "learning_rate": 0.5}, "schedule=None leaves the rate alone"),
+        ({"schedule": None, "learning_rate": 0.5}, "schedule=None leaves the rate unchanged"),
     ],
 )
 def test_callback_arguments(arguments, sentence):
@@ -131,7 +135,7 @@ def test_callback_arguments_of_another_type(arguments, sentence):
 def test_two_masters_of_the_learning_rate_are_refused():
     own = hydra_tf.RobustModel(net(), "natural")
     own.compile(keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 4)))
-    with pytest.raises(ValueError, match=r"have no say, for the optimizer .* leave one"):
+    with pytest.raises(ValueError, match=r"be ignored, because the optimizer .* leave out one"):
         own.fit(GOOD_X, GOOD_Y, callbacks=[hydra_tf.HydraCallback(0.5, 1, learning_rate=0.5)])
     for other in (
         keras.callbacks.LearningRateScheduler(lambda epoch: 0.25),
@@ -179,7 +183,7 @@ def test_nets_that_cannot_be_wrapped():
     heads = keras.Model(images, [keras.layers.Dense(3)(images), keras.layers.Dense(3)(images)])
     with pytest.raises(ValueError, match="has 2 outputs"):
         hydra_tf.RobustModel(heads)
-    with pytest.raises(TypeError, match=r"RobustModel already; pass its network, model\.net"):
+    with pytest.raises(TypeError, match=r"already a RobustModel; pass its network, model\.net"):
         hydra_tf.RobustModel(model())
     for seed in ("a", 1.0):
         with pytest.raises(TypeError, match="seed must be a whole number"):
@@ -266,14 +270,14 @@ def test_a_bad_batch_in_the_middle_is_one_sentence():
     robust = model()
     bad = tf.data.Dataset.from_tensor_slices((images, labels)).batch(6)
     for call in (robust.fit, robust.evaluate):
-        with pytest.raises(ValueError, match="A batch holds images with values outside"):
+        with pytest.raises(ValueError, match="A batch has images with values outside"):
             call(bad, verbose=0)
 
     def generate():
         while True:
             yield GOOD_X, GOOD_Y + 7
 
-    with pytest.raises(ValueError, match="A batch holds labels that are not"):
+    with pytest.raises(ValueError, match="A batch has labels that are not"):
         robust.fit(generate(), steps_per_epoch=1, verbose=0)
 
 
@@ -298,7 +302,7 @@ def test_a_bad_label_in_the_middle_is_one_sentence(labels, sentence):
 def test_a_dataset_must_tell_its_axes():
     spec = tf.TensorSpec(None), tf.TensorSpec(None, tf.int64)
     data = tf.data.Dataset.from_generator(lambda: iter([(GOOD_X, GOOD_Y)]), output_signature=spec)
-    with pytest.raises(ValueError, match=r"how many axes .* tf.ensure_shape"):
+    with pytest.raises(ValueError, match=r"rank of its images .* tf.ensure_shape"):
         model().fit(data, verbose=0)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import hydra_tf
 from hydra_tf.training import Checkpoints, LoopOptions, PreemptionError, train
-from hydra_tf.training.long_runs.checkpoints import RunPosition, gathered, scatter
+from hydra_tf.training.long_runs.checkpoints import RunPosition, restore_variables, variable_arrays
 from tests.training.loops import STEPS, assert_same, make, phases, weights_of
 
 OBJECTIVE = "trades:epsilon=0.1,steps=1,step_size=0.05,start=uniform"
@@ -56,7 +56,7 @@ def run(folder, validation, batches_from, *watchers, every=0.0, average=None):
         batches_from,
         STEPS,
         phases(*PLAN),
-        validation=validation,
+        validation_data=validation,
         callbacks=[Rows(), *watchers],
         checkpoints=Checkpoints(folder),
         options=options,
@@ -221,7 +221,7 @@ def test_a_full_disk_leaves_the_run_as_it_was(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match=r"No space left on device.*goes on from the one before"):
+    with pytest.raises(OSError, match=r"No space left on device.*from the previous checkpoint"):
         store.save(RunPosition(0, 2), {"a": np.zeros(1)})
     assert [path.name for path in tmp_path.iterdir()] == ["at-00000-000000001.npz"]
     assert store.newest()[0] == RunPosition(0, 1)
@@ -243,10 +243,10 @@ def test_only_the_chief_writes(tmp_path):
 
 def test_the_checkpoint_of_another_run_is_refused():
     small, large = keras.Variable(np.zeros(2)), keras.Variable(np.zeros(3))
-    with pytest.raises(ValueError, match="of another run"):
-        scatter([large], "model", gathered([small], "model"))
-    with pytest.raises(ValueError, match="of another run"):
-        scatter([small], "model", gathered([small, small], "model"))
+    with pytest.raises(ValueError, match="belongs to another run"):
+        restore_variables([large], "model", variable_arrays([small], "model"))
+    with pytest.raises(ValueError, match="belongs to another run"):
+        restore_variables([small], "model", variable_arrays([small, small], "model"))
     with pytest.raises(ValueError, match="at least 2"):
         Checkpoints("anywhere", keep=1)
 
@@ -263,7 +263,13 @@ def test_the_batch_of_a_loss_that_is_no_number_is_kept(tmp_path, batches_from):
     path = tmp_path / "suspects.npz"
     with pytest.raises(FloatingPointError, match="epoch 1, step 3"):
         train(
-            model, batches_from, STEPS, phases(1), callbacks=[Ruin()], suspects=str(path), verbose=0
+            model,
+            batches_from,
+            STEPS,
+            phases(1),
+            callbacks=[Ruin()],
+            bad_batches_path=str(path),
+            verbose=0,
         )
     with np.load(path) as kept:
         assert (int(kept["epoch"]), int(kept["step"])) == (0, 2)

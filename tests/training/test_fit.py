@@ -275,7 +275,7 @@ def test_backup_and_restore_goes_on_as_if_nothing_happened(digits, tmp_path, sto
 
     def run(*more):
         model = robust(small_net())
-        pipeline = hydra_tf.HydraCallback(0.3, 2, 2, 2, warmup=0.2, restore_best=False)
+        pipeline = hydra_tf.HydraCallback(0.3, 2, 2, 2, warmup=0.2, restore_best_weights=False)
         # The backup may stand before the pipeline in the list.
         backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
         model.fit(data, epochs=6, verbose=0, callbacks=[*more, backup, pipeline])
@@ -368,7 +368,7 @@ def test_without_a_pipeline_the_whole_fit_is_the_phase(digits):
 def test_data_of_unknown_length_are_refused_where_epsilon_grows(digits):
     x, y = digits[0][:64], digits[1][:64]
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(32).filter(lambda x, y: True)
-    with pytest.raises(ValueError, match=r"length .* unknown, and .* epsilon grow \(ramp=0.5\)"):
+    with pytest.raises(ValueError, match=r"length .* unknown, but .* epsilon grow \(ramp=0.5\)"):
         robust(small_net(), "pgd:ramp=0.5,steps=1").fit(data, verbose=0)
     robust(small_net(), "pgd:steps=1").fit(data, verbose=0)
 

@@ -40,7 +40,9 @@ def batches(size=16):
 
 
 def values(model):
-    return [keras.ops.convert_to_numpy(v).copy() for v in (*model.net.variables, model.carried)]
+    return [
+        keras.ops.convert_to_numpy(v).copy() for v in (*model.net.variables, model._perturbation)
+    ]
 
 
 def written_out(norm, replays, step, epochs=1):
@@ -73,9 +75,9 @@ def written_out(norm, replays, step, epochs=1):
                 velocities[i] = 0.9 * velocities[i] - 0.2 * slope.numpy()
                 weight.assign_add(velocities[i])
         # What is kept for the next batch is in the ball and the pixel range of this one.
-        delta[:n] = objectives.build({"name": "free", "norm": norm, "epsilon": EPSILON}).begin(
-            tf.constant(x), tf.constant(delta[:n])
-        ) - tf.constant(x)
+        delta[:n] = objectives.build(
+            {"name": "free", "norm": norm, "epsilon": EPSILON}
+        ).start_batch(tf.constant(x), tf.constant(delta[:n])) - tf.constant(x)
     return net.get_weights(), delta
 
 
@@ -91,7 +93,7 @@ def test_fit_does_what_the_loop_written_out_does(norm, replays, step):
     assert int(model.optimizer.iterations) == 2 * 3 * replays
     for one, other in zip(found, weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(model.carried, delta, atol=1e-6)
+    np.testing.assert_allclose(model._perturbation, delta, atol=1e-6)
     assert np.abs(delta).max() > 0.02
 
 
@@ -99,28 +101,28 @@ def test_the_step_size_is_epsilon_unless_given():
     free = objectives.build("free:epsilon=0.25")
     x = tf.constant([[0.5, 0.9, 0.5]])
     up = tf.constant([[3.0, 1e-9, -2.0]])
-    moved = free.move(x, x, up)
+    moved = free.update_perturbed(x, x, up)
     np.testing.assert_allclose(moved, [[0.75, 1.0, 0.25]])
-    again = free.move(x, moved, -up)
+    again = free.update_perturbed(x, moved, -up)
     np.testing.assert_allclose(again, [[0.5, 0.75, 0.5]], atol=1e-7)
     # Nothing carries it out of the ball, nor does a gradient that overflowed spoil it.
-    np.testing.assert_allclose(free.move(x, moved, up), moved)
+    np.testing.assert_allclose(free.update_perturbed(x, moved, up), moved)
     broken = tf.constant([[np.nan, np.inf, -np.inf]])
-    np.testing.assert_allclose(free.move(x, moved, broken), moved)
+    np.testing.assert_allclose(free.update_perturbed(x, moved, broken), moved)
     other = tf.constant([[0.9, 0.1, 0.0]])
     np.testing.assert_allclose(
-        free.begin(other, moved - x), [[1.0, 0.2, 0.0]], atol=1e-7
+        free.start_batch(other, moved - x), [[1.0, 0.2, 0.0]], atol=1e-7
     )  # taken over by the next batch
     long = objectives.build("free:norm=l2,epsilon=0.25")
     np.testing.assert_allclose(
-        long.move(x, x, tf.constant([[3.0, 0.0, 4.0]])), [[0.65, 0.9, 0.7]], rtol=1e-5
+        long.update_perturbed(x, x, tf.constant([[3.0, 0.0, 4.0]])), [[0.65, 0.9, 0.7]], rtol=1e-5
     )
 
 
 def test_what_is_carried_stays_in_the_ball_and_the_pixels_in_range():
     model = robust()
     model.fit(X[:16], Y[:16], batch_size=16, shuffle=False, epochs=3, verbose=0)
-    delta = np.array(model.carried)
+    delta = np.array(model._perturbation)
     assert np.abs(delta).max() <= EPSILON + 1e-7
     assert np.abs(delta).max() > EPSILON / 2
     assert (X[:16] + delta).min() >= -1e-7 and (X[:16] + delta).max() <= 1 + 1e-7
@@ -205,7 +207,9 @@ def test_a_saved_model_trains_on_bit_for_bit(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.objective == model.objective
-    assert np.array_equal(loaded.carried, model.carried) and np.any(np.array(model.carried))
+    assert np.array_equal(loaded._perturbation, model._perturbation) and np.any(
+        np.array(model._perturbation)
+    )
     for one in (model, loaded):
         one.fit(batches(), verbose=0)
     for one, other in zip(values(model), values(loaded), strict=True):
@@ -221,10 +225,10 @@ def test_two_replicas_do_what_one_device_does(two_replicas, tmp_path):
         pipeline = hydra_tf.HydraCallback(0.3, 1, 1)
         data = batches().take(2)  # full ones: of a short one each replica takes half
         one.fit(data, epochs=2, verbose=0, callbacks=[pipeline])
-    first, second = (np.array(value) for value in model.carried.value.values)
+    first, second = (np.array(value) for value in model._perturbation.value.values)
     assert np.array_equal(first, second)
     # Rows 8 to 16 are those that the second replica carries.
-    np.testing.assert_allclose(first, single.carried, atol=1e-6)
+    np.testing.assert_allclose(first, single._perturbation, atol=1e-6)
     assert np.any(first[:8]) and np.any(first[8:])
     for layer, alone in zip(masked_layers(model), masked_layers(single), strict=True):
         assert np.array_equal(layer.mask, alone.mask)
@@ -232,14 +236,14 @@ def test_two_replicas_do_what_one_device_does(two_replicas, tmp_path):
     model.fit(batches(), verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert np.array_equal(loaded.carried, model.carried.value.values[0])
+    assert np.array_equal(loaded._perturbation, model._perturbation.value.values[0])
 
 
 def test_free_training_learns_and_validates_against_pgd():
     data = hydra_tf.data.load("digits", batch_size=64)
     net = hydra_tf.models.build("mnist_cnn", input_shape=(8, 8, 1), num_classes=10, seed=0)
     model = robust("free:epsilon=0.05,replays=2", net=net)
-    assert model.validation_attack == hydra_tf.attacks.build("pgd:epsilon=0.05,steps=20")
+    assert model.validation_measure.attack == hydra_tf.attacks.build("pgd:epsilon=0.05,steps=20")
     history = model.fit(
         data.train, epochs=3, validation_data=data.validation, verbose=0,
         callbacks=[hydra_tf.HydraCallback(0.3, 2, 1, learning_rate=0.1)],
@@ -250,7 +254,7 @@ def test_free_training_learns_and_validates_against_pgd():
 def test_other_objectives_carry_nothing():
     model = robust("natural")
     model.fit(batches(), verbose=0)
-    assert model.carried is None and model.replays == 1
+    assert model._perturbation is None and model.replays == 1
     assert [v.name for v in model.non_trainable_variables if "carried" in v.name] == []
 
 
@@ -266,7 +270,7 @@ def test_what_cannot_carry_has_one_clear_sentence():
     with pytest.raises(ValueError, match="more images than the first batch"):
         model.train_on_batch(X[:16], Y[:16])
     with pytest.raises(ValueError, match=r"carries a perturbation.*call fit"):
-        robust().robust_batch(X[:16], Y[:16])
+        robust().train_on_checked_batch(X[:16], Y[:16])
     model = robust()
     model.fit(batches(), verbose=0)
     model.fit(batches(8), verbose=0)

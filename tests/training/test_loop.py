@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import hydra_tf
 from hydra_tf.training import LoopOptions, StepOptions, train
-from hydra_tf.training.long_runs.loop_graphs import shared_out
+from hydra_tf.training.long_runs.loop_graphs import distribute_batches
 from hydra_tf.training.long_runs.moving_average import MovingAverage
 from hydra_tf.training.step.microbatches import clipped
 from tests.training.loops import STEPS, TRADES, assert_same, make, phases, small_net, weights_of
@@ -27,7 +27,9 @@ def test_the_loop_makes_the_bits_that_fit_makes(objective, batches_from, validat
         callbacks=[phases(1, 2, 1)],
         verbose=0,
     )
-    logs = train(looped, batches_from, STEPS, phases(1, 2, 1), validation=validation, verbose=0)
+    logs = train(
+        looped, batches_from, STEPS, phases(1, 2, 1), validation_data=validation, verbose=0
+    )
     assert_same(weights_of(looped), weights_of(fitted))
     for key, values in history.history.items():
         if key == "density":  # which the pipeline adds to what its peers see
@@ -67,10 +69,13 @@ def test_synchronized_batchnorm_sees_the_whole_batch(batches_from, two_replicas)
 def test_replicas_share_every_batch_in_order(two_replicas):
     data = tf.data.Dataset.from_tensor_slices((np.arange(7.0)[:, None], np.arange(7))).batch(5)
     local = two_replicas.experimental_local_results
-    shares = [[s.numpy().tolist() for s in local(y)] for _, y in shared_out(data, two_replicas)]
+    shares = [
+        [s.numpy().tolist() for s in local(y)] for _, y in distribute_batches(data, two_replicas)
+    ]
     assert shares == [[[0, 1], [2, 3, 4]], [[5], [6]]]
     filled = [
-        [s.numpy().tolist() for s in local(y)] for _, y in shared_out(data, two_replicas, fill=True)
+        [s.numpy().tolist() for s in local(y)]
+        for _, y in distribute_batches(data, two_replicas, pad=True)
     ]
     assert filled == [[[0, 1, 2], [3, 4, -1]], [[5], [6]]]
 
@@ -81,7 +86,7 @@ def test_replicas_share_every_batch_in_order(two_replicas):
         (LoopOptions(steps_per_execution=2), TRADES, 0.0),
         (LoopOptions(step=StepOptions(microbatches=3)), TRADES, 2e-4),
         # XLA draws other numbers from a seed, so the objective has to do without.
-        (LoopOptions(step=StepOptions(jit=True)), "crown_ibp:epsilon=0.02", 2e-4),
+        (LoopOptions(step=StepOptions(jit_compile=True)), "crown_ibp:epsilon=0.02", 2e-4),
         # The last batch has 22 images: some of the 24 parts are empty.
         (LoopOptions(step=StepOptions(microbatches=24)), "natural", 2e-4),
     ],
@@ -125,7 +130,7 @@ def test_clipping_bounds_the_whole_gradient(two_replicas):
 
 
 def test_clipped_training_is_the_same_on_two_replicas(batches_from, two_replicas):
-    options = LoopOptions(step=StepOptions(clip_norm=0.05))
+    options = LoopOptions(step=StepOptions(global_clipnorm=0.05))
     free, alone, shared = make(), make(), make(strategy=two_replicas)
     train(free, batches_from, STEPS, phases(1), verbose=0)
     train(alone, batches_from, STEPS, phases(1), options=options, verbose=0)
@@ -159,7 +164,7 @@ def test_training_keeps_the_average_of_the_weights(batches_from):
 
     model = make("natural")
     first = [np.array(w) for w in model.net.trainable_variables]
-    pipeline = phases(2, restore_best=False)
+    pipeline = phases(2, restore_best_weights=False)
     options = LoopOptions(average=0.5)
     train(model, batches_from, STEPS, pipeline, callbacks=[Watch()], options=options, verbose=0)
     averages = first
@@ -179,7 +184,7 @@ def test_training_keeps_the_average_of_the_weights(batches_from):
         (LoopOptions, {"average": 1.0}, "in (0, 1)"),
         (LoopOptions, {"checkpoint_seconds": -1.0}, "at least 0"),
         (StepOptions, {"microbatches": 0}, "at least 1"),
-        (StepOptions, {"clip_norm": 0.0}, "positive"),
+        (StepOptions, {"global_clipnorm": 0.0}, "positive"),
     ],
 )
 def test_options_out_of_range_are_refused(kind, values, sentence):
@@ -188,7 +193,7 @@ def test_options_out_of_range_are_refused(kind, values, sentence):
 
 
 def test_jit_on_several_replicas_is_refused(batches_from, two_replicas):
-    options = LoopOptions(step=StepOptions(jit=True))
+    options = LoopOptions(step=StepOptions(jit_compile=True))
     with pytest.raises(ValueError, match="one replica"):
         train(
             make(strategy=two_replicas), batches_from, STEPS, phases(1), options=options, verbose=0

@@ -7,7 +7,7 @@ import pytest
 import hydra_tf
 from hydra_tf.core.files import unfinished
 from hydra_tf.training import Checkpoints, LoopOptions, train
-from hydra_tf.training.long_runs.callback_state import remember, remembered
+from hydra_tf.training.long_runs.callback_state import callback_state, restore_callback_state
 from hydra_tf.training.long_runs.checkpoints import RunPosition
 from tests.training.loops import STEPS, assert_same, make, phases, weights_of
 
@@ -38,7 +38,7 @@ def run(folder, batches_from, validation, *callbacks, plan=(8,), model=None, **h
             epochs.append(epoch)
 
     train(
-        model, batches_from, STEPS, phases(*plan, **how), validation=validation,
+        model, batches_from, STEPS, phases(*plan, **how), validation_data=validation,
         callbacks=[Epochs(), *callbacks], checkpoints=Checkpoints(folder),
         options=LoopOptions(checkpoint_seconds=0.0), verbose=0,
     )  # fmt: skip
@@ -91,7 +91,7 @@ def test_the_best_value_of_a_model_checkpoint_is_known(tmp_path):
         for _ in range(2)
     )
     first.best = 0.25
-    remember([keras.callbacks.LambdaCallback(), other], remembered([first]))
+    restore_callback_state([keras.callbacks.LambdaCallback(), other], callback_state([first]))
     assert other.best == 0.25
 
 
@@ -116,7 +116,7 @@ def test_the_checkpoint_of_another_run_is_refused_by_name(
     model.seed = change.pop("seed", model.seed)
     if "optimizer" in change:
         model.compile(change.pop("optimizer"))
-    with pytest.raises(ValueError, match=rf"of another run, which differs in: {named}; name"):
+    with pytest.raises(ValueError, match=rf"another run, which differs in: {named}; name"):
         run(tmp_path, batches_from, None, model=model, **change)
 
 
@@ -142,7 +142,13 @@ def test_a_stop_before_the_first_step_makes_none(batches_from, validation):
         setattr(stop, when, stop.stop)
         pipeline = phases(2)
         logs = train(
-            model, batches_from, STEPS, pipeline, validation=validation, callbacks=[stop], verbose=0
+            model,
+            batches_from,
+            STEPS,
+            pipeline,
+            validation_data=validation,
+            callbacks=[stop],
+            verbose=0,
         )
         assert logs == {}
         assert_same(weights_of(model), before)
@@ -187,8 +193,8 @@ def test_weights_ruined_before_a_restart_are_told_by_their_batch(
         run(folder, batches_from, validation, Ruin(), FaultInValidation())
     with pytest.raises(FloatingPointError):
         train(
-            make("natural"), batches_from, STEPS, phases(8), validation=validation,
-            checkpoints=Checkpoints(folder), suspects=str(path), verbose=0,
+            make("natural"), batches_from, STEPS, phases(8), validation_data=validation,
+            checkpoints=Checkpoints(folder), bad_batches_path=str(path), verbose=0,
         )  # fmt: skip
     with np.load(path) as kept:
         assert int(kept["step"]) == STEPS - 1
@@ -227,7 +233,7 @@ def test_callbacks_see_the_validation(batches_from, validation):
             seen.append(sorted(logs))
 
     train(
-        make("natural"), batches_from, STEPS, phases(1), validation=validation,
+        make("natural"), batches_from, STEPS, phases(1), validation_data=validation,
         callbacks=[Watch()], verbose=0,
     )  # fmt: skip
     count = int(validation.cardinality())
@@ -245,7 +251,7 @@ def test_the_batch_that_ruins_the_weights_is_kept(tmp_path, batches_from):
     with pytest.raises(FloatingPointError, match=r"became NaN or infinite by the end of epoch 1"):
         train(
             make("natural"), batches_from, STEPS, phases(1), callbacks=[Ruin()],
-            suspects=str(path), verbose=0,
+            bad_batches_path=str(path), verbose=0,
         )  # fmt: skip
     with np.load(path) as kept:
         assert (int(kept["epoch"]), int(kept["step"])) == (0, STEPS - 1)

@@ -1,4 +1,4 @@
-"""The learning rate of the user, while a schedule moves the optimizer's."""
+"""The learning rates of the phases, and the compiled rate that a schedule overrides."""
 
 from __future__ import annotations
 
@@ -12,54 +12,61 @@ from hydra_tf.core.registry import unknown
 from hydra_tf.core.schedules import SCHEDULES
 from hydra_tf.training.step.phases import PHASES
 
+Schedule = Callable[..., float]
+
 _SETTERS = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 
 
 class CompiledRate:
-    """The learning rate that an optimizer was compiled with, while a schedule moves it.
+    """The learning rate that an optimizer was compiled with, while a schedule overrides it.
 
-    The rate is a variable. A run that was interrupted, or saved under way, leaves it where
-    the schedule had it; taken for the compiled one it would shrink the next schedule.
+    The rate is a variable. A run that was interrupted or saved half-way leaves it at a value of
+    the schedule; if that were mistaken for the compiled rate, the next schedule would be too low.
 
     Args:
-        rate: what was saved with a model, for :meth:`adopt`.
+        rate: compiled rate that was saved with a model, for :meth:`attach`.
     """
 
     def __init__(self, rate: float | None = None) -> None:
         self._optimizer: Any = None
         self.rate = rate
-        self._moved_to: float | None = None
+        self._scheduled: float | None = None
 
-    def note(self, optimizer: Any) -> float:
-        """Return the compiled rate: the present one, unless a schedule put it there."""
+    def remember(self, optimizer: keras.optimizers.Optimizer) -> float:
+        """Return the compiled rate: the present rate, unless a schedule has set it."""
         present = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-        untouched = self._moved_to is None or present == self._moved_to
+        untouched = self._scheduled is None or present == self._scheduled
         if self._optimizer is not optimizer or not untouched or self.rate is None:
             self._optimizer, self.rate = optimizer, present
-        self._moved_to = self._moved_to if untouched else None
+        self._scheduled = self._scheduled if untouched else None
         return self.rate
 
-    def adopt(self, optimizer: Any) -> None:
-        """Take an optimizer that was loaded with the model for the one of the saved rate."""
+    def attach(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Apply the saved rate to an optimizer that was loaded with the model."""
         self._optimizer = optimizer
 
-    def move(self, rate: float) -> None:
-        """Set the rate for the next step."""
+    def set(self, rate: float) -> None:
+        """Set the rate of the next step."""
         self._optimizer.learning_rate = rate
-        self.moved(rate)
+        self.note(rate)
 
-    def moved(self, rate: float) -> None:
-        """Note that the graph of a step has set the rate."""
-        self._moved_to = float(np.float32(rate))
+    def note(self, rate: float) -> None:
+        """Note a rate that the graph of a step has set."""
+        self._scheduled = float(np.float32(rate))
 
-    def give_back(self) -> None:
-        """Set the compiled rate again, if it was moved."""
-        if self._moved_to is not None and self.rate is not None:
-            self.move(self.rate)
+    def restore(self) -> None:
+        """Set the compiled rate again if a schedule has overridden it."""
+        if self._scheduled is not None and self.rate is not None:
+            self.set(self.rate)
 
 
-def schedule_of(schedule: Any) -> Callable[..., float] | None:
-    """Return the schedule of a name; a callable is one itself, None is none.
+def schedule_of(schedule: Any) -> Schedule | None:
+    """Return the schedule of a name or a Keras schedule; other callables and None are returned.
+
+    Args:
+        schedule: name of a schedule, a callable ``(step, steps, peak, warmup) -> rate``, a
+            `keras.optimizers.schedules.LearningRateSchedule`, which maps the step within the
+            phase to a rate, or None.
 
     Raises:
         ValueError: for an unknown name.
@@ -67,7 +74,12 @@ def schedule_of(schedule: Any) -> Callable[..., float] | None:
     Example:
         >>> schedule_of("constant")(5, 10, 0.1)
         0.1
+        >>> decay = keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5)
+        >>> schedule_of(decay)(2, 10, None)
+        0.125
     """
+    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        return lambda step, *_: float(keras.ops.convert_to_numpy(schedule(step)))
     if schedule is None or callable(schedule):
         return schedule
     if schedule not in SCHEDULES:
@@ -75,21 +87,23 @@ def schedule_of(schedule: Any) -> Callable[..., float] | None:
     return SCHEDULES[schedule]
 
 
-def peak_rates(given: Any, schedule: Any) -> Mapping[str, float | None]:
-    """Return the peak rate of each phase, None or nothing where it was not given.
+def peak_rates(learning_rate: Any, schedule: Any) -> Mapping[str, float | None]:
+    """Return the peak rate of each phase, None or no entry where none was given.
 
     Args:
-        given: one for all phases, a mapping from phase name to rate, or None.
-        schedule: what the peak is of; None leaves the rate alone.
+        learning_rate: one for all phases, a mapping from phase name to rate, or None.
+        schedule: the schedule that has the peak; None leaves the rate unchanged.
 
     Raises:
-        ValueError: for an unknown phase, no rate, or a rate without a schedule.
+        ValueError: for an unknown phase, a rate that is not positive, or a rate without a
+            schedule that has a peak.
 
     Example:
         >>> peak_rates(0.1, "cosine")["prune"]
         0.1
     """
-    rates = given if isinstance(given, Mapping) else dict.fromkeys(PHASES, given)
+    by_phase = isinstance(learning_rate, Mapping)
+    rates = learning_rate if by_phase else dict.fromkeys(PHASES, learning_rate)
     for name, rate in rates.items():
         if name not in PHASES:
             raise ValueError(unknown("phase in learning_rate:", name, PHASES))
@@ -97,22 +111,30 @@ def peak_rates(given: Any, schedule: Any) -> Mapping[str, float | None]:
             raise ValueError(f"A learning rate must be a positive number, not {rate}.")
         if rate is not None and schedule is None:
             raise ValueError(
-                f"learning_rate={given} is the peak of a schedule, but schedule=None leaves the "
-                "rate alone; give it to the optimizer, or choose a schedule."
+                f"learning_rate={learning_rate} is the peak of a schedule, but schedule=None "
+                "leaves the rate unchanged; set it in the optimizer, or choose a schedule."
+            )
+        if rate is not None and isinstance(
+            schedule, keras.optimizers.schedules.LearningRateSchedule
+        ):
+            raise ValueError(
+                f"learning_rate={learning_rate} would be ignored, because a Keras schedule has "
+                "rates of its own; leave out learning_rate, or name a schedule such as "
+                '"cosine".'
             )
     return rates
 
 
-def require_say(
-    schedule: Callable[..., float] | None,
+def require_one_schedule(
+    schedule: Schedule | None,
     rates: Mapping[str, float | None],
-    peers: Sequence[Any],
+    peers: Sequence[keras.callbacks.Callback],
 ) -> None:
-    """Refuse rates that would have no say, and callbacks that a schedule would overrule.
+    """Check that no rates are ignored, and that no other callback sets the learning rate.
 
     Args:
-        schedule: of the pipeline, None where the optimizer has one of its own.
-        rates: of the phases; see :func:`peak_rates`.
+        schedule: schedule of the pipeline, None if the optimizer has one of its own.
+        rates: peak rates of the phases; see :func:`peak_rates`.
         peers: the other callbacks.
 
     Raises:
@@ -121,12 +143,12 @@ def require_say(
     given = {name: rate for name, rate in rates.items() if rate is not None}
     if schedule is None and given:
         raise ValueError(
-            f"The learning rates {given} of HydraCallback would have no say, for the optimizer was "
-            "compiled with a schedule of its own; leave one of the two out."
+            f"The learning rates {given} of HydraCallback would be ignored, because the optimizer "
+            "was compiled with a schedule of its own; leave out one of the two."
         )
     for peer in peers if schedule is not None else ():
         if isinstance(peer, _SETTERS):
             raise ValueError(
                 f"{type(peer).__name__} and HydraCallback would both set the learning rate; pass "
-                "HydraCallback(schedule=None) to leave it to the other."
+                f"HydraCallback(schedule=None) to let {type(peer).__name__} set it."
             )

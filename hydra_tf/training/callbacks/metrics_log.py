@@ -1,4 +1,4 @@
-"""Metrics of each epoch in a file."""
+"""The metrics of each epoch in a file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hydra_tf.core.files import replacing
 
 
 class MetricsLog(keras.callbacks.Callback):
-    """Appends each epoch's metrics to a file, one JSON object a line.
+    """Appends the metrics of each epoch to a file, one JSON object a line.
 
     Args:
-        path: the file; lines of epochs that are trained again after a restart are replaced.
+        path: the file; lines of epochs that are repeated after a restart are replaced.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -23,7 +23,7 @@ class MetricsLog(keras.callbacks.Callback):
         self.path = os.fspath(path)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Write the epoch's line."""
+        """Write the line of the epoch."""
         lines = []
         if os.path.exists(self.path):
             with open(self.path, encoding="utf-8") as file:

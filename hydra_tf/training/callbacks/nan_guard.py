@@ -12,13 +12,13 @@ import numpy as np
 class NaNGuard(keras.callbacks.Callback):
     """Ends a `fit` whose loss is not finite, with the weights of the last good epoch.
 
-    The optimizer then has the state of a new one and its compiled learning rate: a lower one
-    can be set and training go on.
+    The optimizer then has the state of a new one and its compiled learning rate, so that a
+    lower rate can be set and training continued.
     """
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Keep the weights training starts from."""
-        self._where, self._weights = "the start of this process", self.model.get_weights()
+        """Keep the weights that training starts from."""
+        self._origin, self._weights = "the start of this process", self.model.get_weights()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Note the epoch, for the message."""
@@ -36,27 +36,23 @@ class NaNGuard(keras.callbacks.Callback):
         self._stop(f"The loss became {float(loss)} in epoch {self._epoch + 1}, step {batch + 1}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Keep the weights of a good epoch.
+        """Keep the weights of the epoch if they are finite.
 
         Raises:
-            FloatingPointError: when they are not finite; the ones before are restored.
+            FloatingPointError: if they are not, after the previous ones have been restored.
         """
-        self._keep(f"the end of epoch {epoch + 1}")
-
-    def _keep(self, where: str) -> None:
-        """Keep the weights, unless the last step of the epoch has ruined them."""
-        weights = self.model.get_weights()
+        weights, origin = self.model.get_weights(), f"the end of epoch {epoch + 1}"
         if all(np.isfinite(values).all() for values in weights):
-            self._where, self._weights = where, weights
+            self._origin, self._weights = origin, weights
         else:
-            self._stop(f"The weights became NaN or infinite by {where}")
+            self._stop(f"The weights became NaN or infinite by {origin}")
 
-    def _stop(self, what: str) -> None:
-        """Restore the last good weights, forget what led away from them, and raise."""
+    def _stop(self, event: str) -> None:
+        """Restore the last good weights, reset the optimizer, and raise."""
         self.model.set_weights(self._weights)
-        self.model.compiled_rate.give_back()
-        self.model.renew_optimizer()
+        self.model.compiled_rate.restore()
+        self.model.reset_optimizer()
         raise FloatingPointError(
-            f"{what}, in phase {self.model.phase.name}; the model holds the weights of "
-            f"{self._where}. Lower the learning rate or clip the gradients."
+            f"{event}, in phase {self.model.phase.name}; the model has the weights of "
+            f"{self._origin}. Lower the learning rate or clip the gradients."
         )

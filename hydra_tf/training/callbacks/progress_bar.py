@@ -10,7 +10,7 @@ from hydra_tf.sparsity.model import report
 
 
 class _EpochCount(int):
-    """The number of epochs, written with the phase behind it."""
+    """The number of epochs, printed with a label after it."""
 
     label = ""
 
@@ -19,12 +19,12 @@ class _EpochCount(int):
 
 
 class PhaseProgbar(keras.callbacks.ProgbarLogger):
-    """Keras's progress bar, its epoch line naming the phase."""
+    """Keras's progress bar with the phase and density in the line of each epoch."""
 
     epochs: int
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Write the epoch, the phase and the density."""
+        """Print the epoch, the phase and the density."""
         density = report(self.model)["total"]["density"]
         count = _EpochCount(self.epochs)
         count.label = f" - {self.model.phase.name}, density {density:.3g}"

@@ -7,26 +7,24 @@ from typing import Any
 import keras
 
 
-class WholeFit(keras.callbacks.Callback):
-    """Makes a `fit` without a pipeline one phase, over which an objective's epsilon may grow."""
+class SinglePhase(keras.callbacks.Callback):
+    """Makes a whole `fit` without a pipeline one phase, over which epsilon may grow."""
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Count the steps, unless `set_phase` was told them.
+        """Set the length of the phase, unless `set_phase` was given one.
 
         Raises:
-            ValueError: for an objective whose epsilon grows, when they cannot be counted.
+            ValueError: if the objective's epsilon grows and the number of steps is unknown.
         """
         model, batches = self.model, self.params["steps"]
-        if model.phase_steps != model.counted_steps:
+        if not model.counts_steps:
             return
         ramp = getattr(model.objective, "ramp", 0.0)
         if not batches and ramp > 0:
             raise ValueError(
-                "The length of the dataset is unknown, and the objective needs it to let epsilon "
+                "The length of the dataset is unknown, but the objective needs it to let epsilon "
                 f"grow (ramp={ramp:g}); pass steps_per_epoch, use dataset.apply("
                 "tf.data.experimental.assert_cardinality(n)), or set ramp=0."
             )
-        counted = self.params["epochs"] * batches * model.replays if batches else None
-        if counted != model.counted_steps:
-            model.counted_steps = counted
-            model.set_phase(model.phase.name, counted)
+        steps = self.params["epochs"] * batches * model.replays if batches else None
+        model.set_counted_steps(steps)

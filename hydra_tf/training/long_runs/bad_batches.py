@@ -1,4 +1,4 @@
-"""The batches of a step whose loss is no number, kept for whoever wants to know why."""
+"""The batches of a step whose loss is not finite, stored for diagnosis."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from hydra_tf.core.pixels import unit_floats
 from hydra_tf.training.long_runs.checkpoints import RunPosition
 
 
-def keep_suspects(path: str, batches: tf.data.Dataset, position: RunPosition) -> None:
-    """Write batches to a file; where they cannot be read or written that is a warning.
+def store_bad_batches(path: str, batches: tf.data.Dataset, position: RunPosition) -> None:
+    """Write batches to a file; warn if they cannot be read or written.
 
     Args:
-        path: the file (.npz): images [n, ...] in [0, 1], labels, and the epoch and step, counted
-            from 0, that the first batch belongs to.
+        path: file (.npz) of images [n, ...] in [0, 1], labels, and the epoch and step of the
+            first batch, counted from 0.
         batches: (images, labels).
-        position: position of the first of them in the run.
+        position: position of the first batch in the run.
 
     Example:
         >>> import os, tempfile
         >>> path = os.path.join(tempfile.mkdtemp(), "suspects.npz")
         >>> data = tf.data.Dataset.from_tensors((tf.zeros([2, 4]), tf.constant([0, 1])))
-        >>> keep_suspects(path, data, RunPosition(0, 3))
+        >>> store_bad_batches(path, data, RunPosition(0, 3))
         >>> int(np.load(path)["step"])
         3
     """
@@ -35,5 +35,5 @@ def keep_suspects(path: str, batches: tf.data.Dataset, position: RunPosition) ->
         images, labels = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
         with replacing(path, ".npz") as temporary:
             np.savez(temporary, images=images, labels=labels, **dataclasses.asdict(position))
-    except (OSError, ValueError, tf.errors.OpError) as error:  # what is to be told is the loss
+    except (OSError, ValueError, tf.errors.OpError) as error:  # the error to report is the loss
         logging.warning("hydra_tf: %s cannot be written: %s", path, error)

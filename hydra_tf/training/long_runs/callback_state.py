@@ -1,4 +1,4 @@
-"""What Keras's callbacks remember from epoch to epoch, for a checkpoint."""
+"""The state of Keras's callbacks between epochs, for a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,58 +8,52 @@ from typing import Any
 import keras
 import numpy as np
 
-_REMEMBERED: dict[type, tuple[str, ...]] = {
-    keras.callbacks.EarlyStopping: (
-        "best", "wait", "best_epoch", "stopped_epoch", "best_weights",
-    ),
-    keras.callbacks.ReduceLROnPlateau: ("best", "wait", "cooldown_counter"),
-    keras.callbacks.ModelCheckpoint: (
-        "best", "_batches_seen_since_last_saving", "_last_batch_seen",
-    ),
-}  # fmt: skip
+from hydra_tf.core.keras_private import CALLBACK_STATE
+
+Callbacks = Sequence[keras.callbacks.Callback]
 
 
-def remembered(callbacks: Sequence[Any]) -> dict[str, Any]:
-    """Return what EarlyStopping, ReduceLROnPlateau and ModelCheckpoint remember.
+def callback_state(callbacks: Callbacks) -> dict[str, Any]:
+    """Return the state of EarlyStopping, ReduceLROnPlateau and ModelCheckpoint.
 
     Args:
-        callbacks: of a training; the others are passed over.
+        callbacks: callbacks of a training; those of other classes are ignored.
 
     Returns:
-        Arrays, and lists of arrays spread out, by callback and attribute; None is left out.
+        Arrays by callback and attribute; lists of arrays get one entry each, and None none.
 
     Example:
         >>> early = keras.callbacks.EarlyStopping()
         >>> early.wait, early.best = 2, 0.5
-        >>> sorted(remembered([early]))
+        >>> sorted(callback_state([early]))
         ['EarlyStopping 0 best', 'EarlyStopping 0 stopped_epoch', 'EarlyStopping 0 wait']
     """
-    found: dict[str, Any] = {}
-    for key, callback, name in _places(callbacks):
+    state: dict[str, Any] = {}
+    for key, callback, name in _attributes(callbacks):
         value = getattr(callback, name, None)
         if name == "best_weights":
-            found |= {f"{key}/{i}": weights for i, weights in enumerate(value or [])}
+            state |= {f"{key}/{i}": weights for i, weights in enumerate(value or [])}
         elif value is not None:
-            found[key] = np.asarray(value)
-    return found
+            state[key] = np.asarray(value)
+    return state
 
 
-def remember(callbacks: Sequence[Any], arrays: Mapping[str, Any]) -> None:
-    """Have callbacks remember what :func:`remembered` took.
+def restore_callback_state(callbacks: Callbacks, arrays: Mapping[str, Any]) -> None:
+    """Give callbacks the state that :func:`callback_state` returned.
 
     Args:
         callbacks: as there.
-        arrays: a checkpoint's, which may hold other things too.
+        arrays: arrays of a checkpoint, which may have other entries too.
 
     Example:
         >>> early = keras.callbacks.EarlyStopping()
-        >>> remember([early], {"EarlyStopping 0 wait": np.asarray(2)})
+        >>> restore_callback_state([early], {"EarlyStopping 0 wait": np.asarray(2)})
         >>> early.wait
         2
     """
-    for key, callback, name in _places(callbacks):
+    for key, callback, name in _attributes(callbacks):
         if name == "best_weights":
-            count = sum(each.startswith(f"{key}/") for each in arrays)
+            count = sum(entry.startswith(f"{key}/") for entry in arrays)
             value: Any = [arrays[f"{key}/{i}"] for i in range(count)] or None
         else:
             value = arrays[key].item() if key in arrays else None
@@ -67,10 +61,12 @@ def remember(callbacks: Sequence[Any], arrays: Mapping[str, Any]) -> None:
             setattr(callback, name, value)
 
 
-def _places(callbacks: Sequence[Any]) -> Iterator[tuple[str, Any, str]]:
-    """Each thing to remember: its key, the callback and the attribute."""
-    for kind, names in _REMEMBERED.items():
-        # By number within the kind: the chief of several workers has more callbacks than others.
-        for i, callback in enumerate(c for c in callbacks if isinstance(c, kind)):
+def _attributes(callbacks: Callbacks) -> Iterator[tuple[str, Any, str]]:
+    """Yield the key, the callback and the attribute of each value."""
+    for kind, names in CALLBACK_STATE.items():
+        # Numbered within the class: the chief of several workers has more callbacks than others.
+        for i, callback in enumerate(
+            c for c in callbacks if isinstance(c, getattr(keras.callbacks, kind))
+        ):
             for name in names:
-                yield f"{kind.__name__} {i} {name}", callback, name
+                yield f"{kind} {i} {name}", callback, name

@@ -1,10 +1,8 @@
-"""Checkpoints of a whole run: written whole or not at all, read only if they are whole.
+"""Checkpoints of a run, written and read atomically.
 
-A file holds everything that the rest of a run follows from: the model's variables, the
-optimizer's, the place in the run, the sums of the epoch's metrics and what callbacks remember.
-What the data and every random number are follows from the place. NumPy's format is a zip
-archive, whose index stands at its end and whose parts carry checksums: a file that was cut short
-or has changed is known for what it is, and the one before is taken.
+A checkpoint is a position in a run and the values from which the rest of the run follows.
+NumPy's format is a zip archive, with its index at the end and a checksum for each entry: a file
+that is truncated or changed is recognised as damaged, and the previous checkpoint is used.
 """
 
 from __future__ import annotations
@@ -19,15 +17,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 from absl import logging
 
 from hydra_tf.core.files import replacing, unfinished
 
-# What reading a file that was cut short, or has changed, may raise; a disk that fails is no damage.
+Arrays = dict[str, Any]
+
+# What reading a truncated or changed file may raise; a failing disk is not damage of the file.
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError),
-    RuntimeError,  # which zipfile raises for a part that claims to be encrypted
+    RuntimeError,  # raised by zipfile for an entry that claims to be encrypted
 )
 _COUNT = "number of arrays"
 _NAME = re.compile(r"at-(\d{5})-(\d{9})\.npz")
@@ -38,8 +39,8 @@ class RunPosition:
     """Where a run stands, between two steps.
 
     Args:
-        epoch: epochs finished.
-        step: steps done in the epoch after them.
+        epoch: number of finished epochs.
+        step: number of steps done in the epoch after them.
 
     Example:
         >>> RunPosition(1, 5) > RunPosition(0, 9)
@@ -57,10 +58,10 @@ class Checkpoints:
     """The checkpoints of one run, in a folder of their own.
 
     Args:
-        folder: where they are; made with the first one.
-        writes: whether this process writes them. All processes read them, so the folder of
-            several workers must be one that they share.
-        keep: how many to keep, at least 2: the newest may be found damaged.
+        folder: the folder; created with the first checkpoint.
+        writes: whether this process writes checkpoints. All processes read them, so several
+            workers need a shared folder.
+        keep: how many to keep, at least 2, because the newest may be damaged.
 
     Raises:
         ValueError: for a `keep` below 2.
@@ -76,14 +77,14 @@ class Checkpoints:
         self.folder, self.writes, self.keep = os.fspath(folder), writes, keep
 
     def save(self, position: RunPosition, arrays: Mapping[str, Any]) -> None:
-        """Write one checkpoint, whole or not at all, and remove the oldest.
+        """Write one checkpoint atomically, and remove the oldest.
 
         Args:
             position: where the run stands.
-            arrays: what it consists of; under ``"run"`` what run it belongs to, as JSON.
+            arrays: the values of the run; ``"run"`` identifies the run, as JSON.
 
         Raises:
-            OSError: when it cannot be written; those of before are still there.
+            OSError: when it cannot be written; the previous checkpoints are kept.
         """
         if not self.writes:
             return
@@ -95,98 +96,101 @@ class Checkpoints:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"A checkpoint cannot be written ({error.strerror or error}); make room and run "
-                "the same command, which goes on from the one before",
+                f"A checkpoint cannot be written ({error.strerror or error}); free some space and "
+                "run the same command again, which resumes from the previous checkpoint",
                 path,
             ) from error
-        # One of a later place was found damaged: the run has gone on from before it.
+        # A later checkpoint is a damaged one: the run has resumed from before it.
         paths = self._paths()
-        at = paths.index(path)
-        for old in (*paths[:at], *paths[at + self.keep :]):
+        index = paths.index(path)
+        for old in (*paths[:index], *paths[index + self.keep :]):
             os.remove(old)
-        # What a process was writing when it was killed.
-        for left in pathlib.Path(self.folder).glob(unfinished("at-*.npz").name):
-            left.unlink()
+        # Files that killed processes left unfinished.
+        for leftover in pathlib.Path(self.folder).glob(unfinished("at-*.npz").name):
+            leftover.unlink()
 
-    def newest(self) -> tuple[RunPosition, dict[str, Any]] | None:
-        """Return the newest whole checkpoint, or None; damaged ones are passed over.
+    def newest(self) -> tuple[RunPosition, Arrays] | None:
+        """Return the newest undamaged checkpoint, or None.
 
         Returns:
-            Its place and its arrays.
+            Its position and its arrays.
         """
         for path in self._paths():
             try:
                 arrays = _read(path)
-            except _DAMAGE as bad:
-                logging.warning("hydra_tf: %s is damaged (%s); the one before is taken.", path, bad)
+            except _DAMAGE as error:
+                logging.warning(
+                    "hydra_tf: %s is damaged (%s); the previous checkpoint is used.", path, error
+                )
                 continue
-            epoch, step = _place_in(path)
-            return RunPosition(epoch, step), arrays
+            return RunPosition(*_position_of(path)), arrays
         return None
 
     def _paths(self) -> list[str]:
-        """The files, newest first."""
+        """Return the checkpoint files, newest first."""
         if not os.path.isdir(self.folder):
             return []
         names = [name for name in os.listdir(self.folder) if _NAME.fullmatch(name)]
-        return [os.path.join(self.folder, name) for name in sorted(names, key=_place_in)[::-1]]
+        return [os.path.join(self.folder, name) for name in sorted(names, key=_position_of)[::-1]]
 
 
-def _read(path: str) -> dict[str, Any]:
-    """The arrays of a file, if it is whole."""
+def _read(path: str) -> Arrays:
+    """Return the arrays of a file, or raise if it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in stored.files}
     except OSError as error:
-        if error.errno == errno.EINVAL:  # an index that points before the file; not a bad disk
+        if error.errno == errno.EINVAL:  # an index that points before the file, not a bad disk
             raise ValueError(str(error)) from error
         raise
     if arrays.pop(_COUNT, None) != len(arrays):
-        raise ValueError("its index has lost a part")
+        raise ValueError("entries are missing from its index")
     return arrays
 
 
-def gathered(variables: Sequence[Any], prefix: str) -> dict[str, Any]:
-    """Return the values of variables by their number.
+def variable_arrays(variables: Sequence[keras.Variable], prefix: str) -> Arrays:
+    """Return the values of variables, with their index as key.
 
     Args:
-        variables: Keras variables; mirrored ones give the value of one replica.
-        prefix: goes before the number.
+        variables: Keras variables; of mirrored ones the value of one replica.
+        prefix: first part of the key.
 
     Example:
-        >>> import keras
-        >>> list(gathered([keras.Variable(1.0)], "model"))
+        >>> list(variable_arrays([keras.Variable(1.0)], "model"))
         ['model/0']
     """
     return {f"{prefix}/{i}": np.asarray(variable) for i, variable in enumerate(variables)}
 
 
-def scatter(variables: Sequence[Any], prefix: str, arrays: Mapping[str, Any]) -> None:
-    """Give variables the values that :func:`gathered` took.
+def restore_variables(
+    variables: Sequence[keras.Variable], prefix: str, arrays: Mapping[str, Any]
+) -> None:
+    """Assign the values that :func:`variable_arrays` returned.
 
     Args:
         variables: as there.
         prefix: as there.
-        arrays: a checkpoint's.
+        arrays: arrays of a checkpoint.
 
     Raises:
-        ValueError: when the checkpoint is of another model.
+        ValueError: when the checkpoint belongs to another model.
     """
-    found = [key for key in arrays if key.startswith(f"{prefix}/")]
-    fits = len(found) == len(variables) and all(
+    keys = [key for key in arrays if key.startswith(f"{prefix}/")]
+    fits = len(keys) == len(variables) and all(
         arrays.get(f"{prefix}/{i}") is not None
         and arrays[f"{prefix}/{i}"].shape == tuple(variable.shape)
         for i, variable in enumerate(variables)
     )
     if not fits:
         raise ValueError(
-            f"The checkpoint is of another run: its {prefix} variables are not those of this one."
+            f"The checkpoint belongs to another run: its {prefix} variables do not match those of "
+            "this run."
         )
     for i, variable in enumerate(variables):
         variable.assign(arrays[f"{prefix}/{i}"])
 
 
-def _place_in(path: str) -> tuple[int, int]:
-    """The place that a file's name tells, as numbers."""
+def _position_of(path: str) -> tuple[int, int]:
+    """Return epoch and step from the name of a checkpoint file."""
     epoch, step = re.findall(r"\d+", os.path.basename(path))
     return int(epoch), int(step)

@@ -1,10 +1,10 @@
-"""The pipeline as a loop over tf.distribute, with checkpoints that a run goes on from exactly.
+"""The pipeline as a loop over tf.distribute, with checkpoints that a run resumes from exactly.
 
 `fit` is for a Keras user's own program. This loop runs the same steps
-(:func:`hydra_tf.training.step.robust_step`) and the same callbacks, and adds what long runs
-need: any strategy, also those of several workers, which Keras's `fit` does not serve;
-checkpoints within an epoch, after which every bit is that of a run never interrupted; and an
-orderly end when the machine is taken away.
+(:func:`hydra_tf.training.robust_step`) and the same callbacks, and adds what long runs
+need: every strategy, including those of several workers, which Keras's `fit` does not support;
+checkpoints within an epoch, after which every bit equals that of an uninterrupted run; and a
+clean stop when the machine is taken away.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,94 +22,129 @@ import tensorflow as tf
 from absl import logging
 
 from hydra_tf.core.pixels import unit_floats
-from hydra_tf.training.callbacks.callback_order import arrange
+from hydra_tf.training.callbacks.callback_order import ordered_callbacks
 from hydra_tf.training.callbacks.pipeline import HydraCallback
-from hydra_tf.training.long_runs.bad_batches import keep_suspects
-from hydra_tf.training.long_runs.callback_state import remember, remembered
-from hydra_tf.training.long_runs.checkpoints import Checkpoints, RunPosition, gathered, scatter
+from hydra_tf.training.long_runs.bad_batches import store_bad_batches
+from hydra_tf.training.long_runs.callback_state import callback_state, restore_callback_state
+from hydra_tf.training.long_runs.checkpoints import (
+    Checkpoints,
+    RunPosition,
+    restore_variables,
+    variable_arrays,
+)
 from hydra_tf.training.long_runs.loop_graphs import (
-    judge_function,
-    means,
-    shared_out,
+    MetricSums,
+    distribute_batches,
+    evaluate_function,
     train_function,
 )
 from hydra_tf.training.long_runs.loop_options import LoopOptions
 from hydra_tf.training.long_runs.moving_average import MovingAverage
-from hydra_tf.training.long_runs.preemption import PreemptionError, sigterm_noted
-from hydra_tf.training.long_runs.run_identity import identity, require_same
+from hydra_tf.training.long_runs.preemption import PreemptionError, sigterm_deferred
+from hydra_tf.training.long_runs.run_identity import require_same_run, run_identity
+from hydra_tf.training.robust_model import RobustModel
 from hydra_tf.training.step.batch_checks import plain_sentences
 from hydra_tf.training.step.phases import PHASES, trained_variables
 
+BatchesFrom = Callable[[int, int], tf.data.Dataset]
+
 
 def train(
-    model: Any,
-    batches_from: Callable[[int, int], tf.data.Dataset],
-    steps: int,
-    pipeline: HydraCallback,
+    model: RobustModel,
+    batches_from: BatchesFrom,
+    steps_per_epoch: int | None = None,
+    pipeline: HydraCallback | None = None,
     *,
-    validation: tf.data.Dataset | None = None,
+    validation_data: tf.data.Dataset | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     checkpoints: Checkpoints | None = None,
     options: LoopOptions | None = None,
-    whole_from: Callable[[int, int], tf.data.Dataset] | None = None,
-    suspects: str | None = None,
+    full_batches_from: BatchesFrom | None = None,
+    bad_batches_path: str | None = None,
     verbose: int = 1,
+    steps: int | None = None,
+    validation: tf.data.Dataset | None = None,
 ) -> dict[str, float]:
-    """Run the phases of a pipeline, from its beginning or from the newest checkpoint.
+    """Run the phases of a pipeline, from the beginning or from the newest checkpoint.
 
-    Model and optimizer are made under the scope of the strategy. Metrics are loss, accuracy
+    Create model and optimizer within the scope of the strategy. The metrics are loss, accuracy
     and robust accuracy, whatever was compiled.
 
     Args:
         model: a compiled :class:`hydra_tf.RobustModel`.
         batches_from: maps (epoch, step) to endless batches of (images, labels) that begin
             there, a pure function; images are floats in [0, 1], or uint8 in [0, 255], which are
-            divided by 255 on the device. On several workers each must get the same batches, of
-            which only its own share has to be right.
-        steps: batches of an epoch.
+            divided by 255 on the device. All workers must get the same batches, in which only
+            the worker's own slices have to hold the images.
+        steps_per_epoch: batches of an epoch.
         pipeline: the phases.
-        validation: batches to judge each epoch on.
-        callbacks: Keras callbacks; those that write files belong on the chief alone. What
-            EarlyStopping, ReduceLROnPlateau and ModelCheckpoint remember is kept in a checkpoint;
-            others begin anew after a restart.
-        checkpoints: where the run is kept; None keeps nothing.
+        validation_data: batches on which each epoch is evaluated.
+        callbacks: Keras callbacks; those that write files belong on the chief only. The state of
+            EarlyStopping, ReduceLROnPlateau and ModelCheckpoint is part of a checkpoint; other
+            callbacks start again after a restart.
+        checkpoints: where checkpoints are stored; None for none.
         options: see :class:`LoopOptions`.
-        whole_from: as `batches_from`, on several workers with every image of a batch: SNIP takes
-            its gradients from the first one, and `suspects` are these; by default the same.
-        suspects: file (.npz) that gets the batches of a step whose loss is not finite.
+        full_batches_from: as `batches_from`, with every image of a batch on every worker: SNIP
+            computes its gradients on the first batch, and bad batches are stored from these; by
+            default the same function.
+        bad_batches_path: file (.npz) for the batches of a step whose loss is not finite.
         verbose: as in Keras.
+        steps: deprecated name of `steps_per_epoch`.
+        validation: deprecated name of `validation_data`.
 
     Returns:
-        The metrics of the last epoch, none where nothing was left to do.
+        The metrics of the last epoch, empty if no epoch was left.
 
     Raises:
-        PreemptionError: after SIGTERM, once the checkpoint is written.
+        PreemptionError: after SIGTERM, when the checkpoint is written.
         FloatingPointError: when the loss is not finite; see :class:`hydra_tf.training.NaNGuard`.
+        TypeError: without steps or pipeline.
         ValueError: for data that do not fit the model, or a checkpoint of another run.
     """
-    with sigterm_noted() as asked, plain_sentences():
-        whole_from = whole_from or batches_from
-        keep = functools.partial(_keep_suspects, suspects, whole_from)
-        loop = _Loop(model, pipeline, steps, checkpoints, options or LoopOptions(), keep)
-        model.first_batch = model.check_data(whole_from(0, 0).map(lambda x, y: (unit_floats(x), y)))
-        return loop.run(batches_from, validation, callbacks, asked, verbose)
+    steps_per_epoch = _renamed("steps", steps, "steps_per_epoch", steps_per_epoch)
+    validation_data = _renamed("validation", validation, "validation_data", validation_data)
+    if steps_per_epoch is None or pipeline is None:
+        raise TypeError("train needs steps_per_epoch and a pipeline, a hydra_tf.HydraCallback.")
+    with sigterm_deferred() as told_to_stop, plain_sentences():
+        full_batches_from = full_batches_from or batches_from
+        store = functools.partial(_store_bad_batches, bad_batches_path, full_batches_from)
+        options = options or LoopOptions()
+        loop = _Loop(model, pipeline, steps_per_epoch, checkpoints, options, store)
+        first = full_batches_from(0, 0).map(lambda x, y: (unit_floats(x), y))
+        model.check_training_data(first)
+        return loop.run(batches_from, validation_data, callbacks, told_to_stop, verbose)
 
 
-def _keep_suspects(path: str | None, whole_from: Any, position: RunPosition, count: int) -> None:
-    """Write the batches of so many steps, which made what is not finite."""
+def _renamed(old: str, old_value: Any, new: str, value: Any) -> Any:
+    """Return the value of an argument that may be given by its deprecated name."""
+    if old_value is None:
+        return value
+    warnings.warn(
+        f"hydra_tf.training.train({old}=...) is deprecated; use {new}.",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return old_value
+
+
+def _store_bad_batches(
+    path: str | None, batches_from: BatchesFrom, position: RunPosition, count: int
+) -> None:
+    """Store the batches of the steps whose result is not finite, if a path was given."""
     if path is not None:
-        keep_suspects(path, whole_from(position.epoch, position.step).take(count), position)
+        batches = batches_from(position.epoch, position.step).take(count)
+        store_bad_batches(path, batches, position)
 
 
-class _Then(keras.callbacks.Callback):
-    """Does something once those before it have begun, and before those after it."""
+class _OnTrainBegin(keras.callbacks.Callback):
+    """Calls a function after the callbacks before it have begun, and before those after it."""
 
-    def __init__(self, what: Callable[[], None]) -> None:
+    def __init__(self, function: Callable[[], None]) -> None:
         super().__init__()
-        self._what = what
+        self._function = function
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._what()
+        self._function()
 
 
 class _Loop:
@@ -116,175 +152,188 @@ class _Loop:
 
     def __init__(
         self,
-        model: Any,
+        model: RobustModel,
         pipeline: HydraCallback,
-        steps: int,
+        steps_per_epoch: int,
         checkpoints: Checkpoints | None,
         options: LoopOptions,
-        keep_suspects: Callable[[RunPosition, int], None],
+        store_bad_batches: Callable[[RunPosition, int], None],
     ) -> None:
-        self.model, self.pipeline, self.steps = model, pipeline, steps
-        self.checkpoints, self.options, self.keep_suspects = checkpoints, options, keep_suspects
+        self.model, self.pipeline, self.steps_per_epoch = model, pipeline, steps_per_epoch
+        self.checkpoints, self.options = checkpoints, options
+        self.store_bad_batches = store_bad_batches
         self.strategy = model.distribute_strategy
-        self.position, self.sums = RunPosition(), np.zeros(6)
-        self.callbacks: Sequence[Any] = ()
+        self.position, self.sums = RunPosition(), MetricSums()
+        self.callbacks: Sequence[keras.callbacks.Callback] = ()
         self._restored: Mapping[str, Any] = {}
-        self._count = 1  # steps of the last execution
+        self._last_steps = 1  # number of steps in the last execution
         self.average: MovingAverage | None = None
-        self._functions: dict[int, Any] = {}
-        self._functions_of: Any = None
+        self._graphs: dict[int, Callable[..., tf.Tensor]] = {}
+        self._graphs_key: Any = None
         self._saved_at = time.monotonic()
 
     def run(
         self,
-        batches_from: Callable[[int, int], tf.data.Dataset],
-        validation: tf.data.Dataset | None,
-        callbacks: Sequence[Any],
-        asked: Callable[[], bool],
+        batches_from: BatchesFrom,
+        validation_data: tf.data.Dataset | None,
+        callbacks: Sequence[keras.callbacks.Callback],
+        told_to_stop: Callable[[], bool],
         verbose: int,
     ) -> dict[str, float]:
-        """Do what :func:`train` says."""
+        """Run all epochs that are left; see :func:`train`."""
         model, self.callbacks = self.model, callbacks
-        if validation is not None:
-            model.check_data(validation)
-        model.prepare()
+        if validation_data is not None:
+            model.check_data(validation_data)
+        model.prepare_training()
         if self.options.average is not None:
             with self.strategy.scope():
                 weights = trained_variables(model.net, PHASES["pretrain"])
                 self.average = MovingAverage(weights, self.options.average)
-        self.judge = judge_function(model, self.strategy)
-        first, *others = arrange([self.pipeline, *callbacks], verbose, moves_rate=False)
-        watchers = keras.callbacks.CallbackList(
-            [first, _Then(self._restore), *others, _Then(self._recall)],
+        self.evaluate = evaluate_function(model, self.strategy)
+        first, *others = ordered_callbacks([self.pipeline, *callbacks], verbose, sets_rate=False)
+        callback_list = keras.callbacks.CallbackList(
+            [first, _OnTrainBegin(self._restore), *others, _OnTrainBegin(self._restore_callbacks)],
             model=model,
             verbose=verbose,
             epochs=self.pipeline.epochs,
-            steps=self.steps,
+            steps=self.steps_per_epoch,
         )
         model.stop_training = False
-        watchers.on_train_begin()
+        callback_list.on_train_begin()
         logs: dict[str, float] = {}
         stopped = self.position.step == 0 and model.stop_training
         if self.position.epoch == self.pipeline.epochs or stopped:
-            # A run that was interrupted after its last epoch, or asked to stop before its first.
+            # The run was interrupted after its last epoch, or stopped by a callback.
             if self.position.epoch:
-                self.pipeline.on_epoch_begin(self.position.epoch - 1)
-            watchers.on_train_end(logs)
+                self.pipeline.resume_phase(self.position.epoch - 1)
+            callback_list.on_train_end(logs)
             return logs
-        # A checkpoint may stand behind the last step of an epoch that was not judged yet.
-        past, step = divmod(self.position.step, self.steps)
-        batches = batches_from(self.position.epoch + past, step)
-        iterator = iter(shared_out(batches, self.strategy))
-        # One that was stopped within an epoch has this epoch to be judged.
+        # The checkpoint may follow the last step of an epoch that was not yet evaluated.
+        finished, step = divmod(self.position.step, self.steps_per_epoch)
+        batches = batches_from(self.position.epoch + finished, step)
+        iterator = iter(distribute_batches(batches, self.strategy))
+        # A run that was stopped within an epoch still has to evaluate this epoch.
         while self.position.step or not (
             model.stop_training or self.position.epoch == self.pipeline.epochs
         ):
-            logs = self._epoch(iterator, validation, watchers, asked)
-        watchers.on_train_end(logs)
+            logs = self._epoch(iterator, validation_data, callback_list, told_to_stop)
+        callback_list.on_train_end(logs)
         return logs
 
     def _epoch(
-        self, iterator: Any, validation: Any, watchers: Any, asked: Callable[[], bool]
+        self,
+        iterator: Any,
+        validation_data: tf.data.Dataset | None,
+        callback_list: keras.callbacks.CallbackList,
+        told_to_stop: Callable[[], bool],
     ) -> dict[str, float]:
-        """Train to the end of an epoch and judge it."""
+        """Train to the end of an epoch, evaluate it, and write a checkpoint."""
         epoch = self.position.epoch
-        before = int(np.asarray(self.model.phase_entered))
-        watchers.on_epoch_begin(epoch)
-        if self.average is not None and before != int(np.asarray(self.model.phase_entered)):
+        phase_before = self.model.saved_phase
+        callback_list.on_epoch_begin(epoch)
+        if self.average is not None and phase_before != self.model.saved_phase:
             self.average.start()
-        while self.position.step < self.steps and not self.model.stop_training:
-            self._execute(iterator, watchers, asked)
-        if not self.position.step:  # stopped as it began
+        while self.position.step < self.steps_per_epoch and not self.model.stop_training:
+            self._execute(iterator, callback_list, told_to_stop)
+        if not self.position.step:  # stopped before its first step
             return {}
-        if asked() and self.strategy.cluster_resolver is None:
+        if told_to_stop() and self.strategy.cluster_resolver is None:
             self._stop()  # several workers stop together, at their next step
-        logs = means(self.sums)
+        logs = self.sums.means()
         phase, first = self.pipeline.phase_at(epoch)
         average = None if PHASES[phase].trains_scores else self.average
         if average is not None:
             average.swap()
-        if validation is not None:
-            logs |= self._judged(validation, watchers)
+        if validation_data is not None:
+            logs |= self._evaluate(validation_data, callback_list)
         try:
-            watchers.on_epoch_end(epoch, logs)
-        except FloatingPointError:  # weights that the last step has ruined
-            self.keep_suspects(RunPosition(epoch, self.position.step - self._count), self._count)
+            callback_list.on_epoch_end(epoch, logs)
+        except FloatingPointError:  # the last step made weights that are not finite
+            position = RunPosition(epoch, self.position.step - self._last_steps)
+            self.store_bad_batches(position, self._last_steps)
             raise
         last = epoch + 1 == first + self.pipeline.plan[phase] or self.model.stop_training
-        if average is not None and not last:  # a phase ends with it, and the next begins there
+        if (
+            average is not None and not last
+        ):  # the last epoch of a phase leaves the average in place
             average.swap()
-        self.position, self.sums = RunPosition(epoch + 1, 0), np.zeros(6)
+        self.position, self.sums = RunPosition(epoch + 1, 0), MetricSums()
         self._save()
         return logs
 
-    def _execute(self, iterator: Any, watchers: Any, asked: Callable[[], bool]) -> None:
-        """Make a few steps; stop after them if that was asked for."""
+    def _execute(
+        self,
+        iterator: Any,
+        callback_list: keras.callbacks.CallbackList,
+        told_to_stop: Callable[[], bool],
+    ) -> None:
+        """Run one execution of the graph, of one or several steps; then stop if told to."""
         epoch, done = self.position.epoch, self.position.step
-        count = min(self.options.steps_per_execution, self.steps - done)
-        watchers.on_train_batch_begin(done)
+        count = min(self.options.steps_per_execution, self.steps_per_epoch - done)
+        callback_list.on_train_batch_begin(done)
         rates = self.pipeline.rates(count)
-        execute = self._function(count, rates is not None)
-        given = tf.constant(rates or [0.0] * count, tf.float32)
-        sums = np.asarray(execute(iterator, given, tf.constant(float(asked()))), np.float64)
+        execute = self._graph(count, rates is not None)
+        rate_tensor = tf.constant(rates or [0.0] * count, tf.float32)
+        result = execute(iterator, rate_tensor, tf.constant(float(told_to_stop())))
+        sums = MetricSums(*map(float, np.asarray(result)))
         if rates is not None:
-            self.model.compiled_rate.moved(rates[-1])
-        self.sums += sums
-        if not np.isfinite(sums[1]):
-            self.keep_suspects(RunPosition(epoch, done), count)
-        self._count = count
+            self.model.compiled_rate.note(rates[-1])
+        self.sums = self.sums.plus(sums)
+        if not np.isfinite(sums.loss):
+            self.store_bad_batches(RunPosition(epoch, done), count)
+        self._last_steps = count
         self.position = RunPosition(epoch, done + count)
-        logs = means(self.sums)
-        watchers.on_train_batch_end(done + count - 1, logs)
-        if sums[-1] > 0:
+        callback_list.on_train_batch_end(done + count - 1, self.sums.means())
+        if sums.stop > 0:
             self._stop()
         if time.monotonic() - self._saved_at >= self.options.checkpoint_seconds:
             self._save()
 
     def _stop(self) -> None:
-        """Write a checkpoint of this place and leave."""
+        """Write a checkpoint and raise PreemptionError."""
         self._save()
         where = f"Told to stop after epoch {self.position.epoch + 1}, step {self.position.step}"
         if self.checkpoints is None:
             raise PreemptionError(f"{where}.")
-        raise PreemptionError(
-            f"{where}, which a checkpoint holds; the same command goes on from there."
-        )
+        raise PreemptionError(f"{where}; the same command resumes from the checkpoint there.")
 
-    def _function(self, count: int, moves_rate: bool) -> Any:
-        """The graph of a few steps, traced anew for each phase."""
-        phase = (self.model.phase, self.model.phase_steps, moves_rate)
-        if self._functions_of != phase:
-            self._functions, self._functions_of = {}, phase
-        if count not in self._functions:
-            follows = self.average if not self.model.phase.trains_scores else None
-            self._functions[count] = train_function(
-                self.model, self.strategy, count, self.options.step, follows, moves_rate
+    def _graph(self, count: int, sets_rate: bool) -> Callable[..., tf.Tensor]:
+        """Return the graph of some steps, retraced for each phase."""
+        key = (self.model.phase, self.model.phase_steps, sets_rate)
+        if self._graphs_key != key:
+            self._graphs, self._graphs_key = {}, key
+        if count not in self._graphs:
+            average = self.average if not self.model.phase.trains_scores else None
+            self._graphs[count] = train_function(
+                self.model, self.strategy, count, self.options.step, average, sets_rate
             )
-        return self._functions[count]
+        return self._graphs[count]
 
-    def _judged(self, validation: tf.data.Dataset, watchers: Any) -> dict[str, float]:
-        """The metrics of the validation data."""
-        total = np.zeros(6)
-        watchers.on_test_begin()
-        for i, batch in enumerate(shared_out(validation, self.strategy, fill=True)):
-            watchers.on_test_batch_begin(i)
-            total += np.asarray(self.judge(batch), np.float64)
-            watchers.on_test_batch_end(i, means(total))
-        watchers.on_test_end(means(total))
-        return means(total, "val_")
+    def _evaluate(
+        self, validation_data: tf.data.Dataset, callback_list: keras.callbacks.CallbackList
+    ) -> dict[str, float]:
+        """Return the metrics of the validation data."""
+        total = MetricSums()
+        callback_list.on_test_begin()
+        for i, batch in enumerate(distribute_batches(validation_data, self.strategy, pad=True)):
+            callback_list.on_test_batch_begin(i)
+            total = total.plus(self.evaluate(batch))
+            callback_list.on_test_batch_end(i, total.means())
+        callback_list.on_test_end(total.means())
+        return total.means("val_")
 
     def _save(self) -> None:
-        """Write a checkpoint of this place."""
+        """Write a checkpoint of the present position."""
         if self.checkpoints is None or not self.checkpoints.writes:
             return
         averages = self.average.variables if self.average else []
         arrays = {
-            **gathered(self.model.variables, "model"),
-            **gathered(self.model.optimizer.variables, "optimizer"),
-            **gathered(averages, "average"),
+            **variable_arrays(self.model.variables, "model"),
+            **variable_arrays(self.model.optimizer.variables, "optimizer"),
+            **variable_arrays(averages, "average"),
             **self.pipeline.best.arrays(),
-            **remembered(self.callbacks),
-            "sums": self.sums,
+            **callback_state(self.callbacks),
+            "sums": np.asarray(self.sums, np.float64),
             "stopped": self.model.stop_training,
             "run": json.dumps(self._identity()),
         }
@@ -292,50 +341,50 @@ class _Loop:
         self._saved_at = time.monotonic()
 
     def _restore(self) -> None:
-        """Go to the newest checkpoint, if there is one."""
-        found = self.checkpoints.newest() if self.checkpoints else None
-        self._agree(RunPosition() if found is None else found[0])
-        if found is None or self.checkpoints is None:
+        """Restore the newest checkpoint, if there is one."""
+        newest = self.checkpoints.newest() if self.checkpoints else None
+        self._require_same_position(RunPosition() if newest is None else newest[0])
+        if newest is None or self.checkpoints is None:
             return
-        self.position, arrays = found
-        require_same(str(arrays.get("run", "{}")), self._identity(), self.checkpoints.folder)
-        scatter(self.model.variables, "model", arrays)
-        scatter(self.model.optimizer.variables, "optimizer", arrays)
-        scatter(self.average.variables if self.average else [], "average", arrays)
-        self.pipeline.best.take_up(arrays)
-        # A warning, to be seen: the progress bar begins in the middle.
+        self.position, arrays = newest
+        require_same_run(str(arrays.get("run", "{}")), self._identity(), self.checkpoints.folder)
+        restore_variables(self.model.variables, "model", arrays)
+        restore_variables(self.model.optimizer.variables, "optimizer", arrays)
+        restore_variables(self.average.variables if self.average else [], "average", arrays)
+        self.pipeline.best.load_arrays(arrays)
+        # A warning, so that it is visible: the progress bar starts in the middle.
         logging.warning(
-            "hydra_tf: goes on behind epoch %d, step %d, from a checkpoint in %s.",
+            "hydra_tf: resumes after epoch %d, step %d, from a checkpoint in %s.",
             *(self.position.epoch, self.position.step, self.checkpoints.folder),
         )
-        self.sums, self._restored = arrays["sums"], arrays
+        self.sums, self._restored = MetricSums(*map(float, arrays["sums"])), arrays
         self.model.stop_training = bool(arrays["stopped"])
-        if self.pipeline.sets_rates:
-            self.model.compiled_rate.moved(float(np.asarray(self.model.optimizer.learning_rate)))
+        if self.pipeline.has_schedule:
+            self.model.compiled_rate.note(float(np.asarray(self.model.optimizer.learning_rate)))
 
-    def _recall(self) -> None:
-        """Have callbacks, which begin anew with the training, remember what a checkpoint holds."""
-        remember(self.callbacks, self._restored)
+    def _restore_callbacks(self) -> None:
+        """Restore the state of callbacks, which they reset when training begins."""
+        restore_callback_state(self.callbacks, self._restored)
         self._restored = {}
 
     def _identity(self) -> dict[str, Any]:
-        """What makes this run the one that a checkpoint belongs to."""
-        return identity(self.model, self.pipeline, self.steps, self.options)
+        """Return what identifies this run."""
+        return run_identity(self.model, self.pipeline, self.steps_per_epoch, self.options)
 
-    def _agree(self, position: RunPosition) -> None:
-        """Refuse to start where other workers do not.
+    def _require_same_position(self, position: RunPosition) -> None:
+        """Check that all workers start at the same position.
 
         Raises:
-            ValueError: when they have found other checkpoints.
+            ValueError: when they have found different checkpoints.
         """
         if self.strategy.cluster_resolver is None:
             return
-        own = tf.constant([float(position.epoch), float(position.step)])
+        local = tf.constant([float(position.epoch), float(position.step)])
         total = self.strategy.reduce(
-            tf.distribute.ReduceOp.SUM, self.strategy.run(lambda: own), axis=None
+            tf.distribute.ReduceOp.SUM, self.strategy.run(lambda: local), axis=None
         )
-        if not np.array_equal(total, own * self.strategy.num_replicas_in_sync):
+        if not np.array_equal(total, local * self.strategy.num_replicas_in_sync):
             raise ValueError(
-                "The workers have found different checkpoints; their folder must be one that all "
-                "of them share."
+                "The workers have found different checkpoints; all of them must use one shared "
+                "folder."
             )

@@ -1,4 +1,4 @@
-"""How a training loop runs."""
+"""Options of the training loop."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from hydra_tf.training.step.microbatches import StepOptions
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How a loop runs.
+    """How a training loop runs.
 
     Args:
-        step: how a step is worked.
+        step: how a step is computed.
         steps_per_execution: steps in one call of a graph, as in Keras; callbacks see the last.
-        average: decay of a moving average of the weights, which is then what is judged and
-            kept; None for none.
-        checkpoint_seconds: a checkpoint is written within an epoch when the last is as old.
+        average: decay of a moving average of the weights, which is then evaluated and kept
+            in their place; None for none.
+        checkpoint_seconds: a checkpoint is written within an epoch when the last one is this old.
 
     Raises:
         ValueError: for a value out of range.
@@ -37,9 +37,7 @@ class LoopOptions:
                 f"steps_per_execution must be at least 1, not {self.steps_per_execution}."
             )
         if self.average is not None and not 0 < self.average < 1:
-            raise ValueError(
-                f"The decay of a moving average lies in (0, 1), not at {self.average}."
-            )
+            raise ValueError(f"The decay of a moving average is in (0, 1), not {self.average}.")
         if not self.checkpoint_seconds >= 0:
             raise ValueError(
                 f"checkpoint_seconds must be at least 0, not {self.checkpoint_seconds}."

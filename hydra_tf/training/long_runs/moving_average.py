@@ -1,8 +1,8 @@
-"""A moving average of the weights (Polyak and Juditsky, 1992), judged and kept in their place."""
+"""A moving average of the weights (Polyak and Juditsky, 1992), evaluated in their place."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -11,11 +11,11 @@ import numpy as np
 class MovingAverage:
     """The exponential moving average of a list of variables.
 
-    Made under the scope of the tf.distribute strategy, if there is one.
+    Create it within the scope of the tf.distribute strategy, if there is one.
 
     Args:
         variables: Keras variables, built.
-        decay: share, in (0, 1), that the average keeps of itself at each step.
+        decay: share of the average that remains at each step, in (0, 1).
 
     Raises:
         ValueError: for a decay out of range.
@@ -30,9 +30,9 @@ class MovingAverage:
         1.1
     """
 
-    def __init__(self, variables: list[Any], decay: float) -> None:
+    def __init__(self, variables: Sequence[keras.Variable], decay: float) -> None:
         if not 0 < decay < 1:
-            raise ValueError(f"The decay of a moving average lies in (0, 1), not at {decay}.")
+            raise ValueError(f"The decay of a moving average is in (0, 1), not {decay}.")
         self.decay, self._followed = decay, list(variables)
         self.variables = [
             keras.Variable(
@@ -46,18 +46,18 @@ class MovingAverage:
         ]
 
     def start(self) -> None:
-        """Begin anew at the present values."""
+        """Start again at the present values."""
         for average, variable in zip(self.variables, self._followed, strict=True):
             average.assign(np.asarray(variable))
 
     def update(self) -> None:
-        """Take the present values in; part of the graph of a step."""
+        """Add the present values to the average, within the graph of a step."""
         for average, variable in zip(self.variables, self._followed, strict=True):
             average.assign(average + (1.0 - self.decay) * (variable - average))
 
     def swap(self) -> None:
-        """Exchange the averages and the values themselves."""
+        """Exchange the averages and the present values."""
         for average, variable in zip(self.variables, self._followed, strict=True):
-            own, other = np.asarray(variable), np.asarray(average)
-            variable.assign(other)
-            average.assign(own)
+            present, averaged = np.asarray(variable), np.asarray(average)
+            variable.assign(averaged)
+            average.assign(present)

@@ -1,4 +1,4 @@
-"""Stopping when the machine is taken away: SIGTERM, noted and acted on between two steps."""
+"""Stopping when the machine is taken away: SIGTERM takes effect between two steps."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from collections.abc import Callable, Iterator
 
 
 class PreemptionError(Exception):
-    """Training was told to stop, and its checkpoint holds where it stands."""
+    """Training was told to stop, and its checkpoint stores the position of the run."""
 
 
 @contextlib.contextmanager
-def sigterm_noted() -> Iterator[Callable[[], bool]]:
-    """Within this context SIGTERM ends nothing; yields a function that says if it came.
+def sigterm_deferred() -> Iterator[Callable[[], bool]]:
+    """Defer SIGTERM within this context; yield a function that says whether it came.
 
-    Outside of the main thread, where Python takes no signals, it never says so.
+    Outside of the main thread, where Python receives no signals, it always returns False.
     """
-    asked = threading.Event()
+    received = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield received.is_set
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    handler = signal.signal(signal.SIGTERM, lambda *_: received.set())
     try:
-        yield asked.is_set
+        yield received.is_set
     except BaseException:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, handler)
         raise
-    signal.signal(signal.SIGTERM, before)
-    if asked.is_set():  # it came too late to be acted on: whoever comes next shall hear of it
+    signal.signal(signal.SIGTERM, handler)
+    if received.is_set():  # too late for this context, so the previous handler gets it
         signal.raise_signal(signal.SIGTERM)

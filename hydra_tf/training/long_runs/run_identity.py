@@ -1,4 +1,4 @@
-"""What makes a run the one that a checkpoint belongs to."""
+"""What identifies the run that a checkpoint belongs to."""
 
 from __future__ import annotations
 
@@ -11,39 +11,42 @@ import numpy as np
 from hydra_tf.objectives import OBJECTIVES
 from hydra_tf.training.callbacks.pipeline import HydraCallback
 from hydra_tf.training.long_runs.loop_options import LoopOptions
-from hydra_tf.training.step.optimizer import settings_of
+from hydra_tf.training.robust_model import RobustModel
+from hydra_tf.training.step.optimizer import optimizer_settings
 
 
-def identity(
-    model: Any, pipeline: HydraCallback, steps: int, options: LoopOptions
+def run_identity(
+    model: RobustModel, pipeline: HydraCallback, steps_per_epoch: int, options: LoopOptions
 ) -> dict[str, Any]:
-    """Return what the rest of a run follows from, but for its data and its network.
+    """Return the settings from which a run follows, apart from its data and its network.
 
-    Left out is what a run may change under way, if to other bits: devices, parts, XLA.
+    Left out is what may change when a run resumes, even if it changes bits: devices,
+    microbatches, XLA.
 
     Args:
         model: a compiled :class:`hydra_tf.RobustModel`.
         pipeline: the phases.
-        steps: batches of an epoch.
-        options: how the loop runs.
+        steps_per_epoch: batches of an epoch.
+        options: options of the loop.
 
     Returns:
-        A mapping that JSON can hold; callables stand in it by their names.
+        A mapping that can be written as JSON; callables are represented by their names.
 
     Example:
         >>> import keras, hydra_tf
         >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(2)])
         >>> model = hydra_tf.RobustModel(net, "natural")
         >>> model.compile("sgd")
-        >>> identity(model, HydraCallback(0.1, 1, 1, 1), 10, LoopOptions())["phases"]
+        >>> run_identity(model, HydraCallback(0.1, 1, 1, 1), 10, LoopOptions())["phases"]
         {'pretrain': 1, 'prune': 1, 'finetune': 1}
     """
-    settings = settings_of(model.optimizer).items()
+    settings = optimizer_settings(model.optimizer).items()
     optimizer = {key: value for key, value in settings if key not in ("name", "learning_rate")}
+    # The keys are part of the file format of checkpoints.
     content = {
         "seed": model.seed,
-        "objective": _objective(model.objective),
-        "steps of an epoch": steps,
+        "objective": _objective_config(model.objective),
+        "steps of an epoch": steps_per_epoch,
         "phases": pipeline.plan,
         "method": pipeline.method,
         "density": pipeline.density,
@@ -54,47 +57,48 @@ def identity(
         ],
         "optimizer": [type(model.optimizer).__name__, optimizer],
         "average": options.average,
-        "clip_norm": options.step.clip_norm,
-        "best epoch": [pipeline.monitor, pipeline.restore_best],
+        "clip_norm": options.step.global_clipnorm,
+        "best epoch": [pipeline.monitor, pipeline.restore_best_weights],
         "trained BatchNorm": model.train_batchnorm,
     }  # fmt: skip
-    found: dict[str, Any] = json.loads(json.dumps(content, default=_name))
-    return found
+    identity: dict[str, Any] = json.loads(json.dumps(content, default=_as_json))
+    return identity
 
 
-def require_same(kept: str, now: Mapping[str, Any], folder: str) -> None:
-    """Refuse the checkpoint of another run.
+def require_same_run(stored: str, identity: Mapping[str, Any], folder: str) -> None:
+    """Check that a checkpoint belongs to this run.
 
     Args:
-        kept: the :func:`identity` in the checkpoint, as JSON.
-        now: that of this run.
-        folder: where the checkpoint is.
+        stored: the :func:`run_identity` in the checkpoint, as JSON.
+        identity: that of this run.
+        folder: folder of the checkpoint.
 
     Raises:
-        ValueError: with what the two differ in.
+        ValueError: with the settings that differ.
 
     Example:
-        >>> require_same('{"seed": 0}', {"seed": 0}, "runs/a/checkpoints")
+        >>> require_same_run('{"seed": 0}', {"seed": 0}, "runs/a/checkpoints")
     """
-    before = json.loads(kept)
-    unlike = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    if unlike:
+    before = json.loads(stored)
+    differing = [k for k in {**before, **identity} if before.get(k) != identity.get(k)]
+    if differing:
         raise ValueError(
-            f"The checkpoint in {folder} is of another run, which differs in: {', '.join(unlike)}; "
-            "name another folder, or remove this one."
+            f"The checkpoint in {folder} belongs to another run, which differs in: "
+            f"{', '.join(differing)}; name another folder, or remove this one."
         )
 
 
-def _objective(objective: Any) -> Any:
-    """The parameters of an objective, or the name of a callable that is none of ours."""
+def _objective_config(objective: Any) -> Any:
+    """Return the parameters of an objective, or the name of a callable that is not registered."""
     try:
         return OBJECTIVES.config(objective)
     except TypeError:
-        return _name(objective)
+        return _as_json(objective)
 
 
-def _name(value: Any) -> Any:
-    """What JSON cannot hold: the number of a NumPy scalar, the name of anything else."""
+def _as_json(value: Any) -> Any:
+    """Return a JSON value for a NumPy scalar, an object with a config, or another object's name."""
     if isinstance(value, np.generic):
         return value.item()
-    return getattr(value, "__name__", type(value).__name__)
+    name = getattr(value, "__name__", type(value).__name__)
+    return [name, value.get_config()] if hasattr(value, "get_config") else name

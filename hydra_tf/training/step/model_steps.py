@@ -1,4 +1,4 @@
-"""What a robust model does with one batch: train on it, or judge it."""
+"""What a robust model does with one batch: train on it, or evaluate it."""
 
 from __future__ import annotations
 
@@ -9,65 +9,72 @@ import tensorflow as tf
 
 from hydra_tf.attacks.losses import cross_entropy
 from hydra_tf.checks.labels import is_one_hot, sparse_labels
+from hydra_tf.core.types import Images, Labels, Logits, LossTerms
 from hydra_tf.objectives.base import Replayed
+from hydra_tf.objectives.validation import ValidationMeasure
 from hydra_tf.training.step.batch_checks import checked, correct
 from hydra_tf.training.step.microbatches import StepOptions
 from hydra_tf.training.step.phases import Phase, trained_variables
-from hydra_tf.training.step.replayed_perturbation import put, take
+from hydra_tf.training.step.replayed_perturbation import read_perturbation, store_perturbation
 from hydra_tf.training.step.robust_step import robust_step, step_context
 
 
 class BatchSteps(keras.Model):
-    """The steps of :class:`hydra_tf.RobustModel`, which sets what they read."""
+    """The steps of :class:`hydra_tf.RobustModel`, which sets the attributes they read."""
 
-    net: Any
+    net: keras.Model
     objective: Any
     seed: int
     train_batchnorm: bool
-    phase: Phase
-    phase_steps: int | None
-    validation_attack: Any
-    robust_accuracy: Any
-    carried: Any
-    metrics_take_rows: bool  # whether the compiled metrics have met one-hot labels first
+    validation_measure: ValidationMeasure | None
+    _phase: Phase
+    _phase_steps: int | None
+    _robust_accuracy: keras.metrics.Mean
+    _perturbation: keras.Variable | None
+    _metrics_take_one_hot: bool  # whether the compiled metrics have met one-hot labels first
 
     @property
     def replays(self) -> int:
-        """Optimizer steps on each batch."""
+        """Number of optimizer steps on each batch."""
         return self.objective.replays if isinstance(self.objective, Replayed) else 1
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """One robust step on a batch, or several of a replayed objective; Keras calls this."""
+        """Train on one batch; Keras calls this."""
         x, y = checked(data, self.net.output_shape[-1])
-        terms = self.robust_batch(x, y)
-        self._loss_tracker.update_state(terms.loss, sample_weight=tf.shape(x)[0])
+        terms = self.train_on_checked_batch(x, y)
+        self._metric("loss").update_state(terms.loss, sample_weight=tf.shape(x)[0])
         if terms.adversarial_logits is not None:
-            self.robust_accuracy.update_state(correct(y, terms.logits, terms.adversarial_logits))
+            self._robust_accuracy.update_state(correct(y, terms.logits, terms.adversarial_logits))
         results: dict[str, Any] = self.compute_metrics(x, data[1], terms.logits)
         if terms.adversarial_logits is None:
             results.pop("robust_accuracy")
         return results
 
-    def robust_batch(self, x: tf.Tensor, y: tf.Tensor, options: StepOptions | None = None) -> Any:
-        """Train on one batch as the phase says, as often as the objective replays it.
+    def train_on_checked_batch(
+        self, x: Images, y: Labels, options: StepOptions | None = None
+    ) -> LossTerms:
+        """Train on one batch in the present phase, as often as the objective replays it.
 
         Args:
             x: [batch, ...] float32 images in [0, 1].
             y: [batch] int32 labels.
-            options: how a step is worked.
+            options: how a step is computed.
 
         Returns:
-            The objective's :class:`hydra_tf.core.types.LossTerms` before the last step.
+            The loss terms before the last step.
         """
-        variables = trained_variables(self.net, self.phase, self.train_batchnorm)
+        variables = trained_variables(self.net, self._phase, self.train_batchnorm)
         objective: Any = self.objective
-        carries = isinstance(objective, Replayed)
-        if carries and self.carried is None:
+        replayed = isinstance(objective, Replayed)
+        if replayed and self._perturbation is None:
             raise ValueError(
-                "This objective carries a perturbation that fit makes room for: call fit."
+                "This objective carries a perturbation from batch to batch, for which fit "
+                "allocates memory; call fit."
             )
-        perturbed = objective.start_batch(x, take(self.carried, x)) if carries else None
-        # Unrolled: tf.distribute updates no variable within a loop of the graph.
+        perturbed = None
+        if replayed:
+            perturbed = objective.start_batch(x, read_perturbation(self._perturbation, x))
+        # Unrolled, because tf.distribute cannot update variables within a loop of the graph.
         for _ in range(self.replays):
             step = self.optimizer.iterations
             terms = robust_step(
@@ -77,32 +84,31 @@ class BatchSteps(keras.Model):
                 variables,
                 x,
                 y,
-                step_context(self.seed, self.phase.index, step, self.phase_steps),
-                refresh=self.phase.trains_scores,
+                step_context(self.seed, self._phase.index, step, self._phase_steps),
+                refresh=self._phase.trains_scores,
                 perturbed=perturbed,
                 options=options,
             )
             perturbed = terms.perturbed
-        if carries:
-            put(self.carried, perturbed - x)
+        if replayed:
+            store_perturbation(self._perturbation, perturbed - x)
         return terms
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        """Benign loss and metrics, and accuracy under `validation_attack`; Keras calls this."""
+        """Return benign loss and metrics, and robust accuracy; Keras calls this."""
         x, y = checked(data, self.net.output_shape[-1])
         logits = self(x, training=False)
-        self._loss_tracker.update_state(
-            tf.reduce_mean(cross_entropy(y, logits)), sample_weight=tf.shape(x)[0]
-        )
-        if self.validation_attack is not None:
-            self.robust_accuracy.update_state(self.watched(x, y, logits))
+        loss = tf.reduce_mean(cross_entropy(y, logits))
+        self._metric("loss").update_state(loss, sample_weight=tf.shape(x)[0])
+        if self.validation_measure is not None:
+            self._robust_accuracy.update_state(self.robustly_correct(x, y, logits))
         results: dict[str, Any] = self.compute_metrics(x, data[1], logits)
-        if self.validation_attack is None:
+        if self.validation_measure is None:
             results.pop("robust_accuracy")
         return results
 
-    def watched(self, x: tf.Tensor, y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """Return what `validation_attack` finds of a batch.
+    def robustly_correct(self, x: Images, y: Labels, logits: Logits) -> tf.Tensor:
+        """Apply the validation measure to a batch.
 
         Args:
             x: [batch, ...] images.
@@ -110,26 +116,27 @@ class BatchSteps(keras.Model):
             logits: [batch, classes] of the images.
 
         Returns:
-            Ones for samples that are verified, or right with and without the attack, zeros for
-            the others: [batch], or of the first samples where the objective looks at no more.
+            Ones and zeros, [batch] or fewer; see
+            :class:`hydra_tf.objectives.validation.ValidationMeasure`.
         """
-        watch: Any = self.validation_attack
-        if hasattr(watch, "held"):
-            return tf.cast(watch.held(self.net, x, y), tf.float32)
-        # One seed for all batches: what is compared between epochs is the network.
-        x_adv = watch(self, x, y, seed=self.seed)
-        return correct(y, logits, self(x_adv, training=False))
+        assert self.validation_measure is not None
+        # One seed for all batches, so that epochs differ in the network only.
+        return self.validation_measure.correct(self, x, y, logits, self.seed)
+
+    def _metric(self, name: str) -> Any:
+        """Return the metric of this name, such as the tracker of the loss."""
+        return next(metric for metric in self.metrics if metric.name == name)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Update the compiled metrics with labels in the form of the first that they met.
+        """Update the compiled metrics with labels in the form that they met first.
 
         "accuracy" becomes that of integers or of one-hot rows at the first update; training
         and validation data may differ.
         """
-        metrics = self._compile_metrics
-        if metrics is not None and not metrics.built:
-            self.metrics_take_rows = is_one_hot(y)
-        elif metrics is not None and is_one_hot(y) != self.metrics_take_rows:
+        compiled = [metric for metric in self.metrics if metric.name == "compile_metrics"]
+        if compiled and not compiled[0].built:
+            self._metrics_take_one_hot = is_one_hot(y)
+        elif compiled and is_one_hot(y) != self._metrics_take_one_hot:
             sparse = sparse_labels(y)
-            y = tf.one_hot(sparse, y_pred.shape[-1]) if self.metrics_take_rows else sparse
+            y = tf.one_hot(sparse, y_pred.shape[-1]) if self._metrics_take_one_hot else sparse
         return super().compute_metrics(x, y, y_pred, sample_weight)

@@ -1,4 +1,4 @@
-"""The one optimizer of all phases: what it may be, and the state of a new one for it."""
+"""The optimizer that all phases share: what is supported, and how its state is reset."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 
-def settings_of(optimizer: Any) -> dict[str, Any]:
-    """Return an optimizer's config, that within a loss-scaling wrapper if there is one.
+def optimizer_settings(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
+    """Return an optimizer's config, or that of the optimizer inside a loss-scaling wrapper.
 
     Example:
         >>> inner = keras.optimizers.SGD(0.5, nesterov=True)
-        >>> settings_of(keras.optimizers.LossScaleOptimizer(inner))["nesterov"]
+        >>> optimizer_settings(keras.optimizers.LossScaleOptimizer(inner))["nesterov"]
         True
     """
     config: dict[str, Any] = optimizer.get_config()
@@ -21,41 +22,41 @@ def settings_of(optimizer: Any) -> dict[str, Any]:
     return inner["config"] if inner else config
 
 
-def require_supported(optimizer: Any) -> None:
-    """Refuse an optimizer that would move frozen variables or count its steps otherwise.
+def require_supported(optimizer: keras.optimizers.Optimizer) -> None:
+    """Check that an optimizer leaves frozen variables alone and counts every step.
 
     Raises:
-        ValueError: for a moving average or accumulated gradients within the optimizer.
+        ValueError: for an optimizer that averages weights or accumulates gradients.
 
     Example:
         >>> require_supported(keras.optimizers.SGD(0.1, momentum=0.9))
     """
-    settings = settings_of(optimizer)
+    settings = optimizer_settings(optimizer)
     if settings.get("use_ema"):
         raise ValueError(
-            "An optimizer with use_ema=True overwrites variables that a phase must not move; leave "
-            "it out, and for an average of the weights train with hydra_tf.training.train(..., "
-            "options=LoopOptions(average=0.999))."
+            "An optimizer with use_ema=True overwrites variables that a phase must not change; "
+            "remove it, and for an average of the weights train with "
+            "hydra_tf.training.train(..., options=LoopOptions(average=0.999))."
         )
     steps = settings.get("gradient_accumulation_steps")
     if steps is not None and steps > 1:
         raise ValueError(
             f"An optimizer with gradient_accumulation_steps={steps} counts one step in {steps}, "
-            "so that schedules would not reach their end; leave it out, and to work a large batch "
-            "in parts train with hydra_tf.training.train(..., options=LoopOptions(step="
+            "so that schedules would not reach their end; remove it, and to process a large batch "
+            "in microbatches train with hydra_tf.training.train(..., options=LoopOptions(step="
             f"StepOptions(microbatches={steps})))."
         )
 
 
-def require_scope(strategy: Any, variables: Sequence[Any]) -> None:
-    """Refuse variables that do not belong to a tf.distribute strategy.
+def require_scope(strategy: tf.distribute.Strategy, variables: Sequence[keras.Variable]) -> None:
+    """Check that variables were created within the scope of a tf.distribute strategy.
 
     Args:
-        strategy: what is to train them.
+        strategy: strategy that trains the variables.
         variables: Keras variables.
 
     Raises:
-        ValueError: naming the first, and what to do.
+        ValueError: naming the first variable created elsewhere, and what to do.
     """
     for variable in variables:
         if not strategy.extended.variable_created_in_scope(variable.value):
@@ -67,29 +68,33 @@ def require_scope(strategy: Any, variables: Sequence[Any]) -> None:
 
 
 class OptimizerState:
-    """Builds the state of an optimizer, and gives it that of a new one.
+    """Builds the state of an optimizer, and resets it to that of a new optimizer.
 
-    The variables that it was built for are kept: layers may be frozen afterwards. It is no
-    Keras object, lest a model take the variables for its own.
+    It remembers the variables that the optimizer was built for, because layers may be frozen
+    afterwards. It is not a Keras object, so that Keras does not track these variables again.
     """
 
     def __init__(self) -> None:
         self._optimizer: Any = None
-        self._variables: list[Any] = []
+        self._variables: list[keras.Variable] = []
 
-    def note(self, optimizer: Any, variables: Sequence[Any]) -> None:
-        """Keep which variables an optimizer was built for."""
+    def note_built(
+        self, optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
+    ) -> None:
+        """Remember the variables that an optimizer was built for."""
         self._optimizer, self._variables = optimizer, list(variables)
 
-    def build(self, optimizer: Any, variables: Sequence[Any]) -> None:
-        """Build an optimizer that is not built yet."""
+    def build(
+        self, optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
+    ) -> None:
+        """Build an optimizer unless it is built already."""
         if not optimizer.built:
             optimizer.build(list(variables))
         if optimizer is not self._optimizer:
-            self.note(optimizer, variables)
+            self.note_built(optimizer, variables)
 
-    def renew(self) -> None:
-        """Give the optimizer the state of a new one, its learning rate as it is."""
+    def reset(self) -> None:
+        """Give the optimizer the state of a new one; its learning rate is not changed."""
         fresh = keras.optimizers.deserialize(keras.optimizers.serialize(self._optimizer))
         fresh.build(self._variables)
         for variable, value in zip(self._optimizer.variables, fresh.variables, strict=True):

@@ -1,9 +1,8 @@
-"""The three phases, and which variables each phase trains."""
+"""The three phases of training, and the variables that each phase trains."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 
@@ -16,10 +15,11 @@ class Phase:
     """One phase of the pipeline (arXiv 2002.10509, section 3).
 
     Args:
-        name: what logs call it.
-        index: its place in the pipeline; part of every random seed.
-        trains_scores: scores are trained and masks refreshed at every step; the weights are
-            frozen. Otherwise the weights are trained and scores and masks are frozen.
+        name: name in logs.
+        index: position in the pipeline; part of every random seed.
+        trains_scores: True if the scores are trained, masks are refreshed at every step and
+            weights are frozen; False if the weights are trained and scores and masks are
+            frozen.
         rate: factor on the learning rate of pretraining.
     """
 
@@ -29,7 +29,7 @@ class Phase:
     rate: float
 
 
-NO_PHASE = -1  # the saved phase of a model that no pipeline has entered yet
+NO_PHASE = -1  # the saved phase of a model that has not entered a phase yet
 
 PHASES = {
     phase.name: phase
@@ -41,17 +41,18 @@ PHASES = {
 }
 
 
-def trained_variables(model: Any, phase: Phase, train_batchnorm: bool = True) -> list[Any]:
-    """Return the variables that a phase trains; all others must not move by one bit.
+def trained_variables(
+    model: keras.Model, phase: Phase, train_batchnorm: bool = True
+) -> list[keras.Variable]:
+    """Return the variables that a phase trains; no other variable may change by a single bit.
 
     Args:
         model: a model with masked layers.
         phase: an entry of :data:`PHASES`.
-        train_batchnorm: whether BatchNorm's gamma and beta are trained with the scores.
+        train_batchnorm: whether gamma and beta of BatchNorm are trained with the scores.
 
     Returns:
-        Keras variables, a subset of ``model.trainable_variables`` (layers that the user
-        froze stay frozen).
+        A subset of ``model.trainable_variables``; layers that the user froze stay frozen.
 
     Example:
         >>> import keras, hydra_tf

@@ -1,7 +1,7 @@
 """One robust training step, a pure function of model, batch and seed.
 
-`RobustModel.fit` and any other training loop call these functions and nothing else, so
-that a run depends on (seed, phase, step) and on the data alone.
+`RobustModel.fit` and every other training loop call these functions and nothing else, so
+that a run depends on (seed, phase, step) and on the data only.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-from hydra_tf.core.types import LossTerms, StepContext
+from hydra_tf.core.types import Images, Labels, LossTerms, StepContext
 from hydra_tf.layers.masked import kernels_computed_once
 from hydra_tf.sparsity.model import masked_layers, refresh_masks
 from hydra_tf.training.step.microbatches import StepOptions, accumulated_gradients, clipped
@@ -33,33 +34,33 @@ def step_context(seed: int, phase: int, step: Any, total_steps: int | None) -> S
     """
     folded = tf.constant([seed % (1 << 31), phase], tf.int32)
     folded = tf.random.fold_in(folded, tf.cast(step, tf.int32))
-    folded = tf.random.fold_in(folded, 0)  # a number to spare; published tables were made with it
+    folded = tf.random.fold_in(folded, 0)  # kept so that published seeds stay valid
     if not total_steps:
         return StepContext(folded, tf.constant(1.0))
     return StepContext(folded, tf.minimum(1.0, tf.cast(step, tf.float32) / total_steps))
 
 
 def robust_gradients(
-    model: Any,
+    model: keras.Model,
     objective: Callable[..., LossTerms],
-    variables: list[Any],
-    x: tf.Tensor,
-    y: tf.Tensor,
+    variables: list[keras.Variable],
+    x: Images,
+    y: Labels,
     context: StepContext,
     scale: Callable[[tf.Tensor], tf.Tensor] = lambda loss: loss,
-    perturbed: tf.Tensor | None = None,
-) -> tuple[LossTerms, list[Any]]:
-    """Return the objective's terms on a batch and the gradients for `variables`.
+    perturbed: Images | None = None,
+) -> tuple[LossTerms, list[tf.Tensor | None]]:
+    """Return the loss terms of a batch, and the gradients of the loss for `variables`.
 
     Args:
-        model: Keras model ``(x, training) -> logits`` with masked layers or without.
-        objective: a registered objective or a callable of its form.
+        model: Keras model ``(x, training) -> logits``, with or without masked layers.
+        objective: a registered objective, or a callable with the same arguments.
         variables: Keras variables to differentiate for.
         x: [batch, ...] float32 images in [0, 1].
         y: [batch] int32 labels.
         context: seed and progress of the step.
-        scale: applied to the loss before differentiating (loss scaling, replicas).
-        perturbed: images of a replayed objective; their gradient is put behind the others.
+        scale: applied to the loss before differentiation (loss scaling, replicas).
+        perturbed: images of a replayed objective; their gradient comes last.
     """
     sources = [variable.value for variable in variables]
     with tf.GradientTape() as tape, kernels_computed_once(masked_layers(model)):
@@ -74,43 +75,43 @@ def robust_gradients(
 
 
 def robust_step(
-    model: Any,
+    model: keras.Model,
     objective: Any,
-    optimizer: Any,
-    variables: list[Any],
-    x: tf.Tensor,
-    y: tf.Tensor,
+    optimizer: keras.optimizers.Optimizer,
+    variables: list[keras.Variable],
+    x: Images,
+    y: Labels,
     context: StepContext,
     refresh: bool,
-    perturbed: tf.Tensor | None = None,
+    perturbed: Images | None = None,
     options: StepOptions | None = None,
 ) -> LossTerms:
     """Train `variables` on one batch, then refresh the masks if scores were trained.
 
-    Variables that are not in the list are kept out of the optimizer altogether: momentum
-    and weight decay would move them even with a gradient of zero. Where replicas share a
-    batch, each adds the part of the mean that its own samples make, however many they are,
-    and a sample meets the noise that it would meet on one device.
+    Variables that are not in the list are not passed to the optimizer: momentum and weight
+    decay would change them even with a gradient of zero. Where replicas share a batch, each adds
+    its own samples' share of the mean, whatever their number, and every sample gets the same
+    random numbers as on one device.
 
     Args:
-        model: Keras model with masked layers or without.
-        objective: a registered objective or a callable of its form.
+        model: Keras model with or without masked layers.
+        objective: a registered objective, or a callable with the same arguments.
         optimizer: a built Keras optimizer.
-        variables: what to train; see :func:`hydra_tf.training.step.phases.trained_variables`.
+        variables: variables to train; see :func:`hydra_tf.training.trained_variables`.
         x: [batch, ...] float32 images in [0, 1].
         y: [batch] int32 labels.
         context: seed and progress of the step.
-        refresh: whether to choose the masks anew from the scores.
+        refresh: whether to choose the masks again from the scores.
         perturbed: images of a :class:`hydra_tf.objectives.base.Replayed` objective, which the
-            same gradient moves.
-        options: how the step is worked, at once when left out.
+            same backward pass updates.
+        options: microbatches, clipping and compilation; the defaults when left out.
 
     Returns:
-        The objective's terms before the step on this replica's samples, with the perturbed
-        images after it.
+        The loss terms before the step on this replica's samples, and the perturbed images
+        after it.
     """
 
-    def part_gradients(x: Any, y: Any, perturbed: Any, context: StepContext, share: Any) -> Any:
+    def slice_gradients(x: Any, y: Any, perturbed: Any, context: StepContext, share: Any) -> Any:
         def scale(loss: tf.Tensor) -> tf.Tensor:
             return optimizer.scale_loss(loss * share)
 
@@ -119,12 +120,12 @@ def robust_step(
         )
 
     options = options or StepOptions()
-    terms, gradients = accumulated_gradients(part_gradients, x, y, perturbed, context, options)
+    terms, gradients = accumulated_gradients(slice_gradients, x, y, perturbed, context, options)
     if perturbed is not None:
-        *gradients, slope = gradients
-        terms = replace(terms, perturbed=objective.update_perturbed(x, perturbed, slope))
-    if options.clip_norm is not None:
-        gradients = clipped(gradients, options.clip_norm, optimizer.scale_loss(1.0))
+        *gradients, image_gradient = gradients
+        terms = replace(terms, perturbed=objective.update_perturbed(x, perturbed, image_gradient))
+    if options.global_clipnorm is not None:
+        gradients = clipped(gradients, options.global_clipnorm, optimizer.scale_loss(1.0))
     optimizer.apply(gradients, variables)
     if refresh:
         refresh_masks(model)

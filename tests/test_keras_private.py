@@ -1,0 +1,31 @@
+"""What the library reads of Keras beyond its documented attributes."""
+
+import keras
+import numpy as np
+import pytest
+
+from hydra_tf.core.keras_private import CALLBACK_STATE
+
+
+@pytest.mark.parametrize("kind", CALLBACK_STATE)
+def test_callbacks_keep_their_state_in_these_attributes(kind, tmp_path):
+    arguments = {"ModelCheckpoint": [str(tmp_path / "{epoch}.keras")]}.get(kind, [])
+    callback = getattr(keras.callbacks, kind)(*arguments, monitor="loss")
+    net = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    net.compile("sgd", "mse")
+    net.fit(np.zeros((4, 1)), np.zeros(4), epochs=1, callbacks=[callback], verbose=0)
+    missing = [name for name in CALLBACK_STATE[kind] if not hasattr(callback, name)]
+    assert not missing, (
+        f"Keras {keras.__version__}: {kind} has no {missing}; a resumed run would lose this state."
+    )
+
+
+def test_metrics_of_a_compiled_model_have_these_names():
+    net = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    net.compile("sgd", "mse", metrics=["accuracy"])
+    names = [metric.name for metric in net.metrics]
+    assert {"loss", "compile_metrics"} <= set(names), (
+        f"Keras {keras.__version__}: the metrics are called {names}; RobustModel finds the "
+        "tracker of the loss and the compiled metrics by name."
+    )
+    assert not net.metrics[names.index("compile_metrics")].built
