@@ -1,4 +1,4 @@
-"""What a robust objective is, and what the adversarial ones share."""
+"""The base classes of robust objectives, and the functions that objectives share."""
 
 from __future__ import annotations
 
@@ -11,95 +11,122 @@ from hydra_tf.attacks.losses import Loss
 from hydra_tf.attacks.norms import random_start
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.registry import Registry
-from hydra_tf.core.types import Ball, LossTerms, Norm, StepContext
+from hydra_tf.core.schedules import RAMPS
+from hydra_tf.core.types import (
+    Ball,
+    Classifier,
+    Images,
+    Labels,
+    Logits,
+    LossTerms,
+    Norm,
+    StepContext,
+)
+from hydra_tf.objectives.validation import ValidationSpec
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss of a model on one batch, a pure function for use inside a graph."""
+    """The loss of a model on one batch: a pure function that can be traced in a graph."""
 
-    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, context: StepContext) -> LossTerms:
+    def __call__(self, model: Classifier, x: Images, y: Labels, context: StepContext) -> LossTerms:
         """Return the loss to minimise.
 
         Args:
             model: Keras model ``(x, training) -> logits``.
             x: [batch, ...] float32 images in [0, 1].
             y: [batch] int32 labels.
-            context: the step's seed and its place in the phase.
+            context: seed and progress of the step.
         """
         raise NotImplementedError
 
-    def validation_attack(self) -> Any:
-        """The attack to watch while training: a spec, a callable, or None without an adversary.
+    def validation_attack(self) -> ValidationSpec:
+        """Return what ``val_robust_accuracy`` counts, or None if nothing is to be counted.
 
-        A callable is ``(model, x, y, seed) -> images``.
+        Returns:
+            The spec of an attack, a callable ``(model, x, y, seed) -> images``, or a
+            :class:`hydra_tf.objectives.validation.ValidationMeasure`.
         """
         return None
 
     def certificate(self) -> dict[str, Any] | None:
-        """What the objective trains for where that can be proven, else None.
+        """Return how the robustness that the objective trains for is proven, or None.
 
-        ``measure`` is the name in reports (``"vra_s"``, ``"vra_m"`` or ``"vra_t"``), ``method``
-        is ``"smoothing"`` or a bound, beside it stands its ``sigma`` or ``epsilon``.
+        Returns:
+            ``measure``, the name in reports (``"vra_s"``, ``"vra_m"`` or ``"vra_t"``);
+            ``method``, ``"smoothing"`` or the name of a bound; and its ``sigma`` or
+            ``epsilon``.
         """
         return None
 
 
 @dataclass(frozen=True)
 class Replayed(Objective):
-    """An objective that trains several times on each batch and perturbs it as it goes.
+    """An objective that takes several steps on each batch and perturbs it in between.
 
-    The gradient that moves the weights moves the perturbation too, and the perturbation
-    is handed on from batch to batch.
+    The backward pass that updates the weights also updates the perturbation, which is carried
+    over from batch to batch.
 
     Args:
-        replays: steps on each batch.
+        replays: number of optimizer steps on each batch.
     """
 
     replays: int = 1
 
     def __call__(
         self,
-        model: Any,
-        x: tf.Tensor,
-        y: tf.Tensor,
+        model: Classifier,
+        x: Images,
+        y: Labels,
         context: StepContext,
-        perturbed: tf.Tensor | None = None,
+        perturbed: Images | None = None,
     ) -> LossTerms:
         """Return the loss to minimise; see :meth:`Objective.__call__`.
 
         Args:
-            model: as there.
-            x: as there.
-            y: as there.
-            context: as there.
-            perturbed: [batch, ...] images to train on, `x` itself when left out.
+            model: Keras model ``(x, training) -> logits``.
+            x: [batch, ...] float32 images in [0, 1].
+            y: [batch] int32 labels.
+            context: seed and progress of the step.
+            perturbed: [batch, ...] images to train on; `x` when left out.
         """
         raise NotImplementedError
 
-    def start_batch(self, x: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
-        """Return the perturbed images of a new batch, given the perturbation of the last."""
+    def start_batch(self, x: Images, delta: tf.Tensor) -> Images:
+        """Return the first perturbed images of a batch.
+
+        Args:
+            x: [batch, ...] images.
+            delta: [batch, ...] perturbation at the end of the previous batch.
+        """
         raise NotImplementedError
 
-    def update_perturbed(
-        self, x: tf.Tensor, perturbed: tf.Tensor, gradient: tf.Tensor
-    ) -> tf.Tensor:
-        """Return the perturbed images for the next step, given the loss's gradient there."""
+    def update_perturbed(self, x: Images, perturbed: Images, gradient: tf.Tensor) -> Images:
+        """Return the perturbed images for the next step.
+
+        Args:
+            x: [batch, ...] images.
+            perturbed: [batch, ...] perturbed images of the present step.
+            gradient: [batch, ...] gradient of the loss with respect to `perturbed`.
+        """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Adversarial(Objective):
-    """An objective with an inner PGD in a norm ball.
+    """An objective whose adversarial images come from PGD in a norm ball.
 
     Args:
         norm: ``"linf"`` or ``"l2"``.
         epsilon: radius in units of pixel values in [0, 1].
-        steps: steps of the inner attack.
-        step_size: their length; ``2.5 * epsilon / steps`` when left out.
-        start: where the inner attack begins: ``"uniform"`` in the ball, ``"normal"`` at
-            x + 0.001 * N(0, I), or ``"zero"`` at x.
+        steps: number of ascent steps of the attack.
+        step_size: length of an ascent step; ``2.5 * epsilon / steps`` when left out.
+        start: first images of the attack: ``"uniform"`` draws from the ball, ``"normal"`` is
+            x + 0.001 * N(0, I), ``"zero"`` is x.
         ramp: share of the phase, in [0, 1], over which epsilon grows linearly from 0.
+
+    Raises:
+        ValueError: for a parameter out of range.
     """
 
     norm: Norm = "linf"
@@ -110,19 +137,27 @@ class Adversarial(Objective):
     ramp: float = 0.0
 
     def __post_init__(self) -> None:
-        Ball(self.norm, self.epsilon)  # refuses what is no ball
-        if not 0 <= self.ramp <= 1:
-            raise ValueError(f"ramp is a share of the phase in [0, 1], not {self.ramp}.")
+        Ball(self.norm, self.epsilon)  # validates norm and epsilon
+        check_ramp(self.ramp)
         check_steps(self.steps, self.step_size)
 
     def validation_attack(self) -> dict[str, Any] | None:
-        """PGD of twice the training steps in the same ball, from a uniform start."""
+        """Return PGD with twice the steps in the same ball, from a uniform start."""
         return {"name": "pgd", "norm": self.norm, "epsilon": self.epsilon, "steps": 2 * self.steps}
 
-    def inner(self, predict: Predict, x: tf.Tensor, loss: Loss, context: StepContext) -> tf.Tensor:
-        """Return images in the ball, in [0, 1], that raise `loss`; no gradient flows back."""
-        grown = 1.0 if self.ramp == 0 else tf.minimum(1.0, context.progress / self.ramp)
-        epsilon = grown * self.epsilon
+    def adversarial_images(
+        self, predict: Predict, x: Images, loss: Loss, context: StepContext
+    ) -> Images:
+        """Return adversarial images; no gradient flows through them.
+
+        Args:
+            predict: maps images to logits in inference mode.
+            x: [batch, ...] images.
+            loss: maps logits to the loss of each sample, [batch], which is maximised.
+            context: seed and progress of the step.
+        """
+        epsilon_share = ramp_value(context, self.ramp)
+        epsilon = epsilon_share * self.epsilon
         return ascend(
             predict,
             x,
@@ -130,13 +165,57 @@ class Adversarial(Objective):
             loss,
             norm=self.norm,
             epsilon=epsilon,
-            step_size=grown * default_step_size(self.step_size, self.epsilon, self.steps),
+            step_size=epsilon_share * default_step_size(self.step_size, self.epsilon, self.steps),
             steps=self.steps,
         )
 
 
-def kl_divergence(target: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """KL(softmax(target) || softmax(logits)) of each sample in nats, [batch].
+def check_ramp(ramp: float) -> None:
+    """Check that a ramp is a share of the phase.
+
+    Raises:
+        ValueError: for a number outside [0, 1].
+
+    Example:
+        >>> check_ramp(0.5)
+    """
+    if not 0 <= ramp <= 1:
+        raise ValueError(f"ramp is a share of the phase in [0, 1], not {ramp}.")
+
+
+def ramp_value(context: StepContext, ramp: float, shape: str = "linear") -> tf.Tensor:
+    """Return the share of the full epsilon at a step, a float32 scalar in [0, 1].
+
+    Args:
+        context: seed and progress of the step.
+        ramp: share of the phase over which epsilon grows from 0; with 0 it is constant.
+        shape: name of the growth in :data:`hydra_tf.core.schedules.RAMPS`.
+
+    Example:
+        >>> context = StepContext(seed=tf.constant([0, 0]), progress=tf.constant(0.25))
+        >>> float(ramp_value(context, ramp=0.5))
+        0.5
+    """
+    if ramp == 0:
+        return tf.constant(1.0)
+    return RAMPS[shape](tf.minimum(1.0, context.progress / ramp))
+
+
+def check_beta(beta: float) -> None:
+    """Check the weight of a loss term.
+
+    Raises:
+        ValueError: for a negative or infinite weight.
+
+    Example:
+        >>> check_beta(6.0)
+    """
+    if not 0 <= beta < float("inf"):
+        raise ValueError(f"beta must be a finite number of at least 0, not {beta}.")
+
+
+def kl_divergence(target: Logits, logits: Logits) -> tf.Tensor:
+    """Return KL(softmax(target) || softmax(logits)) of each sample in nats, [batch].
 
     Example:
         >>> kl_divergence([[0.0, 0.0]], [[0.0, 0.0]]).numpy().tolist()

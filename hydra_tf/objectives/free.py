@@ -9,26 +9,26 @@ from hydra_tf.attacks.ascent import check_steps
 from hydra_tf.attacks.losses import cross_entropy
 from hydra_tf.attacks.norms import project, steepest_step
 from hydra_tf.core.lazy import tf
-from hydra_tf.core.types import Ball, LossTerms, Norm, StepContext
+from hydra_tf.core.types import Ball, Classifier, Images, Labels, LossTerms, Norm, StepContext
 from hydra_tf.objectives.base import OBJECTIVES, Replayed
 
 
 @OBJECTIVES.register()
 @dataclass(frozen=True)
 class Free(Replayed):
-    """CE(f(x + delta), y), every batch replayed, delta and weights moved by one backward pass.
+    """CE(f(x + delta), y) on replayed batches; one backward pass updates weights and delta.
 
-    Every replay is a step of the optimizer and one of steepest ascent for delta, which is
-    then brought back into the ball and x + delta into [0, 1]. The next batch takes delta over.
-    A step costs what a natural one costs, an epoch `replays` times as much: give it that many
-    fewer epochs. Learning-rate schedules of :class:`hydra_tf.HydraCallback` count batches and
-    reach their end; a schedule inside the optimizer counts its steps, `replays` to a batch.
+    Every replay is one optimizer step and one step of steepest ascent for delta, which is then
+    projected so that x + delta is in the ball and in [0, 1]. The next batch starts from this
+    delta. A step costs as much as a natural one, and an epoch `replays` times as much, so train
+    for that many fewer epochs. Learning-rate schedules of :class:`hydra_tf.HydraCallback` count
+    batches; a schedule inside the optimizer counts steps, `replays` per batch.
 
     Args:
         norm: ``"linf"`` or ``"l2"``.
         epsilon: radius in units of pixel values in [0, 1].
-        replays: steps on each batch, n in arXiv 2002.10509 and m in the paper.
-        step_size: length of a step of delta in the same norm; epsilon when left out.
+        replays: optimizer steps on each batch, n in arXiv 2002.10509 and m in the paper.
+        step_size: length of an ascent step in the same norm; epsilon when left out.
 
     Example:
         >>> from hydra_tf import objectives
@@ -42,39 +42,37 @@ class Free(Replayed):
     step_size: float | None = None
 
     def __post_init__(self) -> None:
-        Ball(self.norm, self.epsilon)  # refuses what is no ball
+        Ball(self.norm, self.epsilon)  # validates norm and epsilon
         check_steps(0, self.step_size)
         if self.replays < 1:
             raise ValueError(f"replays must be at least 1, not {self.replays}.")
 
     def validation_attack(self) -> dict[str, Any]:
-        """PGD of 20 steps in the same ball, from a uniform start."""
+        """Return PGD with 20 steps in the same ball, from a uniform start."""
         return {"name": "pgd", "norm": self.norm, "epsilon": self.epsilon, "steps": 20}
 
     def __call__(
         self,
-        model: Any,
-        x: tf.Tensor,
-        y: tf.Tensor,
+        model: Classifier,
+        x: Images,
+        y: Labels,
         context: StepContext,
-        perturbed: tf.Tensor | None = None,
+        perturbed: Images | None = None,
     ) -> LossTerms:
         """Return the mean cross-entropy at `perturbed`; see :meth:`Replayed.__call__`."""
-        # Only metrics read the benign logits, as in adversarial training.
+        # Only metrics use the benign logits.
         logits = tf.stop_gradient(model(x, training=False))
         adversarial = model(x if perturbed is None else perturbed, training=True)
         return LossTerms(tf.reduce_mean(cross_entropy(y, adversarial)), logits, adversarial)
 
-    def start_batch(self, x: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
-        """Return x + delta, in the ball and in [0, 1]."""
+    def start_batch(self, x: Images, delta: tf.Tensor) -> Images:
+        """Return x + delta, projected into the ball and [0, 1]."""
         return project(x + delta, x, self.norm, self.epsilon)
 
-    def update_perturbed(
-        self, x: tf.Tensor, perturbed: tf.Tensor, gradient: tf.Tensor
-    ) -> tf.Tensor:
-        """Return the images after one step of ascent, in the ball and in [0, 1]."""
-        # Where loss scaling overflows there is no gradient, and no step is made.
+    def update_perturbed(self, x: Images, perturbed: Images, gradient: tf.Tensor) -> Images:
+        """Return the images after one ascent step, projected into the ball and [0, 1]."""
+        # Loss scaling may overflow; such entries are not updated.
         gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
         step_size = self.epsilon if self.step_size is None else self.step_size
-        moved = perturbed + step_size * steepest_step(gradient, self.norm)
-        return project(moved, x, self.norm, self.epsilon)
+        stepped = perturbed + step_size * steepest_step(gradient, self.norm)
+        return project(stepped, x, self.norm, self.epsilon)

@@ -1,13 +1,12 @@
-"""Natural training: cross-entropy on the images as they are."""
+"""Natural training: cross-entropy on unperturbed images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from hydra_tf.attacks.losses import cross_entropy
 from hydra_tf.core.lazy import tf
-from hydra_tf.core.types import LossTerms, StepContext
+from hydra_tf.core.types import Classifier, Images, Labels, LossTerms, StepContext
 from hydra_tf.objectives.base import OBJECTIVES, Objective
 
 
@@ -22,7 +21,7 @@ class Natural(Objective):
         Natural()
     """
 
-    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, context: StepContext) -> LossTerms:
+    def __call__(self, model: Classifier, x: Images, y: Labels, context: StepContext) -> LossTerms:
         """Return the mean cross-entropy; see :meth:`Objective.__call__`."""
         logits = model(x, training=True)
         return LossTerms(tf.reduce_mean(cross_entropy(y, logits)), logits)

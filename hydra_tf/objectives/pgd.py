@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from hydra_tf.attacks.inference import inference
 from hydra_tf.attacks.losses import cross_entropy
 from hydra_tf.core.lazy import tf
-from hydra_tf.core.types import LossTerms, StepContext
+from hydra_tf.core.types import Classifier, Images, Labels, LossTerms, StepContext
 from hydra_tf.objectives.base import OBJECTIVES, Adversarial
 
 
@@ -17,9 +16,8 @@ from hydra_tf.objectives.base import OBJECTIVES, Adversarial
 class PGDTraining(Adversarial):
     """CE(f(x'), y) where x' maximises the cross-entropy in the ball by PGD.
 
-    The attack sees the network in inference mode. Parameters: :class:`Adversarial`. On
-    small networks and large balls training from scratch stays at chance; let epsilon grow
-    with ``ramp=0.5``.
+    The attack runs on the network in inference mode. Parameters: :class:`Adversarial`. Small
+    networks with a large epsilon may not learn from scratch; ``ramp=0.5`` helps.
 
     Example:
         >>> from hydra_tf import objectives
@@ -27,11 +25,13 @@ class PGDTraining(Adversarial):
         0.2
     """
 
-    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, context: StepContext) -> LossTerms:
+    def __call__(self, model: Classifier, x: Images, y: Labels, context: StepContext) -> LossTerms:
         """Return the mean adversarial cross-entropy; see :meth:`Objective.__call__`."""
-        x_adv = self.inner(inference(model), x, lambda logits: cross_entropy(y, logits), context)
-        # Only metrics read the benign logits; a graph without such metrics drops this pass. It
-        # comes before the trained pass: activity regularisers are read off the last one.
+        x_adv = self.adversarial_images(
+            inference(model), x, lambda logits: cross_entropy(y, logits), context
+        )
+        # Only metrics use the benign logits; without them the graph drops this forward pass. It
+        # comes before the trained one, since Keras keeps the last activity regularisation loss.
         logits = tf.stop_gradient(model(x, training=False))
         adversarial = model(x_adv, training=True)
         loss = tf.reduce_mean(cross_entropy(y, adversarial))

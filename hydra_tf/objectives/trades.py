@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from hydra_tf.attacks.inference import inference
 from hydra_tf.attacks.losses import cross_entropy
 from hydra_tf.core.lazy import tf
-from hydra_tf.core.types import LossTerms, StepContext
-from hydra_tf.objectives.base import OBJECTIVES, Adversarial, kl_divergence
+from hydra_tf.core.types import Classifier, Images, Labels, LossTerms, StepContext
+from hydra_tf.objectives.base import OBJECTIVES, Adversarial, check_beta, kl_divergence
 
 
 @OBJECTIVES.register()
@@ -17,13 +17,13 @@ from hydra_tf.objectives.base import OBJECTIVES, Adversarial, kl_divergence
 class TRADES(Adversarial):
     """CE(f(x), y) + beta * KL(f(x) || f(x')) where x' maximises the KL in the ball by PGD.
 
-    The attack sees the network in inference mode and the clean prediction is computed once,
-    not per step. Benign and adversarial images then pass as one batch, so BatchNorm updates
-    its statistics once a step. Parameters: those of :class:`Adversarial`, and
+    The attack runs on the network in inference mode, and the benign prediction is computed once,
+    not in every ascent step. Benign and adversarial images are then one batch, so that BatchNorm
+    updates its statistics once per step. Parameters: those of :class:`Adversarial`, and
 
     Args:
-        start: ``"normal"`` by default, as the authors of TRADES do; ``"zero"`` is refused,
-            for the KL has no gradient at the image itself.
+        start: ``"normal"`` by default, as in the paper; ``"zero"`` raises an error, because the
+            gradient of the KL is 0 at the unperturbed image.
         beta: weight of the KL term.
 
     Example:
@@ -37,18 +37,19 @@ class TRADES(Adversarial):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.beta < float("inf"):
-            raise ValueError(f"beta must be a finite number of at least 0, not {self.beta}.")
+        check_beta(self.beta)
         if self.start == "zero":
             raise ValueError(
-                'TRADES cannot start its attack at the image itself (start="zero"), where the KL '
-                'has no gradient and the attack would stay; take "normal" or "uniform".'
+                'TRADES cannot start its attack at the unperturbed image (start="zero"), where the '
+                'gradient of the KL is 0; use "normal" or "uniform".'
             )
 
-    def __call__(self, model: Any, x: tf.Tensor, y: tf.Tensor, context: StepContext) -> LossTerms:
+    def __call__(self, model: Classifier, x: Images, y: Labels, context: StepContext) -> LossTerms:
         """Return cross-entropy plus weighted KL; see :meth:`Objective.__call__`."""
-        clean = tf.stop_gradient(model(x, training=False))
-        x_adv = self.inner(inference(model), x, lambda q: kl_divergence(clean, q), context)
+        benign = tf.stop_gradient(model(x, training=False))
+        x_adv = self.adversarial_images(
+            inference(model), x, lambda logits: kl_divergence(benign, logits), context
+        )
         logits, adversarial = tf.split(model(tf.concat([x, x_adv], 0), training=True), 2)
         natural = tf.reduce_mean(cross_entropy(y, logits))
         robust = tf.reduce_mean(kl_divergence(logits, adversarial))

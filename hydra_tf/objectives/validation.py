@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from hydra_tf import attacks, bounds
 from hydra_tf.attacks.losses import misclassified
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.randomness import current_slice
-from hydra_tf.core.types import Classifier, Images, Labels, Logits
+from hydra_tf.core.types import Classifier, Images, Labels, Logits, Seed
 
 
 @runtime_checkable
@@ -18,7 +18,7 @@ class ValidationMeasure(Protocol):
     """Counts the samples of a validation batch that are robustly correct."""
 
     def correct(
-        self, model: Classifier, x: Images, y: Labels, logits: Logits, seed: Any
+        self, model: Classifier, x: Images, y: Labels, logits: Logits, seed: int | Seed
     ) -> tf.Tensor:
         """Return ones for the samples that are robustly correct, zeros for the others.
 
@@ -51,10 +51,10 @@ class UnderAttack:
         [1.0, 0.0]
     """
 
-    attack: Callable[..., Any]
+    attack: Callable[..., Images]
 
     def correct(
-        self, model: Classifier, x: Images, y: Labels, logits: Logits, seed: Any
+        self, model: Classifier, x: Images, y: Labels, logits: Logits, seed: int | Seed
     ) -> tf.Tensor:
         """Return [batch] float32; see :meth:`ValidationMeasure.correct`."""
         x_adv = self.attack(model, x, y, seed=seed)
@@ -81,7 +81,12 @@ class Verification:
     samples: int | None = None
 
     def correct(
-        self, model: Classifier, x: Images, y: Labels, logits: Any = None, seed: Any = None
+        self,
+        model: Classifier,
+        x: Images,
+        y: Labels,
+        logits: Logits | None = None,
+        seed: int | Seed = 0,
     ) -> tf.Tensor:
         """Return [n] float32; see :meth:`ValidationMeasure.correct`.
 
@@ -101,7 +106,13 @@ class Verification:
         return tf.cast(verified, tf.float32)
 
 
-def validation_measure(spec: Any) -> ValidationMeasure | None:
+# The spec of an attack, a callable (model, x, y, seed) -> images, a measure, or None.
+ValidationSpec: TypeAlias = (
+    str | Mapping[str, Any] | Callable[..., Images] | ValidationMeasure | None
+)
+
+
+def validation_measure(spec: ValidationSpec) -> ValidationMeasure | None:
     """Return the validation measure that a spec names.
 
     Args:

@@ -38,7 +38,7 @@ def relu_net(seed=0):
 
 
 def worst_logits(net, epsilon, x=X, y=Y):
-    """-(f_y - f_j) at its least over the ball cut to [0, 1], per sample and class."""
+    """Largest f_j - f_y over the ball within [0, 1], per sample and class."""
     kernel = net.get_weights()[0].astype("float64")
     low, high = np.maximum(x - epsilon, 0), np.minimum(x + epsilon, 1)
     slopes = kernel.T[y][:, None] - kernel.T[None]
@@ -59,10 +59,10 @@ def test_crown_ibp_on_a_linear_network_equals_numpy(progress, graph):
     def loss():
         return objective(net, tf.constant(X), tf.constant(Y), step_context(progress)).loss
 
-    grown = min(1.0, progress / 0.5)
-    kappa = 0.8 - 0.4 * grown
+    share = min(1.0, progress / 0.5)
+    kappa = 0.8 - 0.4 * share
     expected = kappa * cross_entropy(X @ net.get_weights()[0])
-    expected += (1 - kappa) * cross_entropy(worst_logits(net, 0.2 * grown))
+    expected += (1 - kappa) * cross_entropy(worst_logits(net, 0.2 * share))
     found = tf.function(loss)() if graph else loss()
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
@@ -71,9 +71,9 @@ def test_crown_ibp_on_a_linear_network_equals_numpy(progress, graph):
 def test_crown_ibp_mixes_both_bounds_with_beta(progress):
     net = relu_net()
     objective = objectives.build("crown_ibp:epsilon=0.1,ramp=1,beta_start=0.9,beta_end=0.5")
-    how = {"epsilon": 0.1 * progress, "rounding": False}
+    options = {"epsilon": 0.1 * progress, "rounding": False}
     ibp, crown = (
-        bounds.margin_lower_bound(net, X, Y, method=method, **how).numpy()
+        bounds.margin_lower_bound(net, X, Y, method=method, **options).numpy()
         for method in ("ibp", "crown_ibp")
     )
     assert np.abs(ibp - crown).max() > 1e-3
@@ -86,8 +86,8 @@ def test_crown_ibp_mixes_both_bounds_with_beta(progress):
 
 def test_beta_at_0_is_ibp_alone():
     net = relu_net()
-    how = {"epsilon": 0.1, "method": "ibp", "rounding": False}
-    expected = -bounds.margin_lower_bound(net, X, Y, **how).numpy()
+    options = {"epsilon": 0.1, "method": "ibp", "rounding": False}
+    expected = -bounds.margin_lower_bound(net, X, Y, **options).numpy()
     for spec, progress in (("beta_start=0", 0.5), ("ramp=0.5", 0.8)):
         objective = objectives.build(f"crown_ibp:epsilon=0.1,{spec}")
         if progress == 0.5:
@@ -119,25 +119,25 @@ def test_mixtrain_bounds_some_samples_of_some_batches():
     objective = objectives.build("mixtrain:epsilon=0.2,samples=5,share=0.5,ramp=0.25")
     natural = cross_entropy(X @ net.get_weights()[0])
     worst = worst_logits(net, 0.2)
-    each = np.array([cross_entropy(worst[i : i + 1], Y[i : i + 1]) for i in range(12)])
+    losses = np.array([cross_entropy(worst[i : i + 1], Y[i : i + 1]) for i in range(12)])
     bounded = []
     for i in range(60):
         found = objective(
             net, tf.constant(X), tf.constant(Y), step_context(0.25, tf.constant([i, 0]))
         )
-        rest = float(found.components["robust_loss"])
-        assert float(found.loss) == pytest.approx(natural + 0.1 * rest, rel=1e-5)
-        bounded += [rest] if rest else []
-    # 60 draws of probability 1/2: outside of 15 to 45 lies less than one in 10,000.
+        robust = float(found.components["robust_loss"])
+        assert float(found.loss) == pytest.approx(natural + 0.1 * robust, rel=1e-5)
+        bounded += [robust] if robust else []
+    # 60 draws of probability 1/2 are outside of 15 to 45 with probability below 1e-4.
     assert 15 <= len(bounded) <= 45
-    # The mean of five of the twelve: never beyond the five least or largest, and not always same.
-    ordered = np.sort(each)
+    # The mean of five of the twelve is between those of the five smallest and largest.
+    ordered = np.sort(losses)
     assert min(bounded) >= ordered[:5].mean() - 1e-5
     assert max(bounded) <= ordered[-5:].mean() + 1e-5
     assert len({round(value, 5) for value in bounded}) > 10
 
 
-def test_more_samples_than_the_batch_holds_come_round_again():
+def test_more_samples_than_in_the_batch_are_repeated():
     net = linear_net()
     objective = objectives.build("mixtrain:epsilon=0.1,samples=24,share=1,ramp=0")
     found = objective(net, tf.constant(X), tf.constant(Y), step_context(0.0))
@@ -145,30 +145,30 @@ def test_more_samples_than_the_batch_holds_come_round_again():
     assert float(found.components["robust_loss"]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_verification_watches_what_the_bound_verifies():
+def test_verification_counts_what_the_bound_verifies():
     net = linear_net()
-    held = Verification(0.05, "ibp").correct(net, tf.constant(X), tf.constant(Y)).numpy()
+    correct = Verification(0.05, "ibp").correct(net, tf.constant(X), tf.constant(Y)).numpy()
     worst = worst_logits(net, 0.05)
     others = np.where(np.eye(3)[Y] > 0, -np.inf, worst)
-    assert np.array_equal(held, others.max(1) < 0)
-    assert 0 < held.sum() < 12
+    assert np.array_equal(correct, others.max(1) < 0)
+    assert 0 < correct.sum() < 12
     assert Verification(0.05, "ibp", samples=4).correct(net, X, Y).shape == (4,)
 
 
 @pytest.mark.parametrize("method", ["ibp", "symbolic"])
-def test_verification_looks_at_the_first_images_of_the_whole_batch(method):
+def test_verification_examines_the_first_images_of_the_whole_batch(method):
     net = linear_net()
-    watch = Verification(0.05, method, samples=6)
-    whole = watch.correct(net, tf.constant(X), tf.constant(Y)).numpy()
+    measure = Verification(0.05, method, samples=6)
+    whole = measure.correct(net, tf.constant(X), tf.constant(Y)).numpy()
 
     @tf.function
     def correct(first, end):
         with slice_of_batch(first, 12):
-            return watch.correct(net, tf.constant(X)[first:end], tf.constant(Y)[first:end])
+            return measure.correct(net, tf.constant(X)[first:end], tf.constant(Y)[first:end])
 
-    parts = [correct(tf.constant(a), tf.constant(b)).numpy() for a, b in ((0, 5), (5, 9), (9, 12))]
-    assert [len(part) for part in parts] == [5, 1, 0]
-    assert np.array_equal(np.concatenate(parts), whole)
+    slices = [correct(tf.constant(a), tf.constant(b)).numpy() for a, b in ((0, 5), (5, 9), (9, 12))]
+    assert [len(values) for values in slices] == [5, 1, 0]
+    assert np.array_equal(np.concatenate(slices), whole)
 
 
 @pytest.mark.parametrize("spec", ["crown_ibp:epsilon=0.1", "mixtrain:epsilon=0.1,samples=8"])
@@ -187,7 +187,7 @@ def test_fit_learns_to_verify_through_all_phases(spec):
         callbacks=[pipeline], verbose=0,
     )  # fmt: skip
     after = model.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)["robust_accuracy"]
-    assert after > 0.75  # a natural training in its place ends with 0.65
+    assert after > 0.75  # natural training reaches 0.65
     assert after == pytest.approx(max(history.history["val_robust_accuracy"][25:]), abs=1e-6)
 
 
