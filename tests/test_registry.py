@@ -196,7 +196,7 @@ def test_a_preset_that_was_overridden_still_has_a_config():
 
 
 def test_what_is_not_registered_has_no_config(parts):
-    with pytest.raises(TypeError, match="is no registered part"):
+    with pytest.raises(TypeError, match="is not a registered part"):
         parts.config(len)
 
 

@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 import sys
-import tempfile
 import textwrap
 from collections.abc import Callable
 from logging import ERROR
@@ -15,6 +14,7 @@ from typing import Any
 from absl import flags, logging
 
 from hydra_tf.core.graphs import assertion_sentence
+from hydra_tf.core.stderr import hidden_stderr
 
 FLAGS = flags.FLAGS
 
@@ -120,27 +120,16 @@ def _load_tensorflow(start: Callable[[], Any] | None) -> tuple[type[Exception], 
         The class of TensorFlow's own errors, and what `start` has returned, if there is one.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.stderr.flush()
-    screen = os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
-        os.dup2(chatter.fileno(), 2)
-        try:
-            import keras
-            import tensorflow as tf
+    with hidden_stderr(show_on_error=True):
+        import keras
+        import tensorflow as tf
 
-            started = [] if start is None else [start()]
-            tf.config.list_logical_devices()
-            keras.ops.ones(1)
-            tf.get_logger().addFilter(_is_for_the_user)
-            failure: type[Exception] = tf.errors.OpError
-            return failure, started
-        except BaseException:
-            chatter.seek(0)
-            os.write(screen, chatter.read())
-            raise
-        finally:
-            os.dup2(screen, 2)
-            os.close(screen)
+        started = [] if start is None else [start()]
+        tf.config.list_logical_devices()
+        keras.ops.ones(1)
+        tf.get_logger().addFilter(_is_for_the_user)
+    failure: type[Exception] = tf.errors.OpError
+    return failure, started
 
 
 def _sentence(error: BaseException) -> str:

@@ -29,7 +29,7 @@ def is_probability(name: str) -> bool:
 
 
 def network_of(model: Any) -> Any:
-    """Return what is judged of a model: a :class:`hydra_tf.RobustModel`'s net, else itself.
+    """Return the network to evaluate: that of a :class:`hydra_tf.RobustModel`, or the model itself.
 
     Raises:
         ValueError: as :func:`require_logits`.
@@ -45,7 +45,7 @@ def network_of(model: Any) -> Any:
 
 
 def _end(model: Any) -> Any:
-    """The last operation of a model that computes, also within the models of which it is made."""
+    """Return the last operation of a model that changes values, also within nested models."""
     for part in reversed(
         getattr(model, "operations", None) or getattr(model, "layers", None) or ()
     ):
@@ -56,13 +56,13 @@ def _end(model: Any) -> Any:
 
 
 def require_logits(model: Any) -> None:
-    """Refuse a model that ends in a softmax or sigmoid: losses and attacks need logits.
+    """Check that a model does not end in a softmax or sigmoid: losses and attacks need logits.
 
     Args:
         model: a Keras model.
 
     Raises:
-        ValueError: naming the layer and the mend; also for several inputs or outputs.
+        ValueError: naming the layer and the fix; also for several inputs or outputs.
 
     Example:
         >>> import keras
@@ -87,20 +87,20 @@ def require_logits(model: Any) -> None:
 
 
 def check_logits(outputs: Any) -> None:
-    """Refuse outputs that are probabilities or their logarithms, wherever they were made.
+    """Check that outputs are not probabilities or their logarithms.
 
     Args:
         outputs: [batch, classes] outputs of a model on a batch of images.
 
     Raises:
-        ValueError: when every row, or its exponential, is non-negative and sums to 1, or the
-            shape is another.
+        ValueError: when every row, or its exponential, is non-negative and sums to 1, or for
+            another shape.
 
     Example:
         >>> check_logits(np.array([[2.0, -1.0]]))
     """
     array = np.asarray(outputs)
-    # Wider, and a few images' logits could sum to 1 by chance; halves are no more exact.
+    # A wider tolerance would reject logits that sum to 1 by chance; half precision needs it.
     tolerance = 1e-2 if array.dtype.itemsize == 2 else 1e-5
     rows = array.astype(np.float64)
     if rows.ndim != 2 or rows.shape[1] < 2:
@@ -113,9 +113,9 @@ def check_logits(outputs: Any) -> None:
             "The model outputs probabilities (every row sums to 1), but robust losses and attacks "
             "need logits; remove the softmax."
         )
-    # A class whose logit is always 0 is one that the others are told from, however surely.
-    told_from = bool((rows == 0).all(axis=0).any())
-    if rows.size and rows.max() <= 0 and not told_from and _all_one(np.exp(rows), tolerance):
+    # A class whose logit is always 0 is a reference class, so these are logits.
+    has_reference = bool((rows == 0).all(axis=0).any())
+    if rows.size and rows.max() <= 0 and not has_reference and _all_one(np.exp(rows), tolerance):
         raise ValueError(
             "The model outputs logarithms of probabilities (the exponentials of every row sum to "
             "1), but robust losses and attacks need logits; remove the softmax and the logarithm."
@@ -123,5 +123,5 @@ def check_logits(outputs: Any) -> None:
 
 
 def _all_one(rows: np.ndarray[Any, Any], tolerance: float) -> bool:
-    """Whether every row sums to 1."""
+    """Return whether every row sums to 1."""
     return bool(np.all(np.abs(rows.sum(axis=1) - 1.0) <= tolerance))

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are written atomically."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 
 def unfinished(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Return the name that a file has until it is whole.
+    """Return the temporary name of a file while it is written.
 
-    It is always the same, so that what a killed process left behind is written over.
+    It is always the same, so that the remains of a killed process are overwritten.
 
     Example:
         >>> str(unfinished("runs/model.keras"))
@@ -22,7 +22,7 @@ def unfinished(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def checked_path(path: str | os.PathLike[str], suffix: str | None = None) -> pathlib.Path:
-    """Return the target as a path, refusing what could never be written.
+    """Return the target as a path, after checking that it can be written.
 
     Arguments and errors as in :func:`replacing`.
 
@@ -47,20 +47,20 @@ def checked_path(path: str | os.PathLike[str], suffix: str | None = None) -> pat
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], suffix: str | None = None) -> Iterator[pathlib.Path]:
-    """Give a temporary file beside `path` that takes its place when the context ends well.
+    """Yield a temporary file next to `path` that replaces it when the context succeeds.
 
-    When the context ends with an error the temporary file is removed, and whatever stood
-    at `path` before stays as it was. Both the file and its new name are on the disk when the
-    context is left, so that they outlast a loss of power.
+    If the context ends with an error, the temporary file is removed and the file at `path` is
+    not changed. When the context ends, the file and its name have been synced to the disk, so
+    that they survive a loss of power.
 
     Args:
-        path: the file to write in the end.
-        suffix: what its name must end in, dot included; None for anything.
+        path: the final path of the file.
+        suffix: required suffix of its name, with the dot; None for any.
 
     Raises:
-        TypeError: for what is no path.
+        TypeError: for a value that is not a path.
         ValueError: for another suffix.
-        FileNotFoundError: when the folder is missing.
+        FileNotFoundError: when the folder does not exist.
         IsADirectoryError: when the path is a folder.
         PermissionError: when the folder cannot be written to.
 
@@ -82,15 +82,15 @@ def replacing(path: str | os.PathLike[str], suffix: str | None = None) -> Iterat
         ) from error
     try:
         yield temporary
-        _to_disk(temporary)
+        _sync(temporary)
         os.replace(temporary, target)
-        _to_disk(target.parent)
+        _sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _to_disk(path: pathlib.Path) -> None:
-    """Wait until a file, or the names in a folder, have been written to the disk."""
+def _sync(path: pathlib.Path) -> None:
+    """Write a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

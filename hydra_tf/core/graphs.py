@@ -1,4 +1,4 @@
-"""Traced graphs of models, kept for as long as they are true of them."""
+"""Traced graphs of models, cached until the model changes or is freed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import numpy as np
 from hydra_tf.core.keras_models import all_layers
 from hydra_tf.core.lazy import keras, tf
 
-# Our assertions end in a full stop; those of TensorFlow's own checks do not.
+# The assertions of this library end in a full stop; those of TensorFlow do not.
 _ASSERTED = re.compile(r"assertion failed: \[(.+?\.)\]")
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
 
 class Graphs:
-    """What is traced once for a model and a key, and goes when the model goes.
+    """A cache of traced graphs by model and key; graphs are freed with their model.
 
-    A graph reads the weights whenever it is run, but what Python decided while it was traced
-    is fixed in it. Graphs of a model that was changed in place since are made anew.
+    A graph reads the weights whenever it runs, but decisions that Python made during tracing
+    are fixed in it. The graphs of a model that was changed in place since are traced again.
 
     Example:
         >>> net, graphs = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)]), Graphs()
@@ -36,47 +36,47 @@ class Graphs:
     """
 
     def __init__(self) -> None:
-        self._kept: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        self._cache: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
     def __len__(self) -> int:
-        """Number of models that have graphs."""
-        return len(self._kept)
+        """Return the number of models that have graphs."""
+        return len(self._cache)
 
     def get(self, model: Any, key: Hashable, trace: Callable[[Callable[[], Any]], Any]) -> Any:
         """Return the graph of a model under a key.
 
         Args:
-            model: a Keras model, or anything else that a weak reference can be made of.
-            key: what the graph depends on beside the model.
-            trace: makes it, given a weak reference to the model: the graph must not keep the
-                model alive.
+            model: a Keras model, or another object that supports weak references.
+            key: what the graph depends on apart from the model.
+            trace: makes the graph, given a weak reference to the model: the graph must not keep
+                the model alive.
         """
-        now = _state(model)
-        before, graphs = self._kept.get(model, (None, {}))
-        if before != now:
+        state = _state(model)
+        old_state, graphs = self._cache.get(model, (None, {}))
+        if old_state != state:
             graphs = {}
-            self._kept[model] = now, graphs
+            self._cache[model] = state, graphs
         if key not in graphs:
             graphs[key] = trace(weakref.ref(model))
         return graphs[key]
 
 
 def assertion_sentence(text: str) -> str | None:
-    """Return the sentence of an assertion of ours that a graph's error tells, if it is one.
+    """Return the sentence of a failed assertion of this library, or None for another error.
 
     Args:
-        text: of the error.
+        text: message of the error that a graph raised.
 
     Example:
         >>> assertion_sentence("In a map: assertion failed: [The file is gone.] [[node Assert]]")
         'The file is gone.'
     """
-    found = _ASSERTED.search(text)
-    return found[1] if found else None
+    match = _ASSERTED.search(text)
+    return match[1] if match else None
 
 
 def _state(model: Any) -> list[Any]:
-    """The layers of a model with what each holds beside its weights, made to be compared."""
+    """Return the layers of a model with their attributes other than weights, for comparison."""
     return [
         (weakref.ref(layer), getattr(layer, "compute_dtype", None), *_attributes(layer))
         for layer in all_layers(model)
@@ -84,10 +84,10 @@ def _state(model: Any) -> list[Any]:
 
 
 def _attributes(layer: Any) -> Iterator[tuple[str, Any]]:
-    """Names and values of numbers, texts, functions (such as activations) and arrays."""
-    known = _keras()
+    """Yield names and values of numbers, strings, functions (such as activations) and arrays."""
+    classes = _keras()
     for name, value in vars(layer).items():
-        if name in known.books:
+        if name in classes.ignored:
             continue
         if isinstance(value, _PLAIN):
             yield name, value
@@ -95,26 +95,24 @@ def _attributes(layer: Any) -> Iterator[tuple[str, Any]]:
             yield name, [each for each in value if isinstance(each, _PLAIN)]
         elif isinstance(value, types.FunctionType):
             yield name, weakref.ref(value)
-        # Normalization holds its statistics in tensors. One of a graph has no values.
-        elif isinstance(value, known.arrays) and not tf.is_symbolic_tensor(value):
+        # Normalization stores its statistics in tensors. Symbolic tensors have no values.
+        elif isinstance(value, classes.arrays) and not tf.is_symbolic_tensor(value):
             yield name, np.asarray(value).tobytes()
 
 
 class _Keras(NamedTuple):
-    """What is asked for too often to be looked up each time.
+    """Values that would be slow to look up each time.
 
     Args:
-        layer: the class of layers.
         arrays: the classes of arrays and tensors.
-        books: attributes of any layer that no output depends on.
+        ignored: attributes of every layer that no output depends on.
     """
 
-    layer: Any
     arrays: tuple[Any, ...]
-    books: frozenset[str]
+    ignored: frozenset[str]
 
 
 @functools.cache
 def _keras() -> _Keras:
-    books = frozenset(vars(keras.layers.Identity()))
-    return _Keras(keras.layers.Layer, (np.ndarray, tf.Tensor), books)
+    ignored = frozenset(vars(keras.layers.Identity()))
+    return _Keras((np.ndarray, tf.Tensor), ignored)

@@ -1,7 +1,7 @@
-"""TensorFlow and Keras, loaded at first use.
+"""TensorFlow and Keras, imported at first use.
 
-The files of registered parts take both names from here, so that a command line can look
-up names and parameters, and answer ``--help``, without paying for the import.
+The files of registered parts import both names from here, so that a command line can look
+up names and parameters, and answer ``--help``, without the cost of importing TensorFlow.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class LazyModule:
-    """A module that is imported when one of its names is first asked for."""
+    """A module that is imported when one of its names is first used."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -1,4 +1,4 @@
-"""Images as bytes and as numbers."""
+"""Pixel values: bytes and floats, and their range."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hydra_tf.core.lazy import tf
 
 
 def unit_floats(images: tf.Tensor) -> tf.Tensor:
-    """Return float32 images in [0, 1], of bytes if they are uint8.
+    """Return float32 images in [0, 1]; uint8 images are divided by 255.
 
     Args:
         images: uint8 in [0, 255], or floats in [0, 1].
@@ -16,16 +16,16 @@ def unit_floats(images: tf.Tensor) -> tf.Tensor:
         [0.2, 1.0]
     """
     if images.dtype == tf.uint8:
-        # Of a quotient by a constant a graph may make a product, which rounds otherwise.
+        # A graph may turn division by a constant into multiplication, which rounds differently.
         return tf.math.divide_no_nan(tf.cast(images, tf.float32), 255.0)
     return tf.cast(images, tf.float32)
 
 
 def require_pixel_range(low: float, high: float) -> None:
-    """Refuse images whose values span more than [0, 1].
+    """Check that pixel values are in [0, 1].
 
     Args:
-        low: least value of a batch.
+        low: smallest value of a batch.
         high: largest value of a batch.
 
     Raises:
@@ -36,6 +36,6 @@ def require_pixel_range(low: float, high: float) -> None:
     """
     if not (low >= 0.0 and high <= 1.0):
         raise ValueError(
-            f"Images must hold pixel values in [0, 1], but they span [{low:g}, {high:g}]; "
+            f"Images must have pixel values in [0, 1], but they span [{low:g}, {high:g}]; "
             "divide 8-bit images by 255 and make any normalisation a layer of the model."
         )

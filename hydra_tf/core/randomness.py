@@ -1,7 +1,7 @@
-"""Random numbers for the samples of a batch, also where several replicas share it.
+"""Random numbers for the samples of a batch, also if replicas or microbatches share it.
 
-A sample's numbers depend on the seed and on its place in the whole batch, not on which
-replica, or which part of a batch worked on in parts, it falls to.
+The numbers of a sample depend on the seed and on its position in the whole batch, not on the
+replica or microbatch that processes it.
 """
 
 from __future__ import annotations
@@ -15,57 +15,57 @@ import numpy as np
 
 from hydra_tf.core.lazy import tf
 
-_part: ContextVar[tuple[Any, Any] | None] = ContextVar("hydra_tf_slice", default=None)
+_slice: ContextVar[tuple[Any, Any] | None] = ContextVar("hydra_tf_slice", default=None)
 
 
 @contextlib.contextmanager
 def slice_of_batch(first: Any, total: Any) -> Iterator[None]:
-    """Within this context the samples are consecutive ones of a larger batch.
+    """Declare that the samples within this context are a slice of a larger batch.
 
     Args:
-        first: place of the first of them in the whole batch.
+        first: position of the first sample in the whole batch.
         total: number of samples of the whole batch.
     """
-    token = _part.set((first, total))
+    token = _slice.set((first, total))
     try:
         yield
     finally:
-        _part.reset(token)
+        _slice.reset(token)
 
 
 def current_slice(count: Any) -> tuple[Any, Any]:
-    """Return the place of the first sample at hand in the whole batch, and the batch's size.
+    """Return the position of the slice in the whole batch, and the size of the batch.
 
     Args:
-        count: number of samples at hand.
+        count: number of samples of the slice.
 
     Example:
         >>> current_slice(8)
         (0, 8)
     """
-    return _part.get() or (0, count)
+    return _slice.get() or (0, count)
 
 
 def for_samples(draw: Callable[[Any], Any], shape: Any) -> Any:
-    """Return what is drawn for the samples at hand.
+    """Return the random numbers of the slice, drawn for the whole batch.
 
     Args:
         draw: maps a shape to random numbers; a pure function, such as a stateless random
             operation with its seed.
-        shape: the shape wanted, a tensor; its first axis counts the samples at hand.
+        shape: shape of the result, a tensor; its first axis is that of the samples.
 
     Example:
         >>> def draw(shape):
         ...     return tf.random.stateless_uniform(shape, [0, 0])
         >>> with slice_of_batch(first=2, total=4):
-        ...     part = for_samples(draw, tf.constant([2, 3]))
-        >>> bool(tf.reduce_all(part == draw([4, 3])[2:]))
+        ...     drawn = for_samples(draw, tf.constant([2, 3]))
+        >>> bool(tf.reduce_all(drawn == draw([4, 3])[2:]))
         True
     """
-    part = _part.get()
-    if part is None:
+    position = _slice.get()
+    if position is None:
         return draw(shape)
-    first, total = part
+    first, total = position
     whole = draw(tf.concat([tf.reshape(total, [1]), shape[1:]], 0))
     return whole[first : first + shape[0]]
 

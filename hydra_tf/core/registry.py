@@ -4,7 +4,7 @@ Every room of the library that offers a choice (objectives, attacks, models, dat
 score initialisations, allocations) holds one :class:`Registry`. A part is a frozen
 dataclass whose fields are its parameters; it is found by the name of its file. Nothing
 here, and nothing at the top of a part's file, loads TensorFlow, so that a command line
-can be checked before that import is paid for.
+can be checked without the cost of importing it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ C = TypeVar("C", bound=type)
 
 
 def unknown(kind: str, name: str, known: typing.Iterable[str]) -> str:
-    """Return the sentence for an unknown name: the nearest known one, then all of them.
+    """Return the error sentence for an unknown name: the nearest known name, then all of them.
 
     >>> unknown("norm", "l3", ["l2", "linf"])
     'Unknown norm "l3"; did you mean "l2"? Known: l2, linf.'
@@ -40,7 +40,7 @@ def unknown(kind: str, name: str, known: typing.Iterable[str]) -> str:
 
 
 def parse_value(text: str) -> Any:
-    """Return the number, fraction, truth value, None or text that `text` spells.
+    """Return the number, fraction, truth value or None that `text` represents, or `text` itself.
 
     >>> parse_value("1/4"), parse_value("10"), parse_value("true"), parse_value("linf")
     (0.25, 10, True, 'linf')
@@ -58,7 +58,7 @@ def parse_value(text: str) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether `value` is of the annotated type, a whole number counting as a float."""
+    """Return whether `value` is of the annotated type; a whole number counts as a float."""
     if hint is Any:
         return True
     origin = typing.get_origin(hint)
@@ -83,7 +83,7 @@ def _type_name(hint: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The Python number of a NumPy scalar; anything else as it is."""
+    """Return a NumPy scalar as a Python number, and any other value unchanged."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return value
     return int(value) if isinstance(value, numbers.Integral) else float(value)
@@ -98,7 +98,7 @@ class Registry(Generic[T]):
     """The parts of one kind, defined by the modules of one package.
 
     Args:
-        kind: what a part is called in messages, such as ``"objective"``.
+        kind: name of such a part in messages, such as ``"objective"``.
         package: dotted name of the package whose modules define the parts.
 
     Example:
@@ -114,12 +114,12 @@ class Registry(Generic[T]):
         self._complete = False
 
     def register(self, name: str | None = None, **preset: Any) -> Callable[[C], C]:
-        """Return a class decorator that enters a dataclass under `name`.
+        """Return a class decorator that registers a dataclass under `name`.
 
         Args:
             name: the registered name; the name of the defining file when left out.
-            **preset: parameter values that belong to this name (a family of models
-                registers each of its members with them).
+            **preset: parameter values of this name; with them a family of models registers
+                its members.
         """
 
         def enter(cls: C) -> C:
@@ -133,7 +133,7 @@ class Registry(Generic[T]):
         return enter
 
     def names(self) -> tuple[str, ...]:
-        """All registered names, sorted."""
+        """Return all registered names, sorted."""
         if not self._complete:
             package = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(package.__path__):
@@ -142,10 +142,10 @@ class Registry(Generic[T]):
         return tuple(sorted(self._parts))
 
     def parameters(self, name: str) -> dict[str, Any]:
-        """Parameter names of one part with their type annotations.
+        """Return the parameter names of a part with their type annotations.
 
         Raises:
-            ValueError: for an unknown name; the known ones are listed.
+            ValueError: for an unknown name; the message lists the known ones.
         """
         if name not in self.names():
             raise ValueError(unknown(self.kind, name, self.names()))
@@ -158,7 +158,7 @@ class Registry(Generic[T]):
 
         Args:
             spec: ``"name"``, ``"name:key=value,key=value"``, or a mapping with the key
-                ``"name"`` and the parameters beside it.
+                ``"name"`` and a key for each parameter.
 
         Raises:
             ValueError: when the spec is not of that form.
@@ -169,7 +169,7 @@ class Registry(Generic[T]):
         return name, given
 
     def _split(self, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """As :meth:`parse`, but the values of a string stay text."""
+        """As :meth:`parse`, but values in a string are not converted."""
         if isinstance(spec, Mapping):
             params = dict(spec)
             if not isinstance(params.get("name"), str):
@@ -193,13 +193,13 @@ class Registry(Generic[T]):
 
         Args:
             spec: a string or mapping (see :meth:`parse`); an instance or callable is
-                handed back as it is.
-            **defaults: values for parameters that the part has and the spec leaves out;
-                those it does not have are passed over.
+                returned unchanged.
+            **defaults: values for parameters that the spec leaves out; those that the part does
+                not have are ignored.
 
         Raises:
             ValueError: unknown name or parameter (the nearest known one is suggested), or
-                a value that the part refuses.
+                an invalid value.
             TypeError: a spec or a parameter value of the wrong type.
         """
         if not isinstance(spec, str | Mapping):
@@ -217,7 +217,7 @@ class Registry(Generic[T]):
                 sentence = unknown(f'parameter of {self.kind} "{name}":', key, hints)
                 raise ValueError(sentence)
             value = parse_value(raw) if isinstance(spec, str) else _plain(raw)
-            # "path=2024" is a number to parse_value, but text where text is wanted.
+            # parse_value makes a number of "path=2024", which stays text for a text parameter.
             given[key] = value = value if _fits(value, hints[key]) else raw
             if not _fits(value, hints[key]):
                 raise TypeError(
@@ -231,14 +231,16 @@ class Registry(Generic[T]):
         """Return the mapping that :meth:`build` turns into an equal part.
 
         Raises:
-            TypeError: when the part is not of this registry (a bare callable, say).
+            TypeError: when the part is not of this registry, such as a plain callable.
         """
         self.names()
         for name, (cls, preset) in self._parts.items():
             if type(part) is cls and all(getattr(part, k) == v for k, v in preset.items()):
                 return {"name": name, **_fields(part)}
-        # A preset may have been overridden; the fields say all, whatever the name.
+        # A preset may have been overridden; the fields are complete for every name of the class.
         for name, (cls, _) in self._parts.items():
             if type(part) is cls:
                 return {"name": name, **_fields(part)}
-        raise TypeError(f"{part!r} is no registered {self.kind} and cannot be written to a config.")
+        raise TypeError(
+            f"{part!r} is not a registered {self.kind}, so it cannot be written to a config."
+        )

@@ -1,4 +1,4 @@
-"""Pure functions from a step to a value."""
+"""Schedules of learning rates and of epsilon: pure functions of a step or of progress."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def warm_cosine(step: int, steps: int, peak: float, warmup: float = 0.0) -> floa
         step: number of steps done, from 0.
         steps: length of the whole schedule in steps.
         peak: the largest rate.
-        warmup: share of the steps, in [0, 1), spent rising.
+        warmup: share of the steps, in [0, 1), in which the rate rises.
 
     Example:
         >>> [round(warm_cosine(step, 100, 0.1, 0.1), 3) for step in (0, 9, 10, 55, 100)]
@@ -27,7 +27,7 @@ def warm_cosine(step: int, steps: int, peak: float, warmup: float = 0.0) -> floa
 
 
 def constant(step: int, steps: int, peak: float, warmup: float = 0.0) -> float:
-    """Return a rate that rises linearly to `peak` and stays there; arguments as above.
+    """Return a rate that rises linearly to `peak` and stays there; see :func:`warm_cosine`.
 
     Example:
         >>> [constant(step, 100, 0.1, 0.02) for step in (0, 1, 50)]
@@ -41,7 +41,7 @@ SCHEDULES = {"cosine": warm_cosine, "constant": constant}
 
 
 def linear(progress: Any) -> Any:
-    """Return `progress` itself: from 0 to 1 at one speed.
+    """Return `progress` itself: linear from 0 to 1.
 
     Example:
         >>> linear(0.5)
@@ -51,10 +51,10 @@ def linear(progress: Any) -> Any:
 
 
 def smoothed(progress: Any) -> Any:
-    """Return a share that leaves 0 with the fourth power and goes on at one speed to 1.
+    """Return a share that grows with the fourth power of progress, then linearly to 1.
 
-    The first quarter is the power; value and slope agree where the line takes over. Bounds
-    are quick to fall apart while a radius is small, and slow growth there keeps training
+    The first quarter is the power; the line continues it with the same value and slope. Bounds
+    become loose quickly while the radius is small, so that slow growth there keeps training
     stable (the smoothed schedule of Xu et al., NeurIPS 2020).
 
     Args:
@@ -71,7 +71,7 @@ def smoothed(progress: Any) -> Any:
 
 
 def _positive(value: Any) -> Any:
-    """The value or 0, of a number or a tensor."""
+    """Return the positive part of a number or a tensor."""
     return 0.5 * (value + abs(value))
 
 

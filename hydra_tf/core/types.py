@@ -1,4 +1,4 @@
-"""Small value types shared by the rooms of the library."""
+"""Value types that the folders of the library share, and checks of their values."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Classifier(Protocol):
 
 
 def require_number(name: str, value: Any, whole: bool = False) -> None:
-    """Refuse what is no number, such as text, None or an array.
+    """Check that a value is a number.
 
     Args:
-        name: what the value is called.
-        value: what was given; true and false are no numbers.
+        name: name of the value in the error.
+        value: the value; True and False are not numbers.
         whole: whether it must be a whole number.
 
     Raises:
@@ -47,15 +47,15 @@ def require_number(name: str, value: Any, whole: bool = False) -> None:
 
 @dataclass(frozen=True)
 class Ball:
-    """The perturbations of an image that an adversary may choose from.
+    """The perturbations of an image that an adversary may choose.
 
     Args:
         norm: ``"linf"`` or ``"l2"``.
         epsilon: radius, in units of pixel values in [0, 1].
 
     Raises:
-        ValueError: another norm, a radius that is none, or an Linf radius larger than the range
-            of pixel values.
+        ValueError: another norm, an invalid radius, or an Linf radius larger than the range of
+            pixel values.
 
     Example:
         >>> Ball("linf", 8 / 255).norm
@@ -72,15 +72,15 @@ class Ball:
 
 
 def require_linf_radius(epsilon: float, clip: tuple[float, float] | None = (0, 1)) -> None:
-    """Refuse an Linf radius that is none, or larger than the range of pixel values.
+    """Check that an Linf radius is a number of at least 0 within the range of pixel values.
 
     Args:
         epsilon: radius in the units of the images.
-        clip: least and largest pixel value; None for any.
+        clip: smallest and largest pixel value; None for any.
 
     Raises:
-        TypeError: for what is no number.
-        ValueError: with the radius and what to do.
+        TypeError: for a value that is not a number.
+        ValueError: for a radius out of range.
 
     Example:
         >>> require_linf_radius(2 / 255)
@@ -91,7 +91,7 @@ def require_linf_radius(epsilon: float, clip: tuple[float, float] | None = (0, 1
     if clip is not None and epsilon > clip[1] - clip[0]:
         raise ValueError(
             f"epsilon={epsilon:g} is larger than the range of pixel values, [{clip[0]:g}, "
-            f"{clip[1]:g}]; where that is [0, 1], write 8/255 for 8 grey levels, not 8."
+            f"{clip[1]:g}]; for images in [0, 1], write 8/255 for 8 grey levels, not 8."
         )
 
 
@@ -101,12 +101,12 @@ class Sampling:
 
     Args:
         sigma: standard deviation of the noise, in units of pixel values in [0, 1].
-        n0: draws that choose the class.
-        n: draws that bound the class's probability.
-        alpha: probability, in (0, 1), with which a certificate may be wrong.
+        n0: number of draws that choose the class.
+        n: number of draws that bound the probability of the class.
+        alpha: probability, in (0, 1), that a certificate is wrong.
 
     Raises:
-        TypeError: for what is no number, or no whole number of draws.
+        TypeError: for a value that is not a number, or a number of draws that is not whole.
         ValueError: for a value out of range.
 
     Example:
@@ -137,7 +137,7 @@ class Interval:
 
     Args:
         lower: float32 tensor.
-        upper: float32 tensor of the same shape, nowhere below `lower`.
+        upper: float32 tensor of the same shape, at least `lower`.
 
     Example:
         >>> Interval(lower=0.25, upper=0.75).upper
@@ -150,10 +150,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class StepContext:
-    """Where in a phase of training a step stands.
+    """The seed and progress of a training step.
 
     Args:
-        seed: int32 tensor of shape [2]; every random number of the step comes from it.
+        seed: int32 tensor of shape [2]; every random number of the step is a function of it.
         progress: float32 scalar in [0, 1], the share of the phase's steps already done.
     """
 
@@ -163,14 +163,14 @@ class StepContext:
 
 @dataclass(frozen=True)
 class LossTerms:
-    """What a robust objective says of one batch.
+    """The loss terms of one batch.
 
     Args:
         loss: scalar, the mean over the batch that training minimises.
         logits: [batch, classes], the logits of the benign images.
         adversarial_logits: [batch, classes] under the objective's own attack, if it has one.
-        components: named scalar parts of the loss.
-        perturbed: [batch, ...] images that a replayed objective is to see next, after a step.
+        components: named scalar terms of the loss.
+        perturbed: [batch, ...] images of a replayed objective for the next step.
     """
 
     loss: tf.Tensor

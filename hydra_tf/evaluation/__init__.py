@@ -1,4 +1,4 @@
-"""Honest measures: benign, robust, certified and verified accuracy, reports and plots."""
+"""Benign, robust, certified and verified accuracy, reports and plots."""
 
 from hydra_tf.evaluation.accuracy import accuracy, correct_under, robust_accuracy
 from hydra_tf.evaluation.certificates import (

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -13,19 +12,23 @@ from hydra_tf import attacks
 from hydra_tf.checks.batches import check_use
 from hydra_tf.checks.labels import sparse_labels
 from hydra_tf.checks.models import network_of
+from hydra_tf.core.types import Classifier, Images, Labels
+from hydra_tf.evaluation.progress import ProgressBar, batch_count
+
+Array = np.ndarray[Any, Any]
 
 DEFAULT_ATTACK = "pgd:steps=50,restarts=10"
 
 
 def as_dataset(data: Any, batch_size: int) -> tf.data.Dataset:
-    """Return batches of images and labels.
+    """Return data as a dataset of batches of images and labels.
 
     Args:
         data: tf.data.Dataset of (images, labels) batches, or two arrays.
         batch_size: batch size for arrays.
 
     Raises:
-        ValueError: for a data set without end or of other elements, arrays of two lengths.
+        ValueError: for an endless dataset, elements that are not pairs, arrays of unequal length.
 
     Example:
         >>> int(as_dataset((np.zeros((3, 2)), np.zeros(3, int)), 2).cardinality())
@@ -42,13 +45,13 @@ def as_dataset(data: Any, batch_size: int) -> tf.data.Dataset:
             raise ValueError(f"There are {len(x)} images but {len(y)} labels.")
         return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
     if data.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError("The data set repeats without end; leave repeat() out or take() a part.")
+        raise ValueError("The dataset repeats endlessly; remove repeat(), or limit it with take().")
     if not isinstance(data.element_spec, tuple) or len(data.element_spec) != 2:
-        raise ValueError("The data set must yield pairs of (images, labels).")
+        raise ValueError("The dataset must yield pairs of (images, labels).")
     return data
 
 
-def checked_batches(model: Any, data: tf.data.Dataset) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+def checked_batches(model: Classifier, data: tf.data.Dataset) -> Iterator[tuple[Images, Labels]]:
     """Yield checked batches of images and integer labels.
 
     Args:
@@ -59,6 +62,7 @@ def checked_batches(model: Any, data: tf.data.Dataset) -> Iterator[tuple[tf.Tens
         ValueError: images outside [0, 1] or of the wrong shape, labels out of range.
 
     Example:
+        >>> import keras
         >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
         >>> data = as_dataset((np.zeros((1, 2)), np.array([[0, 1, 0]])), 1)
         >>> [y.numpy().tolist() for _, y in checked_batches(net, data)]
@@ -70,77 +74,77 @@ def checked_batches(model: Any, data: tf.data.Dataset) -> Iterator[tuple[tf.Tens
 
 
 def correct_under_each(
-    model: Any,
+    model: Classifier,
     data: Any,
-    built: Sequence[Any],
+    attack_list: Sequence[Callable[..., Images]],
     *,
     seed: int = 0,
     batch_size: int = 256,
     verbose: int = 0,
-) -> np.ndarray[Any, Any]:
-    """Return which samples the model gets right, benign and under each attack, in one pass.
+) -> Array:
+    """Return which samples are correct, benign and under each attack, in one pass over the data.
 
     Args:
         model: Keras model that outputs logits.
-        data: tf.data.Dataset of (images, labels) batches, shuffled or not, or two arrays.
-        built: attacks; callables ``(model, x, y, seed) -> x_adv``.
+        data: tf.data.Dataset of (images, labels) batches, shuffled or not, or a pair of arrays.
+        attack_list: attacks, callables ``(model, x, y, seed) -> x_adv``.
         seed: seed of the attacks; batch i uses the pair (seed, i).
         batch_size: batch size for arrays.
         verbose: 1 shows a progress bar.
 
     Returns:
-        [1 + attacks, samples] booleans: right on the image, then right on the image and
-        under each attack. Logits that are not numbers are never right.
+        [1 + attacks, samples] booleans: correct on the image, then correct on the image and
+        under each attack. Logits that are NaN are never correct.
 
     Raises:
         ValueError: as :func:`correct_under`.
 
     Example:
+        >>> import keras
         >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
         >>> correct_under_each(net, (np.zeros((3, 2), "float32"), np.zeros(3, int)), []).shape
         (1, 3)
     """
     model = network_of(model)
     data = as_dataset(data, batch_size)
-    length = int(data.cardinality()) if int(data.cardinality()) > 0 else None
-    bar = keras.utils.Progbar(length, verbose=verbose, stateful_metrics=["accuracy"])
-    results: list[np.ndarray[Any, Any]] = []
+    bar = ProgressBar(batch_count(data), "accuracy", verbose)
+    results: list[Array] = []
     for i, (x, y) in enumerate(checked_batches(model, data)):
-        rows = [_right(model, x, y)]
-        for attack in built:
+        rows = [_correct(model, x, y)]
+        for attack in attack_list:
             x_adv = attack(model, x, y, seed=tf.constant([seed, i]))
-            rows.append(rows[0] & _right(model, x_adv, y))
+            rows.append(rows[0] & _correct(model, x_adv, y))
         results.append(np.stack(rows))
-        bar.update(i + 1, [("accuracy", np.mean(np.concatenate(results, axis=1)[-1]))])
+        bar.show(i + 1, np.mean(np.concatenate(results, axis=1)[-1]))
     if not results:
-        raise ValueError("The data set is empty: there is nothing to measure.")
+        raise ValueError("The dataset is empty: there is nothing to measure.")
     return np.concatenate(results, axis=1)
 
 
-def _right(model: Any, x: tf.Tensor, y: tf.Tensor) -> np.ndarray[Any, Any]:
-    """[batch] booleans: the largest logit is the label's, and all logits are numbers."""
+def _correct(model: Classifier, x: Images, y: Labels) -> Array:
+    """Return [batch] booleans: the label has the largest logit, and no logit is NaN."""
     logits = model(x, training=False)
     right = tf.argmax(logits, axis=-1, output_type=tf.int32) == y
-    result: np.ndarray[Any, Any] = (right & ~tf.reduce_any(tf.math.is_nan(logits), axis=-1)).numpy()
+    result: Array = (right & ~tf.reduce_any(tf.math.is_nan(logits), axis=-1)).numpy()
     return result
 
 
 def correct_under(
-    model: Any,
+    model: Classifier,
     data: Any,
     attack: Any = None,
     *,
     seed: int = 0,
     batch_size: int = 256,
     verbose: int = 0,
-) -> np.ndarray[Any, Any]:
-    """Return for each sample whether the model is right, under an attack too if one is given.
+) -> Array:
+    """Return which samples are classified correctly, also under an attack if one is given.
 
     Args:
         model: Keras model that outputs logits.
         data: tf.data.Dataset of (images, labels) batches, or a pair of arrays.
         attack: attack spec such as ``"pgd:epsilon=8/255,steps=50,restarts=10"``, an attack,
-            or None for the benign images alone.
+            or None for the benign images only.
         seed: seed of the attack; batch i uses the pair (seed, i).
         batch_size: batch size for arrays.
         verbose: 1 shows a progress bar.
@@ -150,26 +154,28 @@ def correct_under(
 
     Raises:
         ValueError: a model that ends in a softmax, images outside [0, 1], labels out of
-            range, an unknown attack, a data set that is empty or has no end.
+            range, an unknown attack, a dataset that is empty or endless.
         TypeError: data without labels.
 
     Example:
+        >>> import keras
         >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
         >>> data = np.zeros((3, 2), "float32"), np.zeros(3, int)
         >>> correct_under(net, data, "fgsm:epsilon=0.0").shape
         (3,)
     """
-    built = [] if attack is None else [attacks.build(attack)]
-    how = {"seed": seed, "batch_size": batch_size, "verbose": verbose}
-    return correct_under_each(model, data, built, **how)[-1]
+    attack_list = [] if attack is None else [attacks.build(attack)]
+    options = {"seed": seed, "batch_size": batch_size, "verbose": verbose}
+    return correct_under_each(model, data, attack_list, **options)[-1]
 
 
-def accuracy(model: Any, data: Any, *, batch_size: int = 256, verbose: int = 0) -> float:
-    """Return the share of benign images that the model classifies rightly.
+def accuracy(model: Classifier, data: Any, *, batch_size: int = 256, verbose: int = 0) -> float:
+    """Return the share of benign images that the model classifies correctly.
 
     Arguments and errors as in :func:`correct_under`.
 
     Example:
+        >>> import keras
         >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
         >>> accuracy(net, (np.zeros((3, 2), "float32"), np.zeros(3, int)))
         1.0
@@ -178,7 +184,7 @@ def accuracy(model: Any, data: Any, *, batch_size: int = 256, verbose: int = 0) 
 
 
 def robust_accuracy(
-    model: Any,
+    model: Classifier,
     data: Any,
     attack: Any = DEFAULT_ATTACK,
     *,
@@ -186,16 +192,17 @@ def robust_accuracy(
     batch_size: int = 256,
     verbose: int = 0,
 ) -> float:
-    """Return the share of images that the model classifies rightly under an attack.
+    """Return the share of images that the model classifies correctly under an attack.
 
-    A sample counts only if the model is right on the image itself too.
+    A sample counts only if the unperturbed image is classified correctly too.
 
     Arguments and errors as in :func:`correct_under`.
 
     Example:
+        >>> import keras
         >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
         >>> robust_accuracy(net, (np.zeros((3, 2), "float32"), np.ones(3, int)), "fgsm:epsilon=0.1")
         0.0
     """
-    how = {"seed": seed, "batch_size": batch_size, "verbose": verbose}
-    return float(np.mean(correct_under(model, data, attack, **how)))
+    options = {"seed": seed, "batch_size": batch_size, "verbose": verbose}
+    return float(np.mean(correct_under(model, data, attack, **options)))

@@ -1,4 +1,4 @@
-"""The certificates of a whole data set: a file that grows and goes on where it stopped."""
+"""The certificates of a whole dataset, in a file that an interrupted run continues."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from hydra_tf.checks.models import network_of
 from hydra_tf.core.types import Sampling
 from hydra_tf.evaluation.accuracy import as_dataset, checked_batches
 from hydra_tf.evaluation.certify import certifier, pieces, require_sizes
+from hydra_tf.evaluation.progress import ProgressBar
 
-VRA_S_RADIUS = 110 / 255  # L2, in pixel values: where arXiv 2002.10509 reads VRA-s off
+VRA_S_RADIUS = 110 / 255  # L2, in pixel values: the radius of VRA-s in arXiv 2002.10509
 RADII = (0.0, 0.25, VRA_S_RADIUS, 0.5, 0.75, 1.0)
 
 Row = dict[str, Any]
@@ -38,22 +39,22 @@ def certify_dataset(
     shared_noise: bool = True,
     verbose: int = 0,
 ) -> list[Row]:
-    """Certify the images of a data set and write each to a file as soon as it is done.
+    """Certify the images of a dataset, and write each certificate to a file at once.
 
-    The same call goes on where an interrupted one stopped, and ends with the same file. The
-    first line of the file holds the settings and a hash of the network, each other line one of
-    its image.
+    The same call resumes where an interrupted one stopped, and ends with the same file. The
+    first line of the file has the settings and a hash of the network; every other line is the
+    certificate of one image, with a hash of the image.
 
     Args:
         model: Keras model that outputs logits.
-        data: tf.data.Dataset of (images, labels) batches in a fixed order, or two arrays.
+        data: tf.data.Dataset of (images, labels) batches in a fixed order, or a pair of arrays.
         path: file of one JSON object a line.
         sigma: standard deviation of the noise in pixel values.
         n0: draws that choose the class.
         n: draws that bound its probability.
         alpha: probability with which a certificate may be wrong.
         seed: seed of the noise.
-        samples: certify the first so many images; all of them when left out.
+        samples: number of images to certify, from the first on; all of them when left out.
         batch_size: noisy images per forward pass.
         shared_noise: as in :func:`hydra_tf.evaluation.certify`.
         verbose: 1 shows a progress bar.
@@ -64,7 +65,7 @@ def certify_dataset(
 
     Raises:
         TypeError: as in :func:`hydra_tf.evaluation.certify`.
-        ValueError: a file of other settings, of another network or of other data; bad input as
+        ValueError: a file of other settings, another network or other data; invalid input as
             in :func:`hydra_tf.evaluation.certify`.
 
     Example:
@@ -79,32 +80,32 @@ def certify_dataset(
         >>> certified_accuracy(rows, 110 / 255)
         0.5
     """
-    how = Sampling(sigma, n0, n, alpha)
+    sampling = Sampling(sigma, n0, n, alpha)
     require_sizes(seed, batch_size=batch_size, samples=1 if samples is None else samples)
     model = network_of(model)
     total = samples
     if isinstance(data, tuple | list):
         total = min(len(data[1]), samples or len(data[1]))
     data = as_dataset(data, 256)
-    settings = {**dataclasses.asdict(how), "seed": seed, "shared_noise": shared_noise}
+    settings = {**dataclasses.asdict(sampling), "seed": seed, "shared_noise": shared_noise}
     rows = _open(path, {**settings, "network": network_hash(model)})[:samples]
-    bar = keras.utils.Progbar(total, verbose=verbose, stateful_metrics=["certified"])
+    bar = ProgressBar(total, "certified", verbose)
     run = None
-    for x, labels in _left(model, data, rows, samples):
-        run = run or certifier(model, tuple(x.shape[1:]), how, seed, batch_size, shared_noise)
+    for x, labels in _uncertified(model, data, rows, samples):
+        run = run or certifier(model, tuple(x.shape[1:]), sampling, seed, batch_size, shared_noise)
         for piece in pieces(len(x), shared_noise, batch_size):
             classes, radii = run(x[piece], len(rows))
             rows += _append(path, len(rows), x[piece], labels[piece], classes, radii)
-            bar.update(len(rows), [("certified", certified_accuracy(rows, VRA_S_RADIUS))])
+            bar.show(len(rows), certified_accuracy(rows, VRA_S_RADIUS))
     if not rows:
-        raise ValueError("The data set is empty: there is nothing to certify.")
+        raise ValueError("The dataset is empty: there is nothing to certify.")
     return rows
 
 
-def _left(
+def _uncertified(
     model: Any, data: Any, rows: Sequence[Row], samples: int | None
 ) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
-    """Yield what is left to certify, after a look at the data of what is done."""
+    """Yield the images without a certificate, after checking the images that have one."""
     done, seen = list(rows), 0
     for x, y in checked_batches(model, data):
         labels = y.numpy()[: None if samples is None else samples - seen]
@@ -113,8 +114,8 @@ def _left(
         for what, values in now.items():
             if [row.get(what[:-1]) for row in old] != values:
                 raise ValueError(
-                    f"The {what} are not those that the file of certificates was begun with; the "
-                    "data must come in the same order. Write to another file."
+                    f"The {what} differ from those that the file of certificates was started with; "
+                    "the data must come in the same order. Write to another file."
                 )
         seen += len(labels)
         if len(labels) > len(old):
@@ -124,9 +125,9 @@ def _left(
 
 
 def _open(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> list[Row]:
-    """The finished rows of a file of these settings; a new file gets its first line.
+    """Return the finished rows of a file with these settings; a new file gets its first line.
 
-    A line that was cut short is dropped from the file.
+    A last line that is incomplete is removed from the file.
     """
     content = b""
     if os.path.exists(path):
@@ -141,7 +142,7 @@ def _open(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> list[Row
     if first != settings:
         differing = ", ".join(key for key in settings if first.get(key) != settings[key])
         raise ValueError(
-            f"{os.fspath(path)} holds certificates of other settings ({differing}); write to "
+            f"{os.fspath(path)} has certificates of other settings ({differing}); write to "
             "another file, or remove this one."
         )
     os.truncate(path, len(content))
@@ -152,7 +153,7 @@ def read_certificates(path: str | os.PathLike[str]) -> tuple[dict[str, Any], lis
     """Return the settings and the finished rows of a file of :func:`certify_dataset`.
 
     Raises:
-        ValueError: for a file that is none, or is damaged before its last line.
+        ValueError: for another file, or one that is damaged before its last line.
         FileNotFoundError: when there is no file.
     """
     with open(path, "rb") as file:
@@ -163,7 +164,7 @@ def read_certificates(path: str | os.PathLike[str]) -> tuple[dict[str, Any], lis
             raise ValueError
     except (ValueError, TypeError, KeyError):
         raise ValueError(
-            f"{os.fspath(path)} is damaged, or no file of certificates; remove it, or write to "
+            f"{os.fspath(path)} is damaged, or not a file of certificates; remove it, or write to "
             "another file."
         ) from None
     return first, rows
@@ -197,14 +198,14 @@ def _append(
 
 
 def _hashes(x: Any) -> list[str]:
-    """A short hash of each image."""
+    """Return a short hash of each image."""
     return [hashlib.sha256(image.tobytes()).hexdigest()[:12] for image in np.asarray(x)]
 
 
 def network_hash(model: Any) -> str:
-    """Return a short hash of a model's layers and weights, which tells networks apart.
+    """Return a short hash of a model's layers and weights, which identifies a network.
 
-    The names of layers count for nothing: a network that is built again is the same.
+    The names of layers are ignored, so that a network that is built again has the same hash.
 
     Example:
         >>> nets = [keras.Sequential([keras.Input([2]), keras.layers.ReLU()]) for _ in range(2)]
@@ -217,26 +218,26 @@ def network_hash(model: Any) -> str:
         names = {name: f"#{i}" for i, name in enumerate(_names(config))}
         digest.update(json.dumps(_form(config, names)).encode())
     except (AttributeError, NotImplementedError, TypeError, ValueError):
-        pass  # no Keras model, or one whose layers cannot be written down
+        pass  # not a Keras model, or one whose layers cannot be serialised
     for weight in getattr(model, "weights", ()):
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
     return digest.hexdigest()[:12]
 
 
-# What a configuration says of how a network came about and is trained.
+# Entries of a configuration about how a network was built and is trained.
 _HISTORY = ("shared_object_id", "build_config", "compile_config", "trainable", "seed")
 _OF_TRAINING = ("_initializer", "_regularizer", "_constraint")
 
 
 def _names(config: Any) -> Iterator[str]:
-    """The names of a model and of its layers, in order."""
+    """Yield the names of a model and of its layers, in order."""
     yield config["config"]["name"]
     for layer in config["config"].get("layers", ()):
         yield from _names(layer)
 
 
 def _form(config: Any, names: Mapping[str, str]) -> Any:
-    """A configuration with numbers for names, and without what no output depends on."""
+    """Return a configuration with numbers for names, without entries that no output depends on."""
     if isinstance(config, Mapping):
         return {
             key: _form(value, names)
@@ -249,11 +250,11 @@ def _form(config: Any, names: Mapping[str, str]) -> Any:
 
 
 def certified_accuracy(rows: Sequence[Row], radius: float = VRA_S_RADIUS) -> float:
-    """Return the share of images with the right class and at least this certified radius.
+    """Return the share of images with the correct class and at least this certified radius.
 
     Args:
-        rows: what :func:`certify_dataset` returns.
-        radius: L2 radius in pixel values; at 0 all right classes count that are no abstention.
+        rows: rows of :func:`certify_dataset`.
+        radius: L2 radius in pixel values; at 0, every correct class without abstention counts.
 
     Raises:
         ValueError: when there are no rows.

@@ -1,4 +1,4 @@
-"""Plots beside the numbers; each returns the path it wrote."""
+"""Plots of measured numbers; each function returns the path that it wrote."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 from hydra_tf.core.files import replacing
 
 
-def _figure(**how: Any) -> Any:
-    """A matplotlib figure and axes that need no screen."""
+def _figure(**options: Any) -> Any:
+    """Return a matplotlib figure and axes that need no screen."""
     from matplotlib.figure import Figure
 
-    figure = Figure(layout="constrained", **how)
+    figure = Figure(layout="constrained", **options)
     return figure, figure.subplots()
 
 
 def _legend_above(axes: Any, columns: int) -> None:
-    """A legend over the axes, where it covers no data; none without anything to name."""
+    """Add a legend above the axes, where it covers no data, if anything has a label."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        how = {"ncols": columns, "fontsize": 8, "frameon": False}
-        axes.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), **how)
+        options = {"ncols": columns, "fontsize": 8, "frameon": False}
+        axes.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), **options)
 
 
 def _save(figure: Any, path: str | os.PathLike[str]) -> str:
@@ -34,12 +34,12 @@ def _save(figure: Any, path: str | os.PathLike[str]) -> str:
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> str:
-    """Draw benign and robust accuracy over the epochs, the phases shaded.
+    """Plot benign and robust accuracy over the epochs, with shaded phases.
 
     Args:
-        rows: one mapping per epoch with ``epoch``, ``phase`` and the metrics, as
-            `metrics.jsonl` holds them.
-        path: image file to write; the suffix says which kind.
+        rows: one mapping per epoch with ``epoch``, ``phase`` and the metrics, as in
+            `metrics.jsonl`.
+        path: image file to write; the suffix sets its format.
 
     Returns:
         The path.
@@ -54,10 +54,10 @@ def training_curves(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[s
     ):
         seen = [row for row in rows if key in row]
         if seen:
-            # A single epoch has no line to show.
+            # A single epoch would have no visible line.
             marker = {"marker": "."} if len(seen) < 30 else {}
-            places, values = [row["epoch"] for row in seen], [row[key] for row in seen]
-            axes.plot(places, values, style, label=label, **marker)
+            x, values = [row["epoch"] for row in seen], [row[key] for row in seen]
+            axes.plot(x, values, style, label=label, **marker)
     phases = [row["phase"] for row in rows]
     for i, name in enumerate(dict.fromkeys(phases)):
         first = epochs[phases.index(name)]
@@ -73,7 +73,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[s
 
 
 def layer_densities(layers: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> str:
-    """Draw how many weights each layer has and keeps, on a logarithmic scale.
+    """Plot how many weights each layer has and keeps, on a logarithmic scale.
 
     Args:
         layers: the ``layers`` of :func:`hydra_tf.sparsity.report`.
@@ -84,15 +84,15 @@ def layer_densities(layers: Sequence[Mapping[str, Any]], path: str | os.PathLike
     """
     figure, axes = _figure(figsize=(7, 0.4 * len(layers) + 1.2))
     names = [row["name"] for row in layers]
-    places = np.arange(len(names))
-    axes.barh(places, [row["weights"] for row in layers], color="0.85", label="weights")
-    axes.barh(places, [row["kept"] for row in layers], color="C2", label="kept")
-    for place, row in zip(places, layers, strict=True):
+    positions = np.arange(len(names))
+    axes.barh(positions, [row["weights"] for row in layers], color="0.85", label="weights")
+    axes.barh(positions, [row["kept"] for row in layers], color="C2", label="kept")
+    for position, row in zip(positions, layers, strict=True):
         share = f" {row['kept']:,} ({row['density']:.2%})"
-        axes.text(row["kept"], place, share, va="center", fontsize=8)
-    # From 1/2 on, so that a layer of one weight has a bar; room for the text at the right.
+        axes.text(row["kept"], position, share, va="center", fontsize=8)
+    # From 1/2, so that a layer of one weight has a bar; with space for the text on the right.
     right = 8 * max((row["weights"] for row in layers), default=1)
-    axes.set(xscale="log", xlim=(0.5, right), xlabel="weights", yticks=places, yticklabels=names)
+    axes.set(xscale="log", xlim=(0.5, right), xlabel="weights", yticks=positions, yticklabels=names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     _legend_above(axes, 2)
     return _save(figure, path)
@@ -101,11 +101,11 @@ def layer_densities(layers: Sequence[Mapping[str, Any]], path: str | os.PathLike
 def accuracy_against_density(
     rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], metric: str = "era"
 ) -> str:
-    """Draw mean and spread of a measure against density, one line per method.
+    """Plot mean and standard deviation of a measure against density, one line per method.
 
     Args:
         rows: mappings with ``method``, ``density``, ``seed`` and the metric; the method
-            ``"dense"`` is drawn as a level line. Rows without the metric are left out.
+            ``"dense"`` is drawn as a horizontal line. Rows without the metric are left out.
         path: image file to write.
         metric: key of the measure, in [0, 1].
 
@@ -116,16 +116,18 @@ def accuracy_against_density(
     figure, axes = _figure(figsize=(6, 4))
     ticks = sorted({row["density"] for row in rows if row["method"] != "dense"})
     for i, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
-        mine = [row for row in rows if row["method"] == method]
-        densities = sorted({row["density"] for row in mine})
-        groups = [[row[metric] for row in mine if row["density"] == d] for d in densities]
+        of_method = [row for row in rows if row["method"] == method]
+        densities = sorted({row["density"] for row in of_method})
+        groups = [[row[metric] for row in of_method if row["density"] == d] for d in densities]
         means = np.array([np.mean(group) for group in groups])
-        spread = np.array([np.std(group) for group in groups])
+        deviations = np.array([np.std(group) for group in groups])
         if method == "dense":
             axes.axhline(means[0], color="0.5", ls="--", label="dense")
-            axes.axhspan(means[0] - spread[0], means[0] + spread[0], color="0.9", zorder=0)
+            axes.axhspan(means[0] - deviations[0], means[0] + deviations[0], color="0.9", zorder=0)
             continue
-        axes.errorbar(densities, means, spread, marker="o", capsize=3, label=method, color=f"C{i}")
+        axes.errorbar(
+            densities, means, deviations, marker="o", capsize=3, label=method, color=f"C{i}"
+        )
     label = {"era": "robust accuracy (era)"}.get(metric, metric.replace("_", " "))
     axes.set(xscale="log", xlabel="weights kept (%)", ylabel=label, ylim=(0, 1))
     axes.set_xticks(ticks, [f"{density:.4g}" for density in np.multiply(ticks, 100)])
@@ -139,11 +141,11 @@ def certified_accuracy(
     path: str | os.PathLike[str],
     radius: float | None = None,
 ) -> str:
-    """Draw certified accuracy against the L2 radius, one line per network.
+    """Plot certified accuracy against the L2 radius, one line per network.
 
     Args:
-        certificates: for each label the rows of
-            :func:`hydra_tf.evaluation.certify_dataset`; those without rows are left out.
+        certificates: by label, the rows of
+            :func:`hydra_tf.evaluation.certify_dataset`; labels without rows are left out.
         path: image file to write.
         radius: marks this radius with a line, such as 110/255.
 
@@ -154,10 +156,10 @@ def certified_accuracy(
     for i, (label, rows) in enumerate(certificates.items()):
         if not rows:
             continue
-        right = np.sort([row["radius"] for row in rows if row["correct"]])
+        radii = np.sort([row["radius"] for row in rows if row["correct"]])
         # The share falls just above each radius: it counts the images that reach it.
-        shares = np.arange(len(right), -1, -1) / len(rows)
-        where = np.concatenate([[0.0], right])
+        shares = np.arange(len(radii), -1, -1) / len(rows)
+        where = np.concatenate([[0.0], radii])
         axes.step(where, shares, where="post", label=label, color=f"C{i}")
     if radius is not None:
         axes.axvline(radius, color="0.6", ls=":", label=f"radius {radius:.3f}")

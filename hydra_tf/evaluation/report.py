@@ -1,4 +1,4 @@
-"""Numbers of one model as a mapping and as JSON."""
+"""The measured numbers of one model, as a mapping and as JSON."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def evaluate_model(
     Args:
         model: Keras model that outputs logits.
         data: tf.data.Dataset of (images, labels) batches, or a pair of arrays.
-        attack_specs: attacks; `era` counts the samples that hold against all of them.
+        attack_specs: attacks; `era` counts the samples that are correct under all of them.
         seed: seed of the attacks.
         verbose: 1 shows a progress bar for each attack.
-        **defaults: attack parameters for specs that leave them out, such as `epsilon`; an
-            attack without such a parameter passes it over.
+        **defaults: attack parameters for specs that leave them out, such as `epsilon`; they are
+            ignored for attacks without such a parameter.
 
     Returns:
         ``benign_accuracy`` and ``era`` (both in [0, 1]; era only with attacks), ``attacks``
         (robust accuracy under each), ``samples``, ``density`` and ``layers``.
 
     Raises:
-        ValueError: as :func:`hydra_tf.evaluation.correct_under`, and for a default that is no
-            parameter of any attack.
+        ValueError: as :func:`hydra_tf.evaluation.correct_under`, and for a default that is not
+            a parameter of any attack.
 
     Example:
         >>> import keras
@@ -51,18 +51,18 @@ def evaluate_model(
         >>> evaluate_model(net, data, ["fgsm:epsilon=0.1"])["benign_accuracy"]
         1.0
     """
-    built, entries = _build_all(attack_specs, defaults)
-    held = correct_under_each(model, data, built, seed=seed, verbose=verbose)
+    attack_list, entries = _build_all(attack_specs, defaults)
+    correct = correct_under_each(model, data, attack_list, seed=seed, verbose=verbose)
     results: dict[str, Any] = {
-        "benign_accuracy": float(np.mean(held[0])),
-        "samples": int(held.shape[1]),
+        "benign_accuracy": float(np.mean(correct[0])),
+        "samples": int(correct.shape[1]),
         "attacks": [
             {**entry, "robust_accuracy": float(np.mean(row))}
-            for entry, row in zip(entries, held[1:], strict=True)
+            for entry, row in zip(entries, correct[1:], strict=True)
         ],
     }
-    if built:
-        results["era"] = float(np.mean(held.all(axis=0)))
+    if attack_list:
+        results["era"] = float(np.mean(correct.all(axis=0)))
     counts = report(model)
     return {**results, "density": counts["total"]["density"], "layers": counts["layers"]}
 
@@ -70,7 +70,7 @@ def evaluate_model(
 def _build_all(
     specs: Sequence[Any], defaults: Mapping[str, Any]
 ) -> tuple[list[Any], list[dict[str, Any]]]:
-    """The attacks, and what the report says of each: its parameters, or a callable's name."""
+    """Return the attacks, and the entry of each in the report: parameters, or a callable's name."""
     if isinstance(specs, str | Mapping) or callable(specs):
         specs = [specs]
     registry = attacks.ATTACKS
@@ -78,21 +78,21 @@ def _build_all(
     for key in defaults:
         if key not in known:
             raise ValueError(unknown("attack parameter", key, known))
-    built = [attacks.build(spec, **defaults) for spec in specs]
+    attack_list = [attacks.build(spec, **defaults) for spec in specs]
     entries = [
         registry.config(attack)
         if isinstance(attack, attacks.Attack)
         else {"name": getattr(attack, "__name__", type(attack).__name__)}
-        for attack in built
+        for attack in attack_list
     ]
-    return built, entries
+    return attack_list, entries
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write JSON to a temporary name, then rename: a reader never sees half a file.
+    """Write JSON to a temporary file, then rename it, so that a reader never sees half a file.
 
     Raises:
-        TypeError: for content that JSON cannot hold.
+        TypeError: for content that JSON cannot represent.
 
     Example:
         >>> import tempfile

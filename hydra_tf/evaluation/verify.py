@@ -1,4 +1,4 @@
-"""Verified accuracy: the share of images that no perturbation in an Linf ball can turn."""
+"""Verified accuracy: the share of images proven correct on their whole Linf ball."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from hydra_tf import bounds
 from hydra_tf.checks.models import network_of
 from hydra_tf.core.types import require_linf_radius
 from hydra_tf.evaluation.accuracy import as_dataset, checked_batches
+from hydra_tf.evaluation.progress import ProgressBar, batch_count
 
 
 def verified_under(
-    model: Any,
+    model: keras.Model,
     data: Any,
     epsilon: float,
     method: Any = "crown_ibp",
@@ -22,16 +23,16 @@ def verified_under(
     batch_size: int = 256,
     verbose: int = 0,
 ) -> np.ndarray[Any, Any]:
-    """Return for each sample whether it is proven right on its whole Linf ball in [0, 1].
+    """Return which samples are proven correct on their whole Linf ball in [0, 1].
 
-    It is when the lower bounds of all margins f_y - f_j, j != y, are above 0.
+    A sample is when the lower bounds of all its margins f_y - f_j, j != y, are above 0.
 
     Args:
         model: functional or Sequential Keras model that outputs logits, masked or not.
         data: tf.data.Dataset of (images, labels) batches, or a pair of arrays.
         epsilon: radius of the ball in units of pixel values in [0, 1].
         method: ``"ibp"``, ``"crown_ibp"``, ``"crown"``, ``"symbolic"`` or ``"tightest"``, with
-            parameters or without; see :func:`hydra_tf.bounds.margin_lower_bound`.
+            or without parameters; see :func:`hydra_tf.bounds.margin_lower_bound`.
         batch_size: batch size for arrays.
         verbose: 1 shows a progress bar.
 
@@ -39,10 +40,10 @@ def verified_under(
         [samples] booleans.
 
     Raises:
-        TypeError: an epsilon that is no number.
+        TypeError: an epsilon that is not a number.
         ValueError: an epsilon that is negative or larger than the range of pixel values, an
             unknown method, a layer without a rule, a model that ends in a softmax, images
-            outside [0, 1], labels out of range, a data set that is empty or has no end.
+            outside [0, 1], labels out of range, a dataset that is empty or endless.
 
     Example:
         >>> net = keras.Sequential([keras.Input([1]), keras.layers.Dense(2, use_bias=False)])
@@ -52,23 +53,22 @@ def verified_under(
         [True, False]
     """
     require_linf_radius(epsilon)
-    model, built = network_of(model), bounds.build(method)
+    model, bound = network_of(model), bounds.build(method)
     data = as_dataset(data, batch_size)
-    length = int(data.cardinality()) if int(data.cardinality()) > 0 else None
-    bar = keras.utils.Progbar(length, verbose=verbose, stateful_metrics=["verified"])
+    bar = ProgressBar(batch_count(data), "verified", verbose)
     results: list[np.ndarray[Any, Any]] = []
     for i, (x, y) in enumerate(checked_batches(model, data)):
-        margins = bounds.margin_lower_bound(model, x, y, epsilon, built).numpy()
+        margins = bounds.margin_lower_bound(model, x, y, epsilon, bound).numpy()
         others = np.arange(margins.shape[1]) != y.numpy()[:, None]
         results.append(np.all((margins > 0) | ~others, axis=1))
-        bar.update(i + 1, [("verified", np.mean(np.concatenate(results)))])
+        bar.show(i + 1, np.mean(np.concatenate(results)))
     if not results:
-        raise ValueError("The data set is empty: there is nothing to verify.")
+        raise ValueError("The dataset is empty: there is nothing to verify.")
     return np.concatenate(results)
 
 
 def verified_accuracy(
-    model: Any,
+    model: keras.Model,
     data: Any,
     epsilon: float,
     method: Any = "crown_ibp",
@@ -76,7 +76,7 @@ def verified_accuracy(
     batch_size: int = 256,
     verbose: int = 0,
 ) -> float:
-    """Return the share of images that are proven right on their whole Linf ball.
+    """Return the share of images that are proven correct on their whole Linf ball.
 
     With ``"symbolic"`` this is VRA-m of arXiv 2002.10509 (section 4), with ``"ibp"`` and
     ``"crown_ibp"`` VRA-t. Arguments and errors as in :func:`verified_under`.
@@ -87,5 +87,5 @@ def verified_accuracy(
         >>> verified_accuracy(net, (np.array([[0.5], [0.25]]), np.array([1, 1])), 0.3, "ibp")
         0.5
     """
-    how = {"batch_size": batch_size, "verbose": verbose}
-    return float(np.mean(verified_under(model, data, epsilon, method, **how)))
+    options = {"batch_size": batch_size, "verbose": verbose}
+    return float(np.mean(verified_under(model, data, epsilon, method, **options)))

@@ -1,4 +1,4 @@
-"""Shipping a network: plain Keras files and checked TFLite files."""
+"""Export of networks: plain Keras files, and TFLite files that are compared with Keras."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ExportReport", "to_keras", "to_tflite"]
 
-_HOMES = {"ExportReport": "size", "to_keras": "dense", "to_tflite": "tflite"}
+_MODULES = {"ExportReport": "size", "to_keras": "dense", "to_tflite": "tflite"}
 
 
 def __getattr__(name: str) -> Any:
-    # A path can be checked, on a command line, without loading TensorFlow.
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"hydra_tf.export.{_HOMES[name]}"), name)
+    # A command line can check a path without loading TensorFlow.
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"hydra_tf.export.{_MODULES[name]}"), name)
     raise AttributeError(f"hydra_tf.export has no name {name!r}.")

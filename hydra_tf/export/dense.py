@@ -1,4 +1,4 @@
-"""A pruned network as a plain Keras file that needs no hydra_tf."""
+"""A pruned network as a plain Keras file that does not need hydra_tf."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import keras
 
 from hydra_tf.core.files import replacing
+from hydra_tf.core.keras_models import wrapped_network
 from hydra_tf.export.prepare import computes_in_half, image_shape, plain_copy, without_optimizer
 from hydra_tf.export.probes import compare, keras_outputs, random_probes
 from hydra_tf.export.size import ExportReport, measure
@@ -16,11 +17,10 @@ _HALF_RELATIVE_ERROR = 1e-2
 
 
 def to_keras(model: keras.Model, path: str | os.PathLike[str]) -> ExportReport:
-    """Save a network as plain Keras layers, zeros where weights were pruned.
+    """Save a network as plain Keras layers, with zeros for pruned weights.
 
-    The file holds no optimizer. It is loaded again in Keras's safe mode and its outputs
-    are compared with the model's before it takes its name; an older file of that name stays
-    until then.
+    The file has no optimizer. Before it replaces an older file of the same name, it is loaded
+    in Keras's safe mode and its outputs are compared with those of the model.
 
     Args:
         model: masked or plain functional or Sequential model, or a
@@ -33,7 +33,7 @@ def to_keras(model: keras.Model, path: str | os.PathLike[str]) -> ExportReport:
     Raises:
         TypeError: for a subclassed model.
         ValueError: another suffix, more than one input or output, NaN outputs.
-        OSError: a missing folder, a folder in the file's place, no right to write.
+        OSError: a missing folder, a path that is a folder, or no permission to write.
         RuntimeError: when the loaded file's outputs differ from the model's.
 
     Example:
@@ -45,7 +45,7 @@ def to_keras(model: keras.Model, path: str | os.PathLike[str]) -> ExportReport:
     with replacing(path, ".keras") as temporary:
         plain = without_optimizer(plain_copy(model))
         probes = random_probes(image_shape(plain))
-        expected = keras_outputs(getattr(model, "net", model), probes)
+        expected = keras_outputs(wrapped_network(model), probes)
         plain.save(temporary)
         loaded = keras.models.load_model(temporary, compile=False, safe_mode=True)
         comparison = compare(keras_outputs(loaded, probes), expected)
@@ -53,6 +53,6 @@ def to_keras(model: keras.Model, path: str | os.PathLike[str]) -> ExportReport:
         if comparison.relative_error > limit:
             raise RuntimeError(
                 f"The saved file's outputs differ from the model's by up to "
-                f"{comparison.max_abs_error:g}, so it is not kept."
+                f"{comparison.max_abs_error:g}, so it was not kept."
             )
         return measure(temporary, path, plain, comparison)

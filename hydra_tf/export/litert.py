@@ -1,4 +1,4 @@
-"""A TFLite file's outputs, computed by LiteRT where a crash does no harm."""
+"""The outputs of a TFLite file, computed by LiteRT in a separate process."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 
 _WORKER = pathlib.Path(__file__).with_name("litert_worker.py")
-# run_path, unlike a script on the command line, does not put our folder before the
-# installed packages.
+# run_path, unlike a script on the command line, does not put this folder before the installed
+# packages.
 _START = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 
 
 def run_file(
     path: str | os.PathLike[str], images: np.ndarray[Any, Any]
 ) -> tuple[np.ndarray[Any, Any], int]:
-    """Run a TFLite file on images in a process of its own.
+    """Run a TFLite file on images in a separate process.
 
-    LiteRT ends the whole process on some files (float16 weights stored sparsely, for
-    one), which must not take the user's session along.
+    LiteRT crashes on some files, such as sparsely stored float16 weights, which must not end
+    the user's session.
 
     Args:
         path: TFLite file with one input [1, ...] and one output.

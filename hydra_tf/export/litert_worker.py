@@ -1,7 +1,7 @@
-"""Runs a TFLite file on images, in a process of its own (see litert.py).
+"""Run a TFLite file on images, in a separate process (see litert.py).
 
-Arguments: the TFLite file, an .npy file of images, and the .npz file to write, which holds
-the outputs and the number of tensors that the file stores sparsely.
+Arguments: the TFLite file, an .npy file of images, and the .npz file to write, with the
+outputs and the number of tensors that the file stores sparsely.
 """
 
 from __future__ import annotations

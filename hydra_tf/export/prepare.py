@@ -1,4 +1,4 @@
-"""The Keras side of an export: what is converted, and in which numbers."""
+"""Preparing a Keras model for export: plain layers, float32, a batch of one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _HALF = ("float16", "bfloat16")
 
 
 def plain_copy(model: keras.Model) -> keras.Model:
-    """Return a copy of plain Keras layers whose zeros are all positive.
+    """Return a copy with plain Keras layers, without negative zeros.
 
-    A mask turns negative weights into -0.0, and signs at random would cost gzip a bit for
-    every pruned weight.
+    A mask turns negative weights into -0.0, and random signs would cost gzip a bit for every
+    pruned weight.
 
     Args:
-        model: what :func:`hydra_tf.strip_masks` takes.
+        model: a model as in :func:`hydra_tf.strip_masks`.
 
     Raises:
         TypeError: for a subclassed model.
@@ -37,7 +37,7 @@ def plain_copy(model: keras.Model) -> keras.Model:
 
 
 def without_optimizer(model: keras.Model) -> keras.Model:
-    """Return a copy that is not compiled: an optimizer's state would triple its file.
+    """Return a copy that is not compiled, because an optimizer's state would triple its file.
 
     Example:
         >>> net = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
@@ -69,13 +69,13 @@ def image_shape(model: keras.Model) -> tuple[int, ...]:
     if None in shape:
         raise ValueError(
             f"The model takes images of shape {shape}, which is not fixed; build it with a "
-            "whole number in every place."
+            "number in every position."
         )
     return shape
 
 
 def computes_in_half(model: keras.Model) -> bool:
-    """Whether any layer computes in 16-bit numbers (a mixed precision policy).
+    """Return whether any layer computes in 16-bit numbers (a mixed precision policy).
 
     Example:
         >>> dense = keras.layers.Dense(2, dtype="mixed_float16")
@@ -86,7 +86,7 @@ def computes_in_half(model: keras.Model) -> bool:
 
 
 def _float32_config(config: Any) -> Any:
-    """Return a layer's config with every 16-bit dtype or policy in it made float32."""
+    """Return a layer's config with every 16-bit dtype or policy replaced by float32."""
     if isinstance(config, dict):
         policy = config.get("class_name") == "DTypePolicy" and config["config"]["name"]
         if policy and policy.endswith(_HALF):
@@ -119,14 +119,14 @@ def in_float32(model: keras.Model) -> keras.Model:
 
 
 def for_one_image(model: keras.Model) -> keras.Model:
-    """Return the model on a batch of exactly one float32 image, sharing its weights.
+    """Return the model on a batch of exactly one float32 image, with the same weights.
 
-    A fixed batch lets the converter fold the shape arithmetic of Flatten and the like.
+    A fixed batch lets the converter fold shape computations such as those of Flatten.
 
     Example:
         >>> for_one_image(keras.Sequential([keras.Input([4]), keras.layers.Dense(2)])).output_shape
         (1, 2)
     """
     image = keras.Input(batch_shape=(1, *image_shape(model)), dtype="float32", name="image")
-    # Names enter the file: one that Keras counts up would make equal exports differ.
+    # Names are part of the file: a numbered default name would make equal exports differ.
     return keras.Model(image, model(image), name="single")

@@ -16,7 +16,7 @@ _BATCH = 16
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How the outputs of a file differ from Keras's; the fields are those of the report."""
+    """How the outputs of a file differ from those of Keras; see ExportReport for the fields."""
 
     max_abs_error: float
     relative_error: float
@@ -40,10 +40,10 @@ def compare(outputs: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> Co
     """
     if outputs.shape != expected.shape:
         raise RuntimeError(
-            f"The TFLite file gives outputs of shape {outputs.shape}, but Keras {expected.shape}."
+            f"The TFLite file returns outputs of shape {outputs.shape}, but Keras {expected.shape}."
         )
     if not np.isfinite(outputs).all():
-        raise RuntimeError("The TFLite file gives NaN or infinite outputs where Keras gives none.")
+        raise RuntimeError("The TFLite file returns NaN or infinite outputs, but Keras does not.")
     error = float(np.max(np.abs(outputs.astype(np.float64) - expected)))
     scale = max(float(np.max(np.abs(expected))), float(np.finfo(np.float32).tiny))
     same = np.argmax(outputs, axis=-1) == np.argmax(expected, axis=-1)
@@ -60,41 +60,41 @@ def random_probes(shape: tuple[int, ...], count: int = PROBES) -> np.ndarray[Any
     return np.random.default_rng(0).random((count, *shape), dtype=np.float32)
 
 
-def spread(images: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
-    """Return at most `count` images, evenly spaced: data sorted by label stay mixed.
+def spaced_evenly(images: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
+    """Return at most `count` images, evenly spaced, so that data sorted by label stay mixed.
 
     Example:
-        >>> spread(np.arange(10), 3).tolist()
+        >>> spaced_evenly(np.arange(10), 3).tolist()
         [0, 4, 9]
     """
-    places = np.linspace(0, len(images) - 1, min(count, len(images)))
-    chosen: np.ndarray[Any, Any] = images[places.round().astype(int)]
+    positions = np.linspace(0, len(images) - 1, min(count, len(images)))
+    chosen: np.ndarray[Any, Any] = images[positions.round().astype(int)]
     return chosen
 
 
 def _gather(images: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """Return the first images of a data set, or all of an array."""
+    """Return the first images of a dataset, or all of an array."""
     if not isinstance(images, tf.data.Dataset):
         return np.asarray(images)
-    parts: list[np.ndarray[Any, Any]] = []
+    batches: list[np.ndarray[Any, Any]] = []
     for element in images:
-        part = np.asarray(element[0] if isinstance(element, tuple | list) else element)
-        parts.append(part[None] if part.ndim == len(shape) else part)
-        if sum(map(len, parts)) >= CALIBRATION:
+        batch = np.asarray(element[0] if isinstance(element, tuple | list) else element)
+        batches.append(batch[None] if batch.ndim == len(shape) else batch)
+        if sum(map(len, batches)) >= CALIBRATION:
             break
-    return np.concatenate(parts) if parts else np.empty((0, *shape), np.float32)
+    return np.concatenate(batches) if batches else np.empty((0, *shape), np.float32)
 
 
 def representative_images(images: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """Return what the user gave as representative images, checked.
+    """Return the user's representative images as a checked array.
 
     Args:
         images: [n, *shape] array, or tf.data.Dataset of images or (images, labels), in
-            batches or one by one, of which the first 256 images are taken.
+            batches or one by one, of which the first 256 images are used.
         shape: the model's input shape without the batch axis.
 
     Raises:
-        TypeError: for what holds no numbers.
+        TypeError: for values that are not numbers.
         ValueError: no images, another shape, or pixel values outside [0, 1].
 
     Example:
@@ -110,12 +110,12 @@ def representative_images(images: Any, shape: tuple[int, ...]) -> np.ndarray[Any
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape or not len(array):
         wanted = ", ".join(map(str, ("n", *shape)))
         raise ValueError(
-            f"representative must hold images of shape [{wanted}] with n at least 1, but its "
+            f"representative must have images of shape [{wanted}] with n at least 1, but its "
             f"shape is {list(array.shape)}."
         )
     if not (array.min() >= 0 and array.max() <= 1):
         raise ValueError(
-            "representative must hold pixel values in [0, 1], but they span "
+            "representative must have pixel values in [0, 1], but they span "
             f"[{array.min():g}, {array.max():g}]; divide 8-bit images by 255."
         )
     return array.astype(np.float32)
@@ -129,7 +129,7 @@ def keras_outputs(model: keras.Model, images: np.ndarray[Any, Any]) -> np.ndarra
         images: [n, ...] float32.
 
     Raises:
-        ValueError: when the outputs hold NaN or infinities.
+        ValueError: for NaN or infinite outputs.
 
     Example:
         >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(2)])
@@ -144,7 +144,7 @@ def keras_outputs(model: keras.Model, images: np.ndarray[Any, Any]) -> np.ndarra
     )
     if not np.isfinite(outputs).all():
         raise ValueError(
-            "The Keras model gives NaN or infinite outputs on the probe images, so there is "
-            "nothing sound to export."
+            "The Keras model returns NaN or infinite outputs on the probe images, so it cannot be "
+            "exported; check its weights."
         )
     return outputs

@@ -1,4 +1,4 @@
-"""What an exported file weighs, and the report of an export."""
+"""The sizes of an exported file, and the report of an export."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class ExportReport:
         bytes: size of the file.
         gzip_bytes: size of the file after gzip at level 9.
         sparsity: share of zeros in the Keras model's kernels, in [0, 1].
-        float32_bytes: what all parameters take as plain float32 numbers, 4 bytes each.
-        max_abs_error: largest difference between the file's outputs and Keras's on the
+        float32_bytes: size of all parameters as float32 numbers, 4 bytes each.
+        max_abs_error: largest difference between the outputs of the file and of Keras on the
             probe images, in units of the outputs.
         relative_error: `max_abs_error` over the largest absolute output of Keras.
         agreement: share of probe images with the same largest output, in [0, 1].
         probes: number of probe images.
-        note: why weights asked to be stored sparsely are not; empty otherwise.
+        note: why weights are not stored sparsely although that was requested; else empty.
 
     Example:
         >>> ExportReport("a.tflite", None, True, 10, 8, 0.9, 80, 0.0, 0.0, 1.0, 64).bytes
@@ -52,12 +52,12 @@ class ExportReport:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a mapping that JSON can hold."""
+        """Return the fields as a mapping that can be written as JSON."""
         return dataclasses.asdict(self)
 
 
 def file_sizes(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return a file's size in bytes, as it is and after gzip at level 9.
+    """Return a file's size in bytes, and its size after gzip at level 9.
 
     Example:
         >>> import tempfile
@@ -73,8 +73,8 @@ def file_sizes(path: str | os.PathLike[str]) -> tuple[int, int]:
 def zero_share(model: keras.Model) -> float:
     """Return the share of zeros in a plain model's kernels, in [0, 1].
 
-    Kernels are the trainable weights of two and more axes; biases and BatchNorm do not
-    count. A model without kernels has share 0.
+    Kernels are the weights of rank 2 or more; biases and BatchNorm do not count. A
+    model without kernels has share 0.
 
     Example:
         >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(2)])
@@ -99,16 +99,16 @@ def measure(
     sparse_encoding: bool = False,
     note: str = "",
 ) -> ExportReport:
-    """Return the report of a file that is still under its temporary name.
+    """Return the report of a file that still has its temporary name.
 
     Args:
-        file: where the file is now.
-        path: where it will be.
-        plain: the Keras model without masks that it holds.
-        comparison: its outputs against Keras's.
-        quantization: as in the report, like the arguments after it.
+        file: present path of the file.
+        path: its final path.
+        plain: the Keras model without masks that was exported.
+        comparison: comparison of its outputs with those of Keras.
+        quantization: as in the report.
         sparse_encoding: whether the file stores weights sparsely.
-        note: why not, where that was asked for.
+        note: as in the report.
     """
     size, zipped = file_sizes(file)
     return ExportReport(

@@ -1,4 +1,4 @@
-"""Networks as TFLite files that are run and compared with Keras before they are kept."""
+"""TFLite files that are run and compared with Keras before they are kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import io
 import os
 import pathlib
 import re
-import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +18,9 @@ import tensorflow as tf
 from absl import logging
 
 from hydra_tf.core.files import replacing
+from hydra_tf.core.keras_models import wrapped_network
 from hydra_tf.core.registry import unknown
+from hydra_tf.core.stderr import hidden_stderr
 from hydra_tf.export.litert import run_file
 from hydra_tf.export.prepare import (
     computes_in_half,
@@ -36,14 +37,14 @@ from hydra_tf.export.probes import (
     keras_outputs,
     random_probes,
     representative_images,
-    spread,
+    spaced_evenly,
 )
 from hydra_tf.export.size import ExportReport, measure
 
 
 @dataclasses.dataclass(frozen=True)
 class _Limits:
-    """What a file must meet to be kept: largest relative error, least agreement."""
+    """What a file must satisfy to be kept: maximum relative error, minimum agreement."""
 
     relative_error: float
     agreement: float
@@ -61,15 +62,15 @@ _DENSE_ONLY = {
 
 
 def _limits(quantization: str | None, tolerance: float | None, agreement: float | None) -> _Limits:
-    """Return the limits of a quantization, the user's own before the usual ones."""
+    """Return the limits of a quantization, with the user's values in place of the defaults."""
     if quantization not in _LIMITS:
         known = [name for name in _LIMITS if name]
         sentence = unknown("quantization", str(quantization), known)
         raise ValueError(f"{sentence} Leave it out for float32.")
-    usual = _LIMITS[quantization]
+    default = _LIMITS[quantization]
     limits = _Limits(
-        usual.relative_error if tolerance is None else tolerance,
-        usual.agreement if agreement is None else agreement,
+        default.relative_error if tolerance is None else tolerance,
+        default.agreement if agreement is None else agreement,
     )
     if not limits.relative_error >= 0:
         raise ValueError(f"tolerance must be a number of at least 0, not {tolerance}.")
@@ -80,26 +81,18 @@ def _limits(quantization: str | None, tolerance: float | None, agreement: float 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the converter's chatter off the screen; C++ writes much of it to descriptor 2."""
-    sys.stderr.flush()
-    screen = os.dup(2)
-    try:
-        with (
-            open(os.devnull, "wb") as nowhere,
-            contextlib.redirect_stdout(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            os.dup2(nowhere.fileno(), 2)
-            yield
-            sys.stderr.flush()
-    finally:
-        os.dup2(screen, 2)
-        os.close(screen)
+    """Hide the messages and warnings of the converter."""
+    with (
+        hidden_stderr(),
+        contextlib.redirect_stdout(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _reason(error: Exception) -> str:
-    """The heart of a converter's message, which can run over pages."""
+    """Return the decisive line of a converter's message, which can fill pages."""
     missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
     if missing:
         return f"TFLite has no operation for {', '.join(missing)}."
@@ -127,7 +120,7 @@ def _convert(
     try:
         with _quiet():
             content: bytes = converter.convert()
-    # The converter lets whatever a pass threw come through.
+    # The converter raises whatever its passes raise.
     except Exception as error:
         raise RuntimeError(
             f"TensorFlow cannot convert the model to TFLite: {_reason(error)}"
@@ -137,7 +130,7 @@ def _convert(
 
 @dataclasses.dataclass(frozen=True)
 class _Examiner:
-    """Writes a candidate file and keeps it only if it does what Keras does."""
+    """Writes a candidate file, and accepts it only if its outputs match those of Keras."""
 
     file: pathlib.Path
     probes: np.ndarray
@@ -148,19 +141,19 @@ class _Examiner:
         """Return the comparison with Keras, and whether the file is stored sparsely."""
         self.file.write_bytes(content)
         outputs, sparse_tensors = run_file(self.file, self.probes)
-        found = compare(outputs, self.expected)
-        if not found.relative_error <= self.limits.relative_error:
+        comparison = compare(outputs, self.expected)
+        if not comparison.relative_error <= self.limits.relative_error:
             raise RuntimeError(
-                f"The TFLite file's outputs differ from Keras's by up to {found.max_abs_error:g}, "
-                f"{found.relative_error:.2g} of the largest, but the tolerance is "
-                f"{self.limits.relative_error:g}."
+                f"The TFLite file's outputs differ from Keras's by up to "
+                f"{comparison.max_abs_error:g}, {comparison.relative_error:.2g} of the largest "
+                f"output, but the tolerance is {self.limits.relative_error:g}."
             )
-        if found.agreement < self.limits.agreement:
+        if comparison.agreement < self.limits.agreement:
             raise RuntimeError(
-                f"The TFLite file gives Keras's class on only {found.agreement:.1%} of "
-                f"{found.probes} images, but at least {self.limits.agreement:.1%} are asked for."
+                f"The TFLite file predicts Keras's class on only {comparison.agreement:.1%} of "
+                f"{comparison.probes} images, but at least {self.limits.agreement:.1%} is required."
             )
-        return found, sparse_tensors > 0
+        return comparison, sparse_tensors > 0
 
 
 def _smallest(
@@ -170,7 +163,7 @@ def _smallest(
     calibration: np.ndarray[Any, Any] | None,
     examiner: _Examiner,
 ) -> tuple[Comparison, bool, str]:
-    """Write the smallest file that is right; return what `accept` does, and a note."""
+    """Write the smallest correct file; return what `accept` returns, and a note."""
     dense = _convert(single, quantization, False, calibration)
     note, level = "", logging.INFO
     if sparse and quantization is not None:
@@ -197,12 +190,12 @@ def to_tflite(
     tolerance: float | None = None,
     min_agreement: float | None = None,
 ) -> ExportReport:
-    """Write a network as a TFLite file, once LiteRT has been seen to agree with Keras.
+    """Write a network as a TFLite file, after LiteRT has been shown to agree with Keras.
 
-    The file takes one float32 image [1, h, w, c] in [0, 1] and gives float32 outputs
-    [1, classes]: a fixed batch of one is smaller than a free one. It is run in a process
-    of its own on 64 images and compared with the Keras model; one that differs is not
-    kept, and what stood at `path` stays. Models in mixed precision become float32 first.
+    The file takes one float32 image [1, h, w, c] in [0, 1] and returns float32 outputs
+    [1, classes]: a fixed batch of one is smaller than a variable batch. It is run in a separate
+    process on 64 images and compared with the Keras model; if it differs it is not kept, and a
+    previous file at `path` is not replaced. Models in mixed precision become float32 first.
 
     Args:
         model: masked or plain functional or Sequential model, or a
@@ -211,24 +204,24 @@ def to_tflite(
         quantization: None (float32), ``"float16"`` (weights in half precision) or
             ``"int8"`` (weights and activations in 8 bits).
         sparse: store weights sparsely if that makes the file smaller and LiteRT runs it
-            rightly; float32 only. The report's `note` says why it was not done.
+            correctly; float32 only. The report's `note` says why it was not done.
         representative: [n, h, w, c] images in [0, 1], an array or tf.data.Dataset of them
-            (labels beside them are passed over): int8's ranges are measured on up to 256,
-            and the file is tried on up to 64. Random images try it when left out.
-        tolerance: largest difference of an output, as a share of Keras's largest absolute
-            output; 1e-4, for float16 0.01, for int8 0.25.
-        min_agreement: least share of images with Keras's class; 0, for float16 0.95, for
-            int8 0.9.
+            (labels are ignored): the ranges of int8 are measured on up to 256 of them,
+            and the file is compared on up to 64. Without them it is compared on random images.
+        tolerance: maximum difference of an output, as a share of Keras's largest absolute
+            output; by default 1e-4, for float16 0.01, for int8 0.25.
+        min_agreement: minimum share of images with Keras's class; by default 0, for float16
+            0.95, for int8 0.9.
 
     Returns:
-        The report: what was written, sizes in bytes, errors in units of the outputs.
+        The report: settings, sizes in bytes, errors in units of the outputs.
 
     Raises:
         TypeError: for a subclassed model.
         ValueError: unknown quantization, int8 without representative images, images of
-            another shape or outside [0, 1], another suffix, more inputs than one.
-        OSError: a missing folder, a folder in the file's place, no right to write.
-        RuntimeError: TensorFlow cannot convert the model, or the file is wrong.
+            another shape or outside [0, 1], another suffix, several inputs.
+        OSError: a missing folder, a path that is a folder, or no permission to write.
+        RuntimeError: TensorFlow cannot convert the model, or the file's outputs are wrong.
 
     Example:
         >>> import tempfile
@@ -246,22 +239,22 @@ def to_tflite(
     with replacing(path, ".tflite") as temporary:
         plain = plain_copy(model)
         shape = image_shape(plain)
-        reference = getattr(model, "net", model)
+        reference = wrapped_network(model)
         if computes_in_half(plain):
             reference = plain = in_float32(plain)
         probes, calibration = random_probes(shape), None
         if representative is not None:
             images = representative_images(representative, shape)
-            probes, calibration = spread(images, PROBES), spread(images, CALIBRATION)
+            probes, calibration = spaced_evenly(images, PROBES), spaced_evenly(images, CALIBRATION)
         examiner = _Examiner(temporary, probes, keras_outputs(reference, probes), limits)
-        found, sparse_encoding, note = _smallest(
+        comparison, sparse_encoding, note = _smallest(
             for_one_image(plain), quantization, sparse, calibration, examiner
         )
         return measure(
             temporary,
             path,
             plain,
-            found,
+            comparison,
             quantization=quantization,
             sparse_encoding=sparse_encoding,
             note=note,

@@ -107,9 +107,9 @@ def test_files_of_something_else_are_refused_and_left_alone(tmp_path):
         certify_dataset(linear_net(b=0.2), (X, Y), path, **HOW)
     with pytest.raises(ValueError, match=r"other settings \(network\)"):
         certify_dataset(linear_net(activation="relu"), (X, Y), path, **HOW)
-    with pytest.raises(ValueError, match="labels are not those"):
+    with pytest.raises(ValueError, match="labels differ from those"):
         certify_dataset(linear_net(), (X[::-1], Y[::-1]), path, **HOW)
-    with pytest.raises(ValueError, match="images are not those"):
+    with pytest.raises(ValueError, match="images differ from those"):
         certify_dataset(linear_net(), (X[::-1], Y), path, **HOW)
     assert path.read_bytes() == before
     lines = before.splitlines(keepends=True)
@@ -117,7 +117,7 @@ def test_files_of_something_else_are_refused_and_left_alone(tmp_path):
     for row in without:
         row.pop("image", None)  # as it was once written
     path.write_text("".join(json.dumps(row) + "\n" for row in without))
-    with pytest.raises(ValueError, match="images are not those"):
+    with pytest.raises(ValueError, match="images differ from those"):
         certify_dataset(linear_net(), (X, Y), path, **HOW)
     for damaged in (
         b"not json\n",
@@ -127,7 +127,7 @@ def test_files_of_something_else_are_refused_and_left_alone(tmp_path):
         lines[0] + b"{\n" + lines[1],
     ):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"a\.jsonl is damaged, or no file of certificates"):
+        with pytest.raises(ValueError, match=r"a\.jsonl is damaged, or not a file of certificates"):
             certify_dataset(linear_net(), (X, Y), path, **HOW)
         assert path.read_bytes() == damaged
     with pytest.raises(FileNotFoundError):
@@ -135,7 +135,7 @@ def test_files_of_something_else_are_refused_and_left_alone(tmp_path):
     with pytest.raises(ValueError, match="There are no certificates to count"):
         certified_accuracy([])
     empty = tf.data.Dataset.from_tensor_slices((X[:0], Y[:0])).batch(5)
-    with pytest.raises(ValueError, match="data set is empty"):
+    with pytest.raises(ValueError, match="dataset is empty"):
         certify_dataset(linear_net(), empty, tmp_path / "b.jsonl", **HOW)
 
 

@@ -179,7 +179,7 @@ def test_data_that_cannot_be_counted_are_refused():
     for unlabelled in (X, X[:2], (X,)):
         with pytest.raises(TypeError, match=r"pair of arrays, \(images, labels\), not"):
             robust_accuracy(linear_net(), unlabelled)
-    with pytest.raises(ValueError, match="repeats without end"):
+    with pytest.raises(ValueError, match="repeats endlessly"):
         accuracy(linear_net(), pairs.repeat())
     with pytest.raises(ValueError, match=r"pairs of \(images, labels\)"):
         accuracy(linear_net(), pairs.map(lambda x, y: x))

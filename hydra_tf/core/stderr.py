@@ -1,0 +1,38 @@
+"""Hiding what C++ libraries write to the standard error stream."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def hidden_stderr(show_on_error: bool = False) -> Iterator[None]:
+    """Hide what is written to file descriptor 2 within this context, by C++ code too.
+
+    Args:
+        show_on_error: whether the hidden text is written after all if an exception leaves the
+            context.
+
+    Example:
+        >>> with hidden_stderr():
+        ...     _ = os.write(2, b"hidden")
+    """
+    sys.stderr.flush()
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            if show_on_error:
+                hidden.seek(0)
+                os.write(screen, hidden.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(screen, 2)
+            os.close(screen)
