@@ -71,7 +71,7 @@ def test_sigterm_ends_with_a_checkpoint_and_a_status_of_its_own(folder):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75
     assert len(errors.strip().splitlines()) == 1
-    assert "the same command goes on from there" in errors
+    assert "the same command resumes from the checkpoint there" in errors
     finish(folder, "told")
 
 
