@@ -203,7 +203,7 @@ class Registry(Generic[T]):
             TypeError: a spec or a parameter value of the wrong type.
         """
         if not isinstance(spec, str | Mapping):
-            if isinstance(spec, type) or not callable(spec):
+            if isinstance(spec, type) or not (callable(spec) or self._is_registered(spec)):
                 raise TypeError(
                     f"The {self.kind} must be a name, a mapping, an instance or a callable, "
                     f"not {spec!r}."
@@ -226,6 +226,11 @@ class Registry(Generic[T]):
                 )
         fallback = {key: value for key, value in defaults.items() if key in hints}
         return typing.cast(T, cls(**{**fallback, **preset, **given}))
+
+    def _is_registered(self, part: object) -> bool:
+        """Return whether the class of an object is one of this registry."""
+        self.names()
+        return any(type(part) is cls for cls, _ in self._parts.values())
 
     def config(self, part: Any) -> dict[str, Any]:
         """Return the mapping that :meth:`build` turns into an equal part.

@@ -1,6 +1,6 @@
-"""Keras layers whose kernels are pruned by a trainable score."""
+"""Keras layers whose kernels are pruned by trainable scores."""
 
-import keras  # noqa: F401 - first: its import makes hydra_tf enter its classes with Keras
+import keras  # noqa: F401 - before masked, so that hydra_tf registers its classes with Keras
 
 from hydra_tf.layers.masked import (
     MASKED,

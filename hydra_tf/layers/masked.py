@@ -1,8 +1,8 @@
 """Masked layers: a mixin over the public Keras classes.
 
-A masked layer has a ``kernel``, trainable float32 ``scores`` of its shape, and a boolean
-``mask`` that is state: it is chosen from the scores by :meth:`refresh_mask`, once
-per optimizer step while scores are trained, and only read by the forward pass.
+A masked layer has a ``kernel``, trainable float32 ``scores`` of the same shape, and a boolean
+``mask``. The mask is state: :meth:`refresh_mask` chooses it from the scores, once per optimizer
+step while scores are trained, and the forward pass only reads it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ import keras
 import tensorflow as tf
 
 from hydra_tf.sparsity.granularity import GRANULARITIES
+from hydra_tf.sparsity.model import MaskedLike
 from hydra_tf.sparsity.score_init import initial_scores
 from hydra_tf.sparsity.topk import kept_count, masked_kernel
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
-        f"hydra_tf needs Keras on TensorFlow, but it runs on {keras.backend.backend()!r}; "
-        "set KERAS_BACKEND=tensorflow."
+        f"hydra_tf needs the TensorFlow backend of Keras, not {keras.backend.backend()!r}; set "
+        "KERAS_BACKEND=tensorflow."
     )
 
-# To a type checker the mixin is a Keras layer, which it becomes when it is mixed in.
+# Type checkers see the mixin as the Keras layer that it is mixed into.
 _Base: Any = keras.layers.Layer if TYPE_CHECKING else object
 
 _computed: ContextVar[Mapping[int, tf.Tensor]] = ContextVar(
@@ -36,15 +37,14 @@ _computed: ContextVar[Mapping[int, tf.Tensor]] = ContextVar(
 
 
 @contextlib.contextmanager
-def kernels_computed_once(layers: Iterable[Any]) -> Iterator[None]:
-    """Within this context the masked kernels are products made once, not at every call.
+def kernels_computed_once(layers: Iterable[MaskedLike]) -> Iterator[None]:
+    """Compute each masked kernel once in this context, instead of in every call.
 
-    An attack of ten steps calls the network eleven times with the same weights; masking
-    them each time would cost what the mask saves. Gradients flow as without it, provided
-    the context is opened under the tape.
+    An attack of ten steps calls the network eleven times with the same weights. Gradients are
+    the same, provided the context is opened inside that of the tape.
 
     Args:
-        layers: the masked layers, all of them built.
+        layers: masked layers, which must be built.
     """
     token = _computed.set({id(layer): layer.masked_kernel() for layer in layers})
     try:
@@ -54,11 +54,11 @@ def kernels_computed_once(layers: Iterable[Any]) -> Iterator[None]:
 
 
 class MaskedKernel(_Base):
-    """Mixin that prunes the kernel of the Keras layer it stands before.
+    """Mixin that prunes the kernel of a Keras layer; it is listed before that class.
 
     Args:
         density: share of the kernel's weights that the mask keeps, in (0, 1].
-        granularity: what is kept or pruned as one: ``"element"``.
+        granularity: unit that is kept or pruned as one: ``"element"``.
 
     Example:
         >>> layer = MaskedDense(10, density=0.1)
@@ -76,46 +76,46 @@ class MaskedKernel(_Base):
         self.density = float(density)
         self.granularity = granularity
 
-    def build(self: Any, input_shape: Any) -> None:
-        """Create the layer's own weights, then the scores and the mask that follow from them."""
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the weights of the Keras layer, then scores and mask."""
         super().build(input_shape)
         shape = tuple(self.kernel.shape)
         self.scores = self.add_weight(
             name="scores",
             shape=shape,
             initializer=lambda shape, dtype: initial_scores(self.kernel, fan_in=self.fan_in),
-            dtype="float32",  # whatever the policy: half precision would make scores collide
+            dtype="float32",  # for any policy, since half precision would cause ties
             autocast=False,
         )
         self.mask = self.add_weight(
             name="mask",
             shape=shape,
-            initializer=lambda shape, dtype: self._chosen(),
-            dtype="bool",  # one byte a weight
+            initializer=lambda shape, dtype: self._choose_mask(),
+            dtype="bool",  # one byte per weight
             trainable=False,
             aggregation="only_first_replica",
         )
 
     @property
-    def fan_in(self: Any) -> int:
-        """Inputs that feed one output of the layer."""
+    def fan_in(self) -> int:
+        """Number of inputs of one output of the layer."""
         return math.prod(self.kernel.shape[:-1])
 
-    def _chosen(self: Any) -> tf.Tensor:
-        """The mask that the scores ask for at the layer's density."""
+    def _choose_mask(self) -> tf.Tensor:
+        """Return the mask that follows from the scores at the layer's density."""
         granularity = GRANULARITIES.build(self.granularity)
         return granularity(tf.convert_to_tensor(self.scores), self.density)
 
-    def refresh_mask(self: Any) -> tf.Tensor:
+    def refresh_mask(self) -> tf.Tensor:
         """Choose the mask from the scores at the layer's density, and return it."""
-        chosen = self._chosen()
-        self.mask.assign(chosen)
-        return chosen
+        mask = self._choose_mask()
+        self.mask.assign(mask)
+        return mask
 
-    def masked_kernel(self: Any) -> tf.Tensor:
-        """The kernel times the mask, in the layer's compute dtype."""
+    def masked_kernel(self) -> tf.Tensor:
+        """Return the kernel times the mask, in the layer's compute dtype."""
         product = _computed.get().get(id(self))
-        # A graph would keep an eager product for good, so there it is made anew.
+        # A graph would store an eager product as a constant, so it computes the product itself.
         if product is not None and tf.is_symbolic_tensor(product) != tf.executing_eagerly():
             return product
         kernel = tf.cast(tf.convert_to_tensor(self.kernel), self.compute_dtype)
@@ -123,33 +123,33 @@ class MaskedKernel(_Base):
             kernel, tf.convert_to_tensor(self.scores), tf.convert_to_tensor(self.mask)
         )
 
-    def get_config(self: Any) -> dict[str, Any]:
-        """The Keras layer's config with `density` and `granularity`."""
+    def get_config(self) -> dict[str, Any]:
+        """Return the config of the Keras layer with `density` and `granularity`."""
         config: dict[str, Any] = super().get_config()
         return {**config, "density": self.density, "granularity": self.granularity}
 
-    # Conv and Dense save only the weights they know; the base class saves all of them.
-    def save_own_variables(self: Any, store: Any) -> None:
+    # Conv and Dense save kernel and bias only; the base class saves all weights.
+    def save_own_variables(self, store: Mapping[str, Any]) -> None:
         """Save kernel, bias, scores and mask."""
         keras.layers.Layer.save_own_variables(self, store)
 
-    def load_own_variables(self: Any, store: Any) -> None:
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
         """Load kernel, bias, scores and mask."""
         keras.layers.Layer.load_own_variables(self, store)
 
 
 class _ThroughConvolutionOp(MaskedKernel):
-    """For Keras convolutions, which name their kernel in one public method."""
+    """For Keras convolutions with the public method `convolution_op`."""
 
-    def convolution_op(self: Any, inputs: Any, kernel: Any) -> Any:
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         return super().convolution_op(inputs, self.masked_kernel())
 
 
 class _OwnCall(MaskedKernel):
-    """For Keras convolutions whose `call` has no such method."""
+    """For Keras convolutions without such a method."""
 
-    def _finish(self: Any, outputs: Any) -> Any:
-        """Add the bias along the channels and apply the activation."""
+    def _finish(self, outputs: tf.Tensor) -> tf.Tensor:
+        """Add the bias to the channels and apply the activation."""
         if self.use_bias:
             shape = [1] * len(outputs.shape)
             shape[-1 if self.data_format == "channels_last" else 1] = -1
@@ -159,11 +159,11 @@ class _OwnCall(MaskedKernel):
 
 class _DepthwiseCall(_OwnCall):
     @property
-    def fan_in(self: Any) -> int:
-        """A depthwise kernel's outputs see one channel each: its spatial size alone."""
+    def fan_in(self) -> int:
+        """Spatial size of the kernel, since an output has one input channel."""
         return math.prod(self.kernel.shape[:-2])
 
-    def call(self: Any, inputs: Any) -> Any:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         outputs = keras.ops.depthwise_conv(
             inputs,
             self.masked_kernel(),
@@ -179,12 +179,12 @@ class _DepthwiseCall(_OwnCall):
 class MaskedConv1D(_OwnCall, keras.layers.Conv1D):
     """`keras.layers.Conv1D` with a pruned kernel; see :class:`MaskedKernel`."""
 
-    def call(self, inputs: Any) -> Any:
-        """Return the convolution with ``kernel * mask``, causal padding included."""
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Return the convolution with ``kernel * mask``; padding may be causal."""
         padding = self.padding
         if padding == "causal":
-            past = (self.dilation_rate[0] * (self.kernel_size[0] - 1), 0)
-            axes = [past, (0, 0)] if self.data_format == "channels_last" else [(0, 0), past]
+            padded = (self.dilation_rate[0] * (self.kernel_size[0] - 1), 0)
+            axes = [padded, (0, 0)] if self.data_format == "channels_last" else [(0, 0), padded]
             inputs = keras.ops.pad(inputs, [(0, 0), *axes])
             padding = "valid"
         outputs = keras.ops.conv(
@@ -222,7 +222,7 @@ class MaskedDepthwiseConv2D(_DepthwiseCall, keras.layers.DepthwiseConv2D):
 class MaskedDense(MaskedKernel, keras.layers.Dense):
     """`keras.layers.Dense` with a pruned kernel; see :class:`MaskedKernel`."""
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Return ``activation(inputs @ (kernel * mask) + bias)``."""
         outputs = keras.ops.matmul(inputs, self.masked_kernel())
         if self.bias is not None:
@@ -230,7 +230,7 @@ class MaskedDense(MaskedKernel, keras.layers.Dense):
         return outputs if self.activation is None else self.activation(outputs)
 
 
-MASKED: dict[Any, Any] = {
+MASKED: dict[type[keras.layers.Layer], type[MaskedKernel]] = {
     keras.layers.Conv1D: MaskedConv1D,
     keras.layers.Conv2D: MaskedConv2D,
     keras.layers.Conv3D: MaskedConv3D,

@@ -1,4 +1,4 @@
-"""What to keep: exact selection, importance scores, density per layer."""
+"""Which weights are kept: exact selection, importance scores, density per layer."""
 
 from hydra_tf.sparsity.allocation import ALLOCATIONS
 from hydra_tf.sparsity.granularity import GRANULARITIES

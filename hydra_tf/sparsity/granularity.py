@@ -1,4 +1,4 @@
-"""What is kept or pruned as one: single weights."""
+"""Granularities: the units that are kept or pruned as one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from hydra_tf.sparsity.topk import kept_count, topk_chosen
 
 
 class Granularity(Protocol):
-    """Chooses the mask of one kernel from its scores."""
+    """Chooses the mask of a kernel from its scores."""
 
     def __call__(self, scores: tf.Tensor, density: float) -> tf.Tensor:
-        """Return booleans of the scores' shape, true where a weight is kept."""
+        """Return booleans of the scores' shape, true where a weight is kept.
+
+        As many are true as :func:`hydra_tf.sparsity.kept_count` says.
+        """
 
 
 GRANULARITIES: Registry[Granularity] = Registry("granularity", "hydra_tf.sparsity")
@@ -23,8 +26,8 @@ GRANULARITIES: Registry[Granularity] = Registry("granularity", "hydra_tf.sparsit
 @GRANULARITIES.register("element")
 @dataclass(frozen=True)
 class Element:
-    """Every weight on its own (the paper's choice)."""
+    """Single weights, as in arXiv 2002.10509."""
 
     def __call__(self, scores: tf.Tensor, density: float) -> tf.Tensor:
-        """Keep the weights of largest score."""
+        """Return where the scores of largest magnitude are."""
         return topk_chosen(scores, kept_count(density, scores.shape.num_elements()))

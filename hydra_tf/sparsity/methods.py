@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -68,7 +69,10 @@ class OneShot(PruningMethod):
 
 
 def plan_of(
-    method: Any, pretrain_epochs: int, prune_epochs: int, finetune_epochs: int
+    method: str | Mapping[str, Any] | PruningMethod,
+    pretrain_epochs: int,
+    prune_epochs: int,
+    finetune_epochs: int,
 ) -> dict[str, int]:
     """Return the epochs of each phase that a pruning method goes through, in order.
 

@@ -1,35 +1,41 @@
-"""Density and masks of a whole model."""
+"""Density and masks of a model."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from hydra_tf.core.keras_models import all_layers
-from hydra_tf.core.lazy import tf
-from hydra_tf.sparsity.allocation import allocate
+from hydra_tf.core.lazy import keras, tf
+from hydra_tf.sparsity.allocation import Allocation, allocate
 from hydra_tf.sparsity.granularity import GRANULARITIES
 from hydra_tf.sparsity.topk import kept_count
 
+AllocationSpec: TypeAlias = str | Mapping[str, Any] | Allocation
+
 
 class MaskedLike(Protocol):
-    """What this room needs of a masked layer."""
+    """The attributes of a masked layer that this package uses."""
 
     name: str
-    kernel: Any
-    scores: Any
-    mask: Any
+    kernel: keras.Variable
+    scores: keras.Variable
+    mask: keras.Variable
     density: float
     granularity: str
     fan_in: int
 
-    def refresh_mask(self) -> Any:
+    def refresh_mask(self) -> tf.Tensor:
         """Choose the mask from the scores, and return it."""
 
+    def masked_kernel(self) -> tf.Tensor:
+        """Return the kernel times the mask."""
 
-def masked_layers(model: Any) -> list[MaskedLike]:
+
+def masked_layers(model: keras.Model) -> list[MaskedLike]:
     """Return the masked layers of a model, nested models included, each once.
 
     Example:
@@ -40,7 +46,7 @@ def masked_layers(model: Any) -> list[MaskedLike]:
     return [layer for layer in all_layers(model) if hasattr(layer, "refresh_mask")]
 
 
-def unmasked_kernels(layer: Any) -> list[Any]:
+def unmasked_kernels(layer: keras.layers.Layer) -> list[keras.Variable]:
     """Return the weights of rank 2 or more of a layer without a mask.
 
     Weights of masked layers inside it, and of the layers of a nested model, are left out.
@@ -52,24 +58,26 @@ def unmasked_kernels(layer: Any) -> list[Any]:
     return [w for w in layer.weights if len(w.shape) > 1 and id(w) not in inner]
 
 
-def refresh_masks(model: Any) -> None:
-    """Choose every mask of the model anew from its layer's scores.
+def refresh_masks(model: keras.Model) -> None:
+    """Choose the mask of every layer again from its scores.
 
-    In a graph the layers come one after the other, and after the update of all scores: all
-    at once, beside the gradients, they would need several times the network's memory for a
-    moment, and gain no time.
+    In a graph, layers are processed one after the other, after all scores are updated. In
+    parallel, and while gradients are in memory, they would need several times the memory of the
+    network and not be faster.
     """
     layers = masked_layers(model)
-    before: list[Any] = [tf.convert_to_tensor(layer.scores) for layer in layers]
+    before: list[tf.Tensor] = [tf.convert_to_tensor(layer.scores) for layer in layers]
     for layer in layers:
         with tf.control_dependencies(before):
             before = [layer.refresh_mask()]
 
 
-def layer_densities(model: Any, density: float, allocation: Any = "uniform") -> list[float]:
-    """Return the density that an allocation gives each masked layer; nothing is changed.
+def layer_densities(
+    model: keras.Model, density: float, allocation: AllocationSpec = "uniform"
+) -> list[float]:
+    """Return the density of each masked layer under an allocation, without changing the model.
 
-    Arguments and errors as in :func:`set_density`.
+    See :func:`set_density` for arguments and errors.
 
     Example:
         >>> import keras, hydra_tf
@@ -81,7 +89,7 @@ def layer_densities(model: Any, density: float, allocation: Any = "uniform") -> 
     layers = masked_layers(model)
     if not layers:
         raise ValueError("The model has no masked layers; call hydra_tf.mask_model on it first.")
-    # Two nested models may hold layers of one name, so the position goes before it.
+    # Layers of different nested models may have the same name; these get their position too.
     names = [layer.name for layer in layers]
     keys = [n if names.count(n) == 1 else f"{i}/{n}" for i, n in enumerate(names)]
     scores = {key: np.asarray(layer.scores) for key, layer in zip(keys, layers, strict=True)}
@@ -90,19 +98,22 @@ def layer_densities(model: Any, density: float, allocation: Any = "uniform") -> 
 
 
 def set_density(
-    model: Any, density: float, allocation: Any = "uniform", granularity: str = "element"
+    model: keras.Model,
+    density: float,
+    allocation: AllocationSpec = "uniform",
+    granularity: str = "element",
 ) -> None:
-    """Keep a share of the weights: sets each layer's density and refreshes the masks.
+    """Set the density of each layer, and choose the masks.
 
     Args:
         model: a model with masked layers (see :func:`hydra_tf.mask_model`).
         density: share of the masked layers' weights to keep, in (0, 1].
-        allocation: how layers share it: ``"uniform"``, ``"largest"``, ``"erk"``, a mapping
-            from layer name to density, or a callable.
-        granularity: what is kept as one: ``"element"``.
+        allocation: density per layer: ``"uniform"``, ``"largest"``, ``"erk"``, a mapping from
+            layer names to densities, or a callable ``(scores, density) -> mapping``.
+        granularity: unit that is kept or pruned as one: ``"element"``.
 
     Raises:
-        ValueError: density outside (0, 1], an unknown name, or a model without masks.
+        ValueError: for a density outside (0, 1], an unknown name, or a model without masks.
 
     Example:
         >>> import keras, hydra_tf
@@ -119,11 +130,11 @@ def set_density(
         layer.refresh_mask()
 
 
-def adopt_masks(model: Any) -> None:
-    """Give every layer the density that its mask has.
+def adopt_masks(model: keras.Model) -> None:
+    """Set the density of every layer to that of its mask.
 
-    Masks travel with the weights (`set_weights`, `load_weights`), densities do not; a refresh
-    at the density of before would bring pruned weights back.
+    Masks are loaded with the weights (`set_weights`, `load_weights`), but densities are not;
+    choosing masks at the old density would keep pruned weights again.
 
     Example:
         >>> import keras, hydra_tf
@@ -138,19 +149,19 @@ def adopt_masks(model: Any) -> None:
     for layer in masked_layers(model):
         mask = np.asarray(layer.mask)
         kept = int(np.sum(mask))
-        # A density that gives as many is left as it was written.
+        # A density that keeps the same number is left unchanged, so that it stays a round number.
         if kept != kept_count(layer.density, mask.size):
             layer.density = kept / mask.size
 
 
-def report(model: Any) -> dict[str, Any]:
-    """Return how many weights each layer has and keeps.
+def report(model: keras.Model) -> dict[str, Any]:
+    """Return the number of weights of each layer, and how many are kept.
 
     Returns:
-        ``{"layers": [...], "total": {...}}``; every entry holds ``weights``, ``kept`` and
-        ``density``, a layer's also its ``name``, ``shape`` and ``masked``. Layers that have
-        weights of two axes or more but no mask (recurrent layers, embeddings) are listed
-        with density 1; the shape is that of the largest. Biases and BatchNorm do not count.
+        ``{"layers": [...], "total": {...}}``; every entry has ``weights``, ``kept`` and
+        ``density``, and those of layers also ``name``, ``shape`` and ``masked``. Layers that
+        have weights of rank 2 or more but no mask (recurrent layers, embeddings) are listed
+        with density 1 and the shape of the largest. Biases and BatchNorm are not counted.
 
     Example:
         >>> import keras

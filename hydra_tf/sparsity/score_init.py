@@ -1,8 +1,9 @@
-"""Initial importance scores of a kernel."""
+"""Initialisation of the importance scores of a kernel."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -11,7 +12,7 @@ from hydra_tf.core.registry import Registry
 
 
 class ScoreInit(Protocol):
-    """Maps a kernel and its fan-in (and, where needed, its loss gradient) to scores."""
+    """Maps a kernel and its fan-in, and for some methods its gradient, to scores."""
 
     def __call__(
         self,
@@ -27,8 +28,8 @@ class ScoreInit(Protocol):
 SCORE_INITS: Registry[ScoreInit] = Registry("score initialisation", "hydra_tf.sparsity")
 
 
-def _inputs(shape: tuple[int, ...]) -> int:
-    """Inputs that feed one output of a dense kernel or a convolution's: all axes but the last."""
+def _fan_in(shape: tuple[int, ...]) -> int:
+    """Return the fan-in of a dense or convolution kernel: all axes but the last."""
     return max(1, math.prod(shape[:-1]))
 
 
@@ -37,8 +38,8 @@ def _inputs(shape: tuple[int, ...]) -> int:
 class Scaled:
     """``sqrt(6 / fan_in) * w / max|w|`` (arXiv 2002.10509, section 3.2): the default.
 
-    The search starts at the least-weight-magnitude mask with the spread of a
-    Kaiming-uniform tensor. A kernel of zeros gets zeros.
+    The first mask keeps the weights of largest magnitude, and the scores have the range of a
+    Kaiming-uniform tensor. The scores of a kernel of zeros are zeros.
     """
 
     def __call__(
@@ -91,8 +92,8 @@ class Snip:
         """
         if gradient is None:
             raise ValueError(
-                'The score initialisation "snip" needs the gradient of the loss for the '
-                "kernel; use HydraCallback(method='snip') or pass gradient=."
+                'The score initialisation "snip" needs the gradient of the loss with respect to '
+                "the kernel; use HydraCallback(method='snip') or pass gradient=."
             )
         return tf.abs(gradient * kernel)
 
@@ -104,7 +105,7 @@ class Snip:
 @SCORE_INITS.register("kaiming_normal", distribution="normal", scheme="kaiming")
 @dataclass(frozen=True)
 class Random:
-    """Scores drawn without looking at the weights.
+    """Random scores that do not depend on the weights.
 
     Args:
         distribution: ``"uniform"`` or ``"normal"``.
@@ -125,41 +126,42 @@ class Random:
     ) -> tf.Tensor:
         """Return seeded random scores."""
         shape = tuple(kernel.shape)
-        variance: dict[str, Any] = {
-            "kaiming": {"scale": 2.0, "mode": "fan_in"},
-            "xavier": {"scale": 1.0, "mode": "fan_avg"},
-            "unit": {"scale": float(_inputs(shape)), "mode": "fan_in"},
-        }[self.scheme]
+        schemes = {
+            "kaiming": (2.0, "fan_in"),
+            "xavier": (1.0, "fan_avg"),
+            "unit": (float(_fan_in(shape)), "fan_in"),
+        }
         name = {"uniform": "uniform", "normal": "untruncated_normal"}[self.distribution]
-        draw = keras.initializers.VarianceScaling(**variance, distribution=name, seed=seed)
-        return tf.convert_to_tensor(draw(shape, dtype="float32"))
+        scale, mode = schemes[self.scheme]
+        initializer = keras.initializers.VarianceScaling(scale, mode, name, seed=seed)
+        return tf.convert_to_tensor(initializer(shape, dtype="float32"))
 
 
 def initial_scores(
-    kernel: Any,
-    method: Any = "scaled",
+    kernel: tf.Tensor,
+    method: str | Mapping[str, Any] | ScoreInit = "scaled",
     *,
     fan_in: int | None = None,
-    gradient: Any = None,
+    gradient: tf.Tensor | None = None,
     seed: int = 0,
 ) -> tf.Tensor:
-    """Return importance scores for a kernel.
+    """Return the initial importance scores of a kernel.
 
     Args:
-        kernel: weights, any shape whose last axis holds the outputs.
+        kernel: weights of any shape; the last axis is that of the outputs.
         method: ``"scaled"``, ``"magnitude"``, ``"snip"``, ``"random"``,
             ``"kaiming_normal"``, ``"kaiming_uniform"``, ``"xavier_normal"``,
             ``"xavier_uniform"``, or a callable ``(kernel, fan_in=, gradient=, seed=) -> scores``.
-        fan_in: inputs that feed one output; the product of all axes but the last when left
-            out, which is right for all but depthwise kernels.
-        gradient: gradient of the loss for the kernel; only ``"snip"`` needs it.
-        seed: seed of the random methods.
+        fan_in: number of inputs of one output; the product of all axes but the last when left
+            out, which is correct for all but depthwise kernels.
+        gradient: gradient of the loss with respect to the kernel; only ``"snip"`` needs it.
+        seed: seed of random scores.
 
     Returns:
         float32 tensor of the kernel's shape.
 
     Raises:
-        ValueError: for an unknown method, or scores of another shape than the kernel's.
+        ValueError: for an unknown method, or scores whose shape is not that of the kernel.
 
     Example:
         >>> initial_scores([[1.0], [-2.0]], "magnitude").numpy().tolist()
@@ -168,12 +170,12 @@ def initial_scores(
     kernel = tf.cast(tf.convert_to_tensor(kernel), tf.float32)
     if gradient is not None:
         gradient = tf.cast(tf.convert_to_tensor(gradient), tf.float32)
-    inputs = _inputs(tuple(kernel.shape)) if fan_in is None else fan_in
+    inputs = _fan_in(tuple(kernel.shape)) if fan_in is None else fan_in
     scores = SCORE_INITS.build(method)(kernel, fan_in=inputs, gradient=gradient, seed=seed)
     scores = tf.cast(tf.convert_to_tensor(scores), tf.float32)
     if scores.shape != kernel.shape:
         raise ValueError(
-            f"The scores have shape {tuple(scores.shape)}; they must have the kernel's, "
+            f"The scores have shape {tuple(scores.shape)}; they must have that of the kernel, "
             f"{tuple(kernel.shape)}."
         )
     return scores

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
+from collections.abc import Callable
 
 from hydra_tf.core.lazy import tf
 
-# The 31 bits of a float's magnitude are counted digit by digit, highest first: (shift, values).
+# Digits of the 31 bits of a float's magnitude, highest first: (shift, number of values).
 _DIGITS = ((20, 1 << 11), (10, 1 << 10), (0, 1 << 10))
 _SIGN = -(1 << 31)
 
@@ -16,15 +16,15 @@ def kept_count(density: float, size: int) -> int:
     """Return how many of `size` weights a density keeps: max(1, round(density * size)).
 
     Raises:
-        ValueError: when the density lies outside (0, 1].
-        TypeError: when it is no number.
+        ValueError: for a density outside (0, 1].
+        TypeError: for a density that is not a number.
 
     Example:
         >>> kept_count(0.01, 250), kept_count(0.5, 10)
         (2, 5)
     """
-    given: object = density
-    if isinstance(given, bool) or not isinstance(given, numbers.Real):
+    value: object = density
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
             f"The density is the share of weights to keep, a number in (0, 1], not {density!r}."
         )
@@ -38,7 +38,7 @@ def kept_count(density: float, size: int) -> int:
 def _kth_digit(
     digits: tf.Tensor, values: int, kept: tf.Tensor | int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The digit of the `kept`-th largest number, and how many with that digit are needed."""
+    """Return the digit of the `kept`-th largest number, and how many with that digit are kept."""
     counts = tf.raw_ops.DenseBincount(
         input=digits, size=values, weights=tf.zeros([0], tf.int32), binary_output=False
     )
@@ -48,9 +48,9 @@ def _kth_digit(
 
 
 def topk_mask(scores: tf.Tensor, kept: int) -> tf.Tensor:
-    """Mark the `kept` scores of largest magnitude with ones; ties go to the lowest index.
+    """Return ones for the `kept` scores of largest magnitude; ties go to the lowest index.
 
-    Arguments and errors as in :func:`topk_chosen`.
+    See :func:`topk_chosen` for arguments and errors.
 
     Returns:
         float32 tensor of the shape of `scores` with exactly `kept` ones, zeros elsewhere.
@@ -63,11 +63,11 @@ def topk_mask(scores: tf.Tensor, kept: int) -> tf.Tensor:
 
 
 def topk_chosen(scores: tf.Tensor, kept: int) -> tf.Tensor:
-    """Tell which are the `kept` scores of largest magnitude; ties go to the lowest index.
+    """Return where the `kept` scores of largest magnitude are; ties go to the lowest index.
 
-    The bit patterns of non-negative float32 numbers order like the numbers, so counting their
-    digits, the highest first, finds the k-th largest exactly, in linear time and without
-    sorting; after the first digit few numbers are left to count.
+    The bit patterns of non-negative float32 numbers have the order of the numbers. Counting
+    their digits, highest first, therefore finds the k-th largest exactly, in linear time and
+    without sorting; after the first digit few candidates remain.
 
     Args:
         scores: float32 tensor of any shape.
@@ -77,7 +77,7 @@ def topk_chosen(scores: tf.Tensor, kept: int) -> tf.Tensor:
         Booleans of the shape of `scores`, exactly `kept` of them true.
 
     Raises:
-        ValueError: when `kept` does not lie between 1 and the number of scores.
+        ValueError: for `kept` below 1 or above the number of scores.
 
     Example:
         >>> topk_chosen([[0.5, -3.0], [2.0, 0.1]], 2).numpy().tolist()
@@ -89,17 +89,17 @@ def topk_chosen(scores: tf.Tensor, kept: int) -> tf.Tensor:
         raise ValueError(f"Of {size} scores between 1 and {size} can be kept, not {kept}.")
     if kept == size:
         return tf.ones_like(scores, tf.bool)
-    # The sign bit stays where it is and is looked past: a copy without it would cost as much
-    # memory as the scores.
+    # The sign bit is kept and ignored, because a copy without it would need as much memory as
+    # the scores.
     bits = tf.bitcast(tf.reshape(scores, [-1]), tf.int32)
-    rivals, needed, threshold = bits, kept, 0
+    candidates, needed, threshold = bits, kept, 0
     for shift, values in _DIGITS:
-        digits = tf.bitwise.bitwise_and(tf.bitwise.right_shift(rivals, shift), values - 1)
+        digits = tf.bitwise.bitwise_and(tf.bitwise.right_shift(candidates, shift), values - 1)
         digit, needed = _kth_digit(digits, values, needed)
         threshold += digit * (1 << shift)
         if shift:
-            rivals = tf.boolean_mask(rivals, tf.equal(digits, digit))
-    negative = threshold + _SIGN  # the bits of the same magnitude below zero
+            candidates = tf.boolean_mask(candidates, tf.equal(digits, digit))
+    negative = threshold + _SIGN  # the bits of the same magnitude with a negative sign
     ties = tf.where(tf.equal(bits, threshold) | tf.equal(bits, negative))[:needed]
     larger = (bits > threshold) | ((bits > negative) & (bits < 0))
     chosen = tf.tensor_scatter_nd_update(larger, ties, tf.ones([needed], tf.bool))
@@ -109,10 +109,10 @@ def topk_chosen(scores: tf.Tensor, kept: int) -> tf.Tensor:
 def masked_kernel(kernel: tf.Tensor, scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Return ``kernel * mask`` with the gradients of HYDRA (arXiv 2002.10509, section 3.1).
 
-    The mask is a step function of the scores. The backward pass is straight-through, as if
-    it were their magnitude: for an upstream gradient ``g`` the kernel gets ``g * mask`` and
-    the scores get ``g * kernel * sign(scores)``, pruned weights included, so that a
-    connection can come back.
+    The mask is a step function of the scores. The straight-through backward pass replaces it by
+    their magnitude: for an upstream gradient ``g``, the gradient of the kernel is ``g * mask``
+    and that of the scores ``g * kernel * sign(scores)``, also for pruned weights, so that they
+    can be kept again.
 
     Args:
         kernel: weights in the layer's compute dtype.
@@ -130,17 +130,19 @@ def masked_kernel(kernel: tf.Tensor, scores: tf.Tensor, mask: tf.Tensor) -> tf.T
     """
 
     @tf.custom_gradient
-    def forward(kernel: tf.Tensor, scores: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    def forward(
+        kernel: tf.Tensor, scores: tf.Tensor, mask: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[..., object]]:
         mask = tf.cast(mask, tf.bool)
 
         def backward(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, None]:
-            # In float32: a product of two small float16 numbers would vanish.
-            wide = tf.cast(upstream, scores.dtype) * tf.cast(kernel, scores.dtype)
-            kept = tf.where(mask, upstream, tf.zeros([], upstream.dtype))
-            # A graph would compute the signs at its start and hold them for the whole step.
+            # In float32, because the product of two small float16 numbers would be 0.
+            product = tf.cast(upstream, scores.dtype) * tf.cast(kernel, scores.dtype)
+            masked = tf.where(mask, upstream, tf.zeros([], upstream.dtype))
+            # Otherwise a graph computes the signs first and stores them during the whole step.
             with tf.control_dependencies([upstream]):
                 signs = tf.sign(scores)
-            return kept, wide * signs, None
+            return masked, product * signs, None
 
         return tf.where(mask, kernel, tf.zeros([], kernel.dtype)), backward
 

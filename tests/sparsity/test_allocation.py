@@ -75,9 +75,9 @@ def test_mappings_and_callables_are_taken():
 
 
 def test_bad_allocations_are_refused():
-    with pytest.raises(ValueError, match=r"names the layers \['a'\]; .* \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"names the layers \['a'\], but .* \['a', 'b'\]"):
         allocate({"a": 0.5}, SCORES, 0.1)
-    with pytest.raises(ValueError, match=r"must lie in \(0, 1\]; the allocation gave {'b': 0}"):
+    with pytest.raises(ValueError, match=r"must lie in \(0, 1\]; the allocation returned {'b': 0}"):
         allocate({"a": 0.5, "b": 0}, SCORES, 0.1)
     with pytest.raises(ValueError, match='"unifrom"; did you mean "uniform"'):
         allocate("unifrom", SCORES, 0.1)

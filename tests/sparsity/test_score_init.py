@@ -80,7 +80,8 @@ def test_random_scores_follow_the_seed_and_not_the_weights(method):
 def test_own_callables_are_taken_and_their_shape_checked():
     scores = initial_scores([[1.0, 2.0]], lambda kernel, seed, **_: kernel * 3 + seed, seed=1)
     np.testing.assert_array_equal(scores, [[4, 7]])
-    with pytest.raises(ValueError, match=r"shape \(2,\); they must have the kernel's, \(1, 2\)"):
+    sentence = r"shape \(2,\); they must have that of the kernel, \(1, 2\)"
+    with pytest.raises(ValueError, match=sentence):
         initial_scores([[1.0, 2.0]], lambda kernel, **_: kernel[0])
 
 

@@ -1,0 +1,103 @@
+"""What holds for every score initialisation, allocation, granularity and pruning method."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hydra_tf.sparsity import METHODS, SCORE_INITS, kept_count
+from hydra_tf.sparsity.allocation import allocate
+from hydra_tf.sparsity.methods import plan_of
+
+KERNELS = ((4, 3), (3, 2, 4), (3, 3, 2, 5), (1, 1))
+DENSITIES = (0.001, 0.05, 0.3, 0.77, 1.0)
+
+
+def normal(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def _scores(score_init, values, seed):
+    fan_in = int(np.prod(values.shape[:-1]))
+    kernel = tf.constant(values)
+    return score_init(kernel, fan_in=fan_in, gradient=tf.constant(values), seed=seed)
+
+
+def check_score_init(score_init):
+    """Check shape, type and values of scores, and that the seed alone makes them random."""
+    for shape in KERNELS:
+        for values in (normal(shape), np.zeros(shape, "float32")):
+            tf.random.set_seed(1)
+            first = _scores(score_init, values, 3)
+            assert first.dtype == tf.float32, f"{score_init} has scores of {first.dtype.name}"
+            assert first.shape == shape, f"{score_init} has scores of shape {first.shape}"
+            assert np.isfinite(first).all(), f"{score_init} has scores that are not finite"
+            again = _scores(score_init, values, 3)
+            assert np.array_equal(first, again), f"{score_init} ignores its seed"
+    one, other = normal((4, 3)), normal((4, 3), seed=1)
+    first = _scores(score_init, one, 3)
+    if np.array_equal(first, _scores(score_init, other, 3)):  # random, since not of the kernel
+        another = _scores(score_init, one, 4)
+        assert not np.array_equal(first, another), f"{score_init} is the same for all seeds"
+
+
+def layers(ties=False):
+    """Return the scores of layers, whose names are not in the order of the layers."""
+    shapes = {"d": (3, 3, 1, 4), "a": (2, 2), "c": (30, 10), "b": (5,), "e": (3, 3, 4, 6)}
+    return {
+        name: np.ones(shape, "float32") if ties else normal(shape, i)
+        for i, (name, shape) in enumerate(shapes.items())
+    }
+
+
+def check_allocation(allocation):
+    """Check density and budget of layers, and that their order does not matter."""
+    for ties in (False, True):
+        for density in DENSITIES:
+            _check_densities(allocation, layers(ties), density)
+
+
+def _check_densities(allocation, scores, density):
+    shares = allocation(scores, density)
+    assert set(shares) == set(scores), f"{allocation} does not name the layers"
+    assert all(0 < share <= 1 for share in shares.values()), (
+        f"{allocation} has a density outside (0, 1]: {shares}"
+    )
+    assert allocate(allocation, scores, density) == shares
+    sizes = {name: values.size for name, values in scores.items()}
+    budget = density * sum(sizes.values())
+    kept = sum(kept_count(shares[name], size) for name, size in sizes.items())
+    # Each layer rounds its number, and keeps at least one weight.
+    assert abs(kept - budget) <= len(sizes), (
+        f"{allocation} keeps {kept} weights, but its budget is {budget:g}"
+    )
+    names = list(scores)
+    for order in (names[::-1], sorted(names), names[2:] + names[:2]):
+        permuted = allocation({name: scores[name] for name in order}, density)
+        assert permuted == pytest.approx(shares, rel=1e-12), (
+            f"{allocation} depends on the order of the layers"
+        )
+
+
+def check_granularity(granularity):
+    """Check type, shape and count of masks."""
+    for shape in KERNELS:
+        for density in DENSITIES:
+            mask = granularity(tf.constant(normal(shape)), density)
+            assert mask.dtype == tf.bool, f"{granularity} has masks of {mask.dtype.name}"
+            assert mask.shape == shape, f"{granularity} has masks of shape {mask.shape}"
+            kept, expected = int(np.sum(mask)), kept_count(density, int(np.prod(shape)))
+            assert kept == expected, f"{granularity} keeps {kept} weights, not {expected}"
+
+
+def check_method(method):
+    """Check plan, score initialisation and config of a pruning method."""
+    phases = list(plan_of(method, 3, 2, 1))
+    expected = (
+        ["pretrain", "prune", "finetune"] if method.trains_scores else ["pretrain", "finetune"]
+    )
+    assert phases == expected, f"{method} has the phases {phases}"
+    assert METHODS.build(METHODS.config(method)) == method, f"{method} is not equal to its config"
+    try:
+        SCORE_INITS.build(method.score_init)
+    except ValueError as error:
+        raise AssertionError(f"{method} cannot initialise its scores: {error}") from error
