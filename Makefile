@@ -19,6 +19,7 @@ DEMO ?= $(BIN)/python -m flags.study --flagfile=flags/recipes/mnist_5k_trades.fl
 # Pytest's worker processes (0: none, for one core) and further arguments, such as PYTEST_ARGS="-k masks".
 JOBS ?= 2
 PYTEST_ARGS ?=
+TIME_BUDGET ?=
 PYTEST = $(BIN)/python -m pytest --doctest-modules -n $(JOBS) $(PYTEST_ARGS)
 # `make lock UPGRADE=--upgrade` moves every pin to the newest version.
 UPGRADE ?=
@@ -26,10 +27,10 @@ UPGRADE ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint test test-all bench format lock clean
+.PHONY: help install demo lint test test-slow test-all bench format lock clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 13
 
 $(LOCKED):
 	@test -x $(BIN)/python || test -n "$(PYTHON)" || { \
@@ -63,6 +64,11 @@ lint: $(INSTALLED)  ## style, types and the import contract
 
 test: lint  ## lint, then tests, the docstrings' examples and the tutorials
 	$(PYTEST) -m "not slow" tests hydra_tf
+
+# `make test-slow TIME_BUDGET=600` starts no test that is not expected to end within 600 s. One
+# process: the slow tests start processes of their own.
+test-slow: $(INSTALLED)  ## the slow tests alone, shortest first
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slow $(addprefix --time-budget=,$(TIME_BUDGET)) tests
 
 test-all: lint  ## the same with the slow tests
 	$(PYTEST) tests hydra_tf

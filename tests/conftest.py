@@ -5,7 +5,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import pytest
 import tensorflow as tf
 
+from tests import time_budget
+
 collect_ignore = ["bounds/make_reference.py"]  # a script, which needs PyTorch
+
+
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Add the option ``--time-budget``."""
+    pluginmanager.register(time_budget, "time_budget")
 
 
 def pytest_configure(config: pytest.Config) -> None:

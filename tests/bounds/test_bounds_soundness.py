@@ -139,14 +139,14 @@ ANY = {
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=300)
 @settings(deadline=None, max_examples=150, suppress_health_check=QUIET)
 @given(**ANY)
 def test_many_architectures(net, method, epsilon, seed):
     check_any_network(net, method, epsilon, seed, ascents=1)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=300)
 def test_a_million_points(build_net, batch, trained):
     tried = 0
     cases = [(build_net(name), *batch) for name in NETS] + [trained]

@@ -135,6 +135,6 @@ def test_two_processes_do_not_share_a_directory(folder):
     assert third.returncode == 0, third.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=750)
 def test_thirty_kills_change_no_bit(tmp_path):
     assert kill_and_resume(tmp_path, kills=30, epochs=3, seed=0) == []

@@ -127,7 +127,7 @@ def test_when_a_worker_goes_the_other_stops_and_says_so(sent, workers, tmp_path)
     assert list((tmp_path / "run" / "checkpoints").glob("at-*.npz"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=180)
 @pytest.mark.parametrize("dies", [0, 1], ids=["chief", "worker"])
 def test_workers_that_are_started_again_end_where_they_would_have(dies, workers, tmp_path):
     flags = ["--pretrain_epochs=4", "--checkpoint_minutes=0"]
