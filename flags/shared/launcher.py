@@ -1,4 +1,4 @@
-"""What the binaries share: parsing, checks made before TensorFlow loads, and errors."""
+"""Start a binary: check its flags before TensorFlow loads, run it, report errors in one line."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable
-from logging import ERROR
-from typing import Any
+from logging import ERROR, LogRecord
 
 from absl import flags, logging
 
@@ -18,12 +17,14 @@ from hydra_tf.core.stderr import hidden_stderr
 
 FLAGS = flags.FLAGS
 
-# STOPPED, the system's "try again later", is for what is taken up by the same command.
+# STOPPED is EX_TEMPFAIL of sysexits.h: the same command resumes the run.
 INTERRUPTED, USAGE, STOPPED = 130, 2, 75
+# Every binary can print this: each of them resumes from what it has written, if anything.
+_RESUMES = "the same command resumes from the work saved so far."
 
 
 class StoppedError(BaseException):
-    """The run has been stopped from outside; its text says how it goes on."""
+    """The run was stopped from outside; the text says how to resume it."""
 
 
 class UsageError(Exception):
@@ -32,22 +33,22 @@ class UsageError(Exception):
 
 def launch(
     name: str,
-    teach: str,
-    validate: Callable[[], Any],
+    description: str,
+    validate: Callable[[], object],
     run: Callable[..., None],
-    start: Callable[[], Any] | None = None,
+    start: Callable[[], object] | None = None,
 ) -> None:
-    """Parse the command line, check it, and run; end with status 0 only when all is done.
+    """Parse the command line, check it, and run; exit with status 0 only if all work was done.
 
     Args:
         name: the binary's name.
-        teach: what ``--help`` says before it lists the flags.
-        validate: checks the flags without loading TensorFlow and returns what `run` needs.
-        run: does the work, given what `validate` and, if there is one, `start` have returned.
-        start: asks TensorFlow for what it gives only before anything else is done with it.
+        description: text that ``--help`` prints before the list of flags.
+        validate: checks the flags without loading TensorFlow and returns the plan of the run.
+        run: does the work; called with the plan and, if `start` is given, with its result.
+        start: called right after TensorFlow is imported, before its devices are initialised.
     """
     if any(word in ("--help", "-help", "-h", "--helpfull") for word in sys.argv[1:]):
-        sys.stdout.write(_help(name, teach, full="--helpfull" in sys.argv))
+        sys.stdout.write(_help(name, description, full="--helpfull" in sys.argv))
         sys.exit(0)
     try:
         rest = FLAGS(sys.argv)[1:]
@@ -58,7 +59,7 @@ def launch(
         sys.stderr.write(f"{name}: {_sentence(error)}\n")
         sys.exit(USAGE)
     logging.use_absl_handler()
-    logging.get_absl_logger().addFilter(_is_for_the_user)
+    logging.get_absl_logger().addFilter(_concerns_user)
     failures: tuple[type[Exception], ...] = (
         *(UsageError, ValueError, TypeError, OSError, ImportError, ArithmeticError),
         *(RuntimeError, MemoryError),
@@ -70,54 +71,54 @@ def launch(
         run(plan, *started)
         return
     except KeyboardInterrupt:
-        text = "interrupted; the same command goes on from the last checkpoint, if there is one."
-        status = INTERRUPTED
+        text, status = f"interrupted; {_RESUMES}", INTERRUPTED
     except StoppedError as error:
         text, status = str(error), STOPPED
     except Exception as error:
-        if not isinstance(_as_raised(error), failures):
+        if not isinstance(_original(error), failures):
             raise
         logging.debug("%s", error, exc_info=True)
-        text, status = _sentence(_as_raised(error)), USAGE
-    # The frames of an error may hold iterators, whose threads wait for ever once Python is gone.
+        text, status = _sentence(_original(error)), USAGE
+    # An error's frames may keep dataset iterators alive, whose threads would block the exit.
     gc.collect()
     sys.stderr.write(f"{name}: {text}\n")
     sys.exit(status)
 
 
-def _is_for_the_user(record: Any) -> bool:
-    """Not what TensorFlow Datasets notes of folders: what is missing has a sentence of its own.
+def _concerns_user(record: LogRecord) -> bool:
+    """Return whether a log record is shown.
 
-    Nor what TensorFlow says of graphs made anew, as each network and phase needs them, and of
-    the one sum that workers make outside of a graph.
+    Left out are notes of TensorFlow Datasets about missing folders, which end in an error
+    sentence anyway, and TensorFlow's warnings about retracing, which each network and phase
+    needs, and about the one eager reduction among workers.
     """
     if record.levelno >= ERROR:
         return True
-    said = str(record.msg)
+    message = str(record.msg)
     known = ("triggered tf.function retracing", "eagerly has significant overhead")
-    return "tensorflow_datasets" not in record.pathname and not any(k in said for k in known)
+    return "tensorflow_datasets" not in record.pathname and not any(k in message for k in known)
 
 
-def _as_raised(error: BaseException) -> BaseException:
-    """The error itself, where TensorFlow has put the story of a graph's making in its place."""
+def _original(error: BaseException) -> BaseException:
+    """Return the error that was raised while a graph was traced; other errors unchanged."""
     while str(error).startswith("in user code:") and error.__context__ is not None:
         error = error.__context__
     return error
 
 
-def _terminated(*_: Any) -> None:
-    """SIGTERM where there is nothing to be kept."""
-    raise StoppedError("told to stop; the same command goes on where it stopped.")
+def _terminated(*_: object) -> None:
+    """Handle SIGTERM outside of the training loop, which has a handler that saves first."""
+    raise StoppedError(f"told to stop; {_RESUMES}")
 
 
-def _load_tensorflow(start: Callable[[], Any] | None) -> tuple[type[Exception], list[Any]]:
-    """Import TensorFlow and start its devices, without what C++ writes to the screen then.
+def _load_tensorflow(start: Callable[[], object] | None) -> tuple[type[Exception], list[object]]:
+    """Import TensorFlow and initialise its devices; hide what C++ writes to stderr meanwhile.
 
-    Those lines (processor features, missing GPU libraries) would stand between a user and
-    the one line that counts. They are shown when the import fails.
+    Those lines (processor features, missing GPU libraries) would hide the one line that
+    matters. They are shown if the import fails.
 
     Returns:
-        The class of TensorFlow's own errors, and what `start` has returned, if there is one.
+        The base class of TensorFlow's errors, and a list of the result of `start`, if given.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with hidden_stderr(show_on_error=True):
@@ -127,24 +128,24 @@ def _load_tensorflow(start: Callable[[], Any] | None) -> tuple[type[Exception], 
         started = [] if start is None else [start()]
         tf.config.list_logical_devices()
         keras.ops.ones(1)
-        tf.get_logger().addFilter(_is_for_the_user)
+        tf.get_logger().addFilter(_concerns_user)
     failure: type[Exception] = tf.errors.OpError
     return failure, started
 
 
 def _sentence(error: BaseException) -> str:
-    """One line about an error; of a graph's assertion that of ours, which ends in a full stop."""
+    """Return one line about an error; for a failed assertion of a graph, its own sentence."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return " ".join((assertion_sentence(text) or text).split())
 
 
-def _help(name: str, teach: str, full: bool) -> str:
-    """The help text: what the binary does, then its own flags."""
+def _help(name: str, description: str, full: bool) -> str:
+    """Return the help text: the description, then the flags."""
     if full:
-        return f"{teach}\n{FLAGS.get_help()}\n"
-    lines = [textwrap.dedent(teach).strip(), "", "Flags:"]
+        return f"{description}\n{FLAGS.get_help()}\n"
+    lines = [textwrap.dedent(description).strip(), "", "Flags:"]
     for module, entries in FLAGS.flags_by_module_dict().items():
         if not (module.endswith((name, "training_flags")) or module == sys.argv[0]):
             continue
@@ -155,6 +156,6 @@ def _help(name: str, teach: str, full: bool) -> str:
             )
             lines += [f"  --{flag.name}", text]
     text = "\n".join(lines) + "\n\n--helpfull lists the flags of absl too.\n"
-    # Outside of a checkout there is no module `flags`.
+    # An installed package has commands such as hydra-train.
     installed = os.path.basename(sys.argv[0]).startswith("hydra-")
     return text.replace("python -m flags.", "hydra-") if installed else text

@@ -90,7 +90,7 @@ def test_smoothing_is_added_to_the_report_and_goes_on_with_more_samples(run, net
 
 
 @pytest.mark.slow
-def test_an_interrupted_certification_goes_on_where_it_stopped(run, tmp_path_factory):
+def test_interrupted_certification_resumes(run, tmp_path_factory):
     flags = ["--n0=10", "--n=2000", "--verbose=0", "--split=validation"]
     command = [sys.executable, "-m", "flags.certify", f"--run={run}", *flags]
     path = run / "certify_validation.jsonl"
@@ -104,7 +104,8 @@ def test_an_interrupted_certification_goes_on_where_it_stopped(run, tmp_path_fac
     done = len(path.read_text().splitlines()) - 1
     assert 20 <= done < 180
     assert process.returncode == 130
-    assert printed.strip() == ("certify: interrupted; the same command goes on where it stopped.")
+    sentence = "certify: interrupted; the same command resumes from the work saved so far."
+    assert printed.strip() == sentence
     result = call(f"--run={run}", *flags)
     assert result.returncode == 0, result.stderr
     whole = tmp_path_factory.mktemp("whole") / "certify.jsonl"
