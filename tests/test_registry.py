@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from hydra_tf import attacks, objectives, sparsity
 from hydra_tf.core.registry import Registry, parse_value, unknown
 
 
@@ -210,23 +209,6 @@ def test_a_part_is_named_after_its_file():
     registry = Registry("part", "hydra_tf.sparsity")
     registry.register()(Part)
     assert registry.names() == (Part.__module__.rpartition(".")[2],)
-
-
-def test_the_registries_know_their_parts():
-    assert set(attacks.ATTACKS.names()) >= {"cleverhans_pgd", "fgsm", "pgd"}
-    assert set(objectives.OBJECTIVES.names()) >= {"natural", "pgd", "trades"}
-    assert sparsity.GRANULARITIES.names() == ("element",)
-    assert sparsity.ALLOCATIONS.names() == ("erk", "largest", "uniform")
-    assert sparsity.SCORE_INITS.names() == (
-        "kaiming_normal",
-        "kaiming_uniform",
-        "magnitude",
-        "random",
-        "scaled",
-        "snip",
-        "xavier_normal",
-        "xavier_uniform",
-    )
 
 
 def test_looking_up_names_and_parameters_does_not_load_tensorflow():
