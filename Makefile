@@ -5,14 +5,15 @@ SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.10 python; do \
 	$$name -c '$(SUPPORTED)' >/dev/null 2>&1 && echo $$name && break; done)
 VENV ?= .venv
+LOCK ?= requirements.lock
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --retries 10 --timeout 60
 
 # Stamps are named after the content they stand for: another lock installs again, a fresh
 # checkout of the same one does not.
 checksum = $(firstword $(shell cat $(1) | cksum))
-LOCKED := $(VENV)/.locked-$(call checksum,requirements.lock)
-INSTALLED := $(VENV)/.installed-$(call checksum,requirements.lock setup.py pyproject.toml)
+LOCKED := $(VENV)/.locked-$(call checksum,$(LOCK))
+INSTALLED := $(VENV)/.installed-$(call checksum,$(LOCK) setup.py pyproject.toml)
 
 DEMO ?= $(BIN)/python -m flags.study --flagfile=flags/recipes/mnist_5k_trades.flags \
 	--methods=hydra,lwm --densities=0.01 --seeds=1 --tflite --out=runs/demo
@@ -23,11 +24,15 @@ TIME_BUDGET ?=
 PYTEST = $(BIN)/python -m pytest --doctest-modules -n $(JOBS) $(PYTEST_ARGS)
 # `make lock UPGRADE=--upgrade` moves every pin to the newest version.
 UPGRADE ?=
+COMPILE = build/lock/bin/uv pip compile --universal --python-version 3.10 --all-extras --no-annotate \
+	--no-emit-index-url --no-emit-find-links --constraint build/lock/constraints.txt --quiet \
+	--custom-compile-command
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint test test-slow test-all bench format lock clean
+.PHONY: help install demo lint test test-slow test-all test-oldest pytest bench format lock \
+	lock-oldest clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 13
@@ -38,9 +43,9 @@ $(LOCKED):
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c '$(SUPPORTED)' || { \
 		echo "$(VENV) holds a Python outside 3.10 to 3.13; remove it and run make again." >&2; exit 2; }
-	$(PIP) install --quiet "$$(grep '^setuptools==' requirements.lock)" "$$(grep '^wheel==' requirements.lock)"
+	$(PIP) install --quiet "$$(grep '^setuptools==' $(LOCK))" "$$(grep '^wheel==' $(LOCK))"
 	for try in 1 2 3; do \
-		$(PIP) install --quiet --use-pep517 --no-build-isolation -r requirements.lock && exit 0; \
+		$(PIP) install --quiet --use-pep517 --no-build-isolation -r $(LOCK) && exit 0; \
 		echo "Installation attempt $$try did not succeed." >&2; sleep 5; \
 	done; exit 1
 	rm -f $(VENV)/.locked-*
@@ -73,6 +78,12 @@ test-slow: $(INSTALLED)  ## the slow tests alone, shortest first
 test-all: lint  ## the same with the slow tests
 	$(PYTEST) tests hydra_tf
 
+test-oldest:  ## the default tests with the oldest requirements, in .venv-oldest
+	$(MAKE) VENV=.venv-oldest LOCK=requirements-oldest.lock pytest
+
+pytest: $(INSTALLED)
+	$(PYTEST) -m "not slow" tests hydra_tf
+
 bench: $(INSTALLED)  ## speed and size, one benchmark after the other
 	set -e; for file in benchmarks/[!_]*.py; do \
 		echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py); done
@@ -81,12 +92,19 @@ format: $(INSTALLED)  ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock:  ## write requirements.lock anew from setup.py
-	test -x build/lock/bin/uv || { $(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet uv; }
-	build/lock/bin/uv pip compile --universal --python-version 3.10 --all-extras --no-annotate \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-		--quiet $(UPGRADE) setup.py --output-file requirements.lock
+# uv ignores a requirement's upper limit on Python; backports-strenum 1.3 needs one below 3.11.
+build/lock/constraints.txt:
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet uv
+	echo 'backports-strenum<1.3' > $@
 
-clean:  ## remove what tools and builds leave behind (.venv and runs/ stay)
+lock: build/lock/constraints.txt  ## write requirements.lock from setup.py
+	$(COMPILE) "make lock" $(UPGRADE) setup.py --output-file requirements.lock
+
+lock-oldest: build/lock/constraints.txt  ## write requirements-oldest.lock: the oldest versions setup.py allows
+	$(COMPILE) "make lock-oldest" $(UPGRADE) --resolution lowest-direct setup.py \
+		--output-file requirements-oldest.lock
+
+clean:  ## remove what tools and builds leave behind (environments and runs/ stay)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

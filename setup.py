@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = pathlib.Path(__file__).resolve().parent
 BINARIES = ("train", "evaluate", "certify", "export", "study")
 CLEVERHANS = ["cleverhans==4.0.0"]
-TFMOT = ["tensorflow-model-optimization>=0.8", "tf-keras>=2.16"]
+TFMOT = ["tensorflow-model-optimization>=0.8", "tf-keras>=2.20"]
 
 
 def version() -> str:
@@ -49,14 +49,14 @@ setup(
     },
     install_requires=[
         "absl-py>=1.4",
-        "ai-edge-litert>=2.0",
+        "ai-edge-litert>=2.1",
         "keras>=3.10",
         "matplotlib>=3.8",
         "mlxtend>=0.23",
         "numpy>=1.26",
         "scikit-learn>=1.4",
         "scipy>=1.11",
-        "tensorboard>=2.19",
+        "tensorboard>=2.20",
         "tensorflow>=2.20",
         "tensorflow-datasets>=4.9.7",
         "wrapt>=1.15",

@@ -1,4 +1,4 @@
-"""The wheel holds the library and its binaries, and nothing else; the lock fits setup.py."""
+"""The wheel holds the library and its binaries, and nothing else; the locks fit setup.py."""
 
 import os
 import re
@@ -106,15 +106,41 @@ def test_importing_the_package_loads_no_framework():
     assert result.stdout == "[]\n", result.stderr
 
 
-def test_lock_pins_every_requirement_and_names_no_source():
-    lock = (ROOT / "requirements.lock").read_text().splitlines()
-    pins = [line for line in lock if not line.startswith("#")]
-    assert all(re.fullmatch(r"[a-z0-9-]+==[^ ]+( ; .+)?", line) for line in pins), pins
-    pinned = {line.partition("==")[0] for line in pins}
-    required = set(re.findall(r'"([A-Za-z][\w-]*)(?:==|>=)\d', (ROOT / "setup.py").read_text()))
+def pins(lock):
+    """Return the pinned versions of each requirement: several if they depend on Python."""
+    lines = [line for line in (ROOT / lock).read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[^ ]+( ; .+)?", line) for line in lines), lines
+    versions = {}
+    for line in lines:
+        name, _, version = line.partition(" ")[0].partition("==")
+        versions.setdefault(name, []).append(version)
+    return versions
+
+
+def bounds():
+    """Return the lower bound of each requirement in setup.py."""
+    text = (ROOT / "setup.py").read_text()
+    found = re.findall(r'"([A-Za-z][\w-]*)(?:==|>=)(\d[\d.]*)"', text)
+    return {name.lower().replace("_", "-"): version for name, version in found}
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-oldest.lock"])
+def test_lock_pins_every_requirement_and_names_no_source(lock):
+    required = set(bounds())
     assert {"tensorflow", "keras", "cleverhans", "pytest"} <= required
-    assert {name.lower().replace("_", "-") for name in required} <= pinned
-    assert not pinned & {"torch", "torchvision", "jax"}
+    assert required <= set(pins(lock))
+    assert not set(pins(lock)) & {"torch", "torchvision", "jax"}
+
+
+def test_oldest_lock_pins_the_lower_bounds():
+    # 2.0 may be pinned as 2.0.2, if that is the first release of 2.0.
+    oldest = pins("requirements-oldest.lock")
+    too_new = {
+        name: oldest[name]
+        for name, bound in bounds().items()
+        if not any(f"{version}.".startswith(f"{bound}.") for version in oldest[name])
+    }
+    assert not too_new, "Run make lock-oldest, or raise these lower bounds in setup.py."
 
 
 def test_bazel_knows_every_test_file(tmp_path):
