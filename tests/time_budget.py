@@ -51,6 +51,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     left, expected = max(0.0, end - time.monotonic()), expected_seconds(item)
     if left <= expected:
         pytest.skip(
-            f"Not run: {left:.0f} s of the time budget of {budget:.0f} s are left "
-            f"and this test may take {expected:.0f} s."
+            f"{item.name} was not run: {left:.0f} s of the time budget of {budget:.0f} s are "
+            f"left and it may take {expected:.0f} s."
         )
