@@ -6,21 +6,28 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from .shared import flag_values, launcher, networks, run_directory, training_run
 from .shared.launcher import FLAGS, UsageError
+from .shared.types import Config, Report
 
-TEACH = """
-Prove what no attack can change, image by image, and add it to the report.json of a run:
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
 
-- by randomized smoothing (the default), an L2 radius within which the network under Gaussian
-  noise names one class; vra_s is the share that is right at radius 110/255. Finished images
-  stand in certify.jsonl, and the same command goes on where it was interrupted;
-- by bounds on the network itself (--method=ibp, crown_ibp, crown, symbolic or tightest), the
-  share of images that is right on a whole Linf ball: vra_m for symbolic, vra_t for ibp and
+DESCRIPTION = """
+Certify images of a run, so that no attack can change their class, and add the results to its
+report.json:
+
+- by randomized smoothing (the default): for each image, an L2 radius within which the smoothed
+  network predicts the same class; vra_s is the share of images that are correct with a radius
+  of at least 110/255. Certificates are stored in certify.jsonl, from which the same command
+  resumes if it was interrupted;
+- by bounds on the network itself (--method=ibp, crown_ibp, crown, symbolic or tightest): the
+  share of images proven correct on the whole Linf ball; vra_m for symbolic, vra_t for ibp and
   crown_ibp.
 
   python -m flags.certify --run=runs/a --sigma=0.25 --samples=100
@@ -35,22 +42,22 @@ flags.DEFINE_string(
     "method", "smoothing", "smoothing, or a bound such as ibp, crown_ibp, crown or symbolic."
 )
 flags.DEFINE_float("sigma", 0.25, "Smoothing: standard deviation of the noise, in pixel values.")
-flags.DEFINE_integer("n0", 100, "Smoothing: draws that choose the class.")
-flags.DEFINE_integer("n", 10_000, "Smoothing: draws that bound its probability.")
-flags.DEFINE_float("alpha", 0.001, "Smoothing: probability of a wrong certificate.")
+flags.DEFINE_integer("n0", 100, "Smoothing: number of draws that choose the class.")
+flags.DEFINE_integer("n", 10_000, "Smoothing: number of draws that bound its probability.")
+flags.DEFINE_float("alpha", 0.001, "Smoothing: probability that a certificate is wrong.")
 flags.DEFINE_integer("seed", 0, "Smoothing: seed of the noise.")
 flags.DEFINE_string(
     "out", None, "Smoothing: file of certificates; certify.jsonl in the run directory by default."
 )
 flags.DEFINE_string("epsilon", "2/255", "Bounds: Linf radius, in pixel values.")
-flags.DEFINE_integer("samples", 0, "Certify the first so many images; 0 for all.")
-flags.DEFINE_enum("split", "test", ["test", "validation"], "Which images.")
-flags.DEFINE_integer("batch_size", 512, "Images per forward pass; fewer take less memory.")
+flags.DEFINE_integer("samples", 0, "Number of images to certify, from the first on; 0 for all.")
+flags.DEFINE_enum("split", "test", ["test", "validation"], "Split whose images are certified.")
+flags.DEFINE_integer("batch_size", 512, "Images per forward pass; fewer need less memory.")
 flags.DEFINE_integer("verbose", 1, "0 is silent, 1 shows progress bars.")
 
 
-def validate() -> dict[str, Any]:
-    """Return the run's config; TensorFlow stays unloaded."""
+def validate() -> Config:
+    """Return the run's config; do not load TensorFlow."""
     from hydra_tf import bounds
     from hydra_tf.core.types import Sampling
 
@@ -58,25 +65,25 @@ def validate() -> dict[str, Any]:
         raise UsageError("--run is missing: name the run directory to certify.")
     if FLAGS.method == "smoothing":
         Sampling(FLAGS.sigma, FLAGS.n0, FLAGS.n, FLAGS.alpha)
-        others = ["epsilon"]
+        ignored = ["epsilon"]
     else:
         bounds.build(FLAGS.method)
         _epsilon()
-        others = list(_SAMPLING)
-    for name in others:
+        ignored = list(_SAMPLING)
+    for name in ignored:
         if FLAGS[name].present:
-            raise UsageError(f"--{name} says nothing to --method={FLAGS.method}; leave it out.")
+            raise UsageError(f"--{name} has no effect with --method={FLAGS.method}; leave it out.")
     flag_values.at_least("samples", 0)
     flag_values.at_least("seed", 0)
     flag_values.at_least("batch_size", 1)
     config = run_directory.read_config(FLAGS.run)
     networks.network_path(FLAGS.run)
-    _report()
+    _read_report()
     return config
 
 
 def _epsilon() -> float:
-    """The radius of the flag, checked without TensorFlow."""
+    """Return the radius of --epsilon; check it without TensorFlow."""
     from hydra_tf.core.registry import parse_value
     from hydra_tf.core.types import require_linf_radius
 
@@ -87,8 +94,8 @@ def _epsilon() -> float:
     return float(value)
 
 
-def _report() -> dict[str, Any]:
-    """The run's report, which the certificates are added to."""
+def _read_report() -> Report:
+    """Return the run's report, to which the results are added."""
     path = os.path.join(FLAGS.run, "report.json")
     try:
         with open(path, encoding="utf-8") as file:
@@ -98,12 +105,12 @@ def _report() -> dict[str, Any]:
     except json.JSONDecodeError:
         raise UsageError(f"{path} is damaged: it is not JSON.") from None
     if not isinstance(content, dict):
-        raise UsageError(f"{path} is damaged: it is no report.")
+        raise UsageError(f"{path} is damaged: it is not a report.")
     return content
 
 
-def run(config: dict[str, Any]) -> None:
-    """Certify, print the table, and add to the report."""
+def run(config: Config) -> None:
+    """Certify, print the results, and add them to the report."""
     net = networks.load_network(FLAGS.run)
     data = training_run.load_data(config, config["seed"])
     size = data.sizes[FLAGS.split]
@@ -111,32 +118,32 @@ def run(config: dict[str, Any]) -> None:
     images = getattr(data, FLAGS.split)
     certify = _smoothing if FLAGS.method == "smoothing" else _bounds
     entries = certify(net, images, samples)
-    report = _report()
+    report = _read_report()
     if report.get("split", "test") != FLAGS.split:
-        sys.stdout.write(f"report.json is not of the {FLAGS.split} split and stays as it is.\n")
+        sys.stdout.write(f"report.json is not about the {FLAGS.split} split; it is not changed.\n")
         return
     for key, value in entries.items():
-        # The results of one kind of bound stand beside those of another.
-        both = isinstance(value, Mapping) and key == "verified"
-        report[key] = {**report.get(key, {}), **value} if both else value
+        # The results of other bound methods are kept.
+        merge = isinstance(value, Mapping) and key == "verified"
+        report[key] = {**report.get(key, {}), **value} if merge else value
     from hydra_tf import evaluation
 
     evaluation.write_json(os.path.join(FLAGS.run, "report.json"), report)
 
 
-def _smoothing(net: Any, images: Any, samples: int) -> dict[str, Any]:
-    """Certificates by randomized smoothing."""
+def _smoothing(net: keras.Model, images: tf.data.Dataset, samples: int) -> Report:
+    """Return the certified accuracy by randomized smoothing; write certificates and a plot."""
     from hydra_tf import evaluation
     from hydra_tf.evaluation import plots
 
     name = "certify.jsonl" if FLAGS.split == "test" else f"certify_{FLAGS.split}.jsonl"
     path = FLAGS.out or os.path.join(FLAGS.run, name)
-    how = {key: FLAGS[key].value for key in ("sigma", "n0", "n", "alpha", "seed")}
+    sampling = {key: FLAGS[key].value for key in ("sigma", "n0", "n", "alpha", "seed")}
     rows = evaluation.certify_dataset(
         net,
         images,
         path,
-        **how,
+        **sampling,
         samples=samples,
         batch_size=FLAGS.batch_size,
         verbose=FLAGS.verbose,
@@ -152,23 +159,24 @@ def _smoothing(net: Any, images: Any, samples: int) -> dict[str, Any]:
     plots.certified_accuracy({f"sigma {FLAGS.sigma:g}": rows}, target, radius)
     sys.stdout.write(f"{len(rows)} images, {abstained:.2%} abstained\nL2 radius  certified\n")
     sys.stdout.writelines(f"{row['radius']:9.4f}  {row['accuracy']:9.2%}\n" for row in table)
-    details = {**how, "radius": radius, "samples": len(rows), "split": FLAGS.split}
+    details = {**sampling, "radius": radius, "samples": len(rows), "split": FLAGS.split}
     details |= {"abstained": abstained, "certified": table}
     return {"vra_s": evaluation.certified_accuracy(rows, radius), "smoothing": details}
 
 
-def _bounds(net: Any, images: Any, samples: int) -> dict[str, Any]:
-    """Verified accuracy by bounds."""
+def _bounds(net: keras.Model, images: tf.data.Dataset, samples: int) -> Report:
+    """Return the verified accuracy by bounds."""
     import tensorflow as tf
 
     from hydra_tf import bounds, evaluation
 
     epsilon, (name, parameters) = _epsilon(), bounds.BOUNDS.parse(FLAGS.method)
-    # Known to be so many, so that the progress bar has an end.
-    known = tf.data.experimental.assert_cardinality(samples)
-    chosen = images.unbatch().take(samples).apply(known).batch(FLAGS.batch_size)
-    how = {"method": FLAGS.method, "verbose": FLAGS.verbose}
-    share = evaluation.verified_accuracy(net, chosen, epsilon, **how)
+    # The progress bar needs the number of images.
+    cardinality = tf.data.experimental.assert_cardinality(samples)
+    chosen = images.unbatch().take(samples).apply(cardinality).batch(FLAGS.batch_size)
+    share = evaluation.verified_accuracy(
+        net, chosen, epsilon, method=FLAGS.method, verbose=FLAGS.verbose
+    )
     sys.stdout.write(f"{samples} images, {share:.2%} verified at Linf radius {FLAGS.epsilon}\n")
     details = {"accuracy": share, "epsilon": epsilon, "samples": samples, "split": FLAGS.split}
     headline = {_VERIFIED[name]: share} if name in _VERIFIED else {}
@@ -176,8 +184,8 @@ def _bounds(net: Any, images: Any, samples: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Entry point."""
-    launcher.launch("certify", TEACH, validate, run)
+    """Run the command line."""
+    launcher.launch("certify", DESCRIPTION, validate, run)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
-"""Write the network of a run directory as a TFLite file."""
+"""Export the network of a run directory as a TFLite file."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 from absl import flags
 
 from .shared import launcher, networks, run_directory, training_run
 from .shared.launcher import FLAGS, UsageError
+from .shared.types import Config
 
-TEACH = """
-Export the network of a run directory to TFLite: sparse float32, float16 or int8. The file is
-run and its outputs are compared with Keras before it is kept.
+DESCRIPTION = """
+Export the network of a run directory to TFLite: sparse float32, float16 or int8. The file
+is written only after its outputs have been compared with those of Keras.
 
   python -m flags.export --run=runs/a
   python -m flags.export --run=runs/a --quantization=int8 --out=a.tflite
@@ -22,11 +22,11 @@ run and its outputs are compared with Keras before it is kept.
 flags.DEFINE_string("run", None, "Run directory to export.")
 flags.DEFINE_string("out", None, "File to write; model.tflite in the run directory by default.")
 flags.DEFINE_enum("quantization", "none", ["none", "float16", "int8"], "Number format.")
-flags.DEFINE_bool("sparse", True, "Encode zeros sparsely where it makes the file smaller.")
+flags.DEFINE_bool("sparse", True, "Store tensors in a sparse format where it is smaller.")
 
 
-def validate() -> dict[str, Any]:
-    """Return the run's config, once the network is there and the file can be written."""
+def validate() -> Config:
+    """Return the run's config; check that the network exists and the file can be written."""
     from hydra_tf.core.files import checked_path
 
     if not FLAGS.run:
@@ -38,12 +38,12 @@ def validate() -> dict[str, Any]:
 
 
 def _target() -> str:
-    """The file to write."""
+    """Return the path of the file to write."""
     return FLAGS.out or os.path.join(FLAGS.run, "model.tflite")
 
 
-def run(config: dict[str, Any]) -> None:
-    """Convert, compare and report."""
+def run(config: Config) -> None:
+    """Convert the network, compare the outputs, and write export.json."""
     import dataclasses
 
     import numpy as np
@@ -66,8 +66,8 @@ def run(config: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Entry point."""
-    launcher.launch("export", TEACH, validate, run)
+    """Run the command line."""
+    launcher.launch("export", DESCRIPTION, validate, run)
 
 
 if __name__ == "__main__":

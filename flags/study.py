@@ -7,32 +7,40 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from .shared import (
     flag_values,
-    judging,
     launcher,
     networks,
     run_directory,
+    run_report,
     training_flags,
     training_run,
 )
 from .shared.launcher import FLAGS, UsageError
+from .shared.types import Config, Report, Settings
 
-TEACH = """
-Train one dense network per seed, prune and fine-tune a copy of it by each method to each
-density, judge all of them on the test split, and write a table and a plot. What is finished
-is not done again: the same command goes on where it stopped.
+if TYPE_CHECKING:
+    import keras
+
+    from hydra_tf.data import DataSplits
+
+DESCRIPTION = """
+Train one dense network per seed, prune a copy of it by each method to each density and
+fine-tune it, evaluate all networks on the test split, and write a table and plots. The same
+command resumes an unfinished study; finished networks are kept.
 
   python -m flags.study --methods=hydra,lwm --densities=0.1,0.05,0.01 --seeds=3 \\
       --objective=trades:epsilon=0.2,start=uniform --learning_rate=0.05 \\
       --pretrain_epochs=20 --prune_epochs=10 --finetune_epochs=10 --out=runs/study
 
-To choose a recipe, judge on the validation split, each time from the same dense networks:
+To choose hyperparameters, evaluate on the validation split and start from the same dense
+networks each time:
 
   python -m flags.study --split=validation --pretrained=runs/study/seed{seed}/dense \\
       --pretrain_epochs=0 --finetune_learning_rate=0.02 ... --out=runs/choice/0.02
@@ -49,35 +57,42 @@ MEASURES = {
 training_flags.define_training()
 flags.DEFINE_list("methods", ["hydra", "lwm"], training_flags.methods_help("Pruning methods"))
 flags.DEFINE_list("densities", ["0.1", "0.05", "0.01"], "Shares of the weights to keep.")
-flags.DEFINE_integer("seeds", 1, "Number of seeds, counted from 0.")
+flags.DEFINE_integer("seeds", 1, "Number of seeds; the first is 0.")
 flags.DEFINE_string("out", None, "Directory to write.")
 flags.DEFINE_enum(
     "split",
     "test",
     ["test", "validation"],
-    "What the networks are judged on: validation to choose a recipe, test for its result.",
+    "Split for the evaluation: validation to choose hyperparameters, test for results.",
 )
 flags.DEFINE_integer(
     "certify_n",
     1_000,
-    "Objectives with a certificate (smoothing, mixtrain, crown_ibp) are judged by it too; draws "
-    "of noise an image where it is smoothing. 0 leaves all certificates out.",
+    "Certify networks trained by smoothing, mixtrain or crown_ibp: number of noise draws per image "
+    "for smoothing, any positive number for the others. 0 computes no certificates.",
 )
-flags.DEFINE_integer("certify_samples", 0, "Images to certify; 0 for all of the split.")
-flags.DEFINE_bool("tflite", False, "Write a TFLite file of every network too.")
+flags.DEFINE_integer("certify_samples", 0, "Number of images to certify; 0 for all of them.")
+flags.DEFINE_bool("tflite", False, "Also write a TFLite file of every network.")
 
 
-def validate() -> dict[str, Any]:
-    """Return the settings; nothing is written and TensorFlow stays unloaded."""
+def validate() -> Config:
+    """Return the settings and densities; do not load TensorFlow."""
     from hydra_tf.sparsity.methods import METHODS
     from hydra_tf.sparsity.topk import kept_count
 
     settings = training_flags.training_settings()
     for method in FLAGS.methods:
         METHODS.build(method)
-    densities = flag_values.positive_list("densities", FLAGS.densities, float)
+    densities = flag_values.number_list("densities", FLAGS.densities, float)
     for density in densities:
         kept_count(density, 1)
+    folders = Counter(_folder(method, d) for method in FLAGS.methods for d in densities)
+    for folder, count in folders.items():
+        if count > 1:
+            raise UsageError(
+                f"--methods and --densities give {count} networks the folder {folder!r}; list each "
+                "of them once."
+            )
     flag_values.at_least("seeds", 1)
     flag_values.at_least("pretrain_epochs", 0 if FLAGS.pretrained else 1)
     training_flags.check_epochs(FLAGS.methods, pretrained=True)
@@ -92,8 +107,8 @@ def validate() -> dict[str, Any]:
     return {**settings, "split": FLAGS.split, "densities": densities}
 
 
-def run(plan: dict[str, Any]) -> None:
-    """Train and judge every network that is not finished yet, then tabulate."""
+def run(plan: Config) -> None:
+    """Train and evaluate every unfinished network, then write the table and the plots."""
     from hydra_tf import evaluation
     from hydra_tf.evaluation import plots
 
@@ -117,37 +132,36 @@ def run(plan: dict[str, Any]) -> None:
 
 
 def _folder(method: str, density: float) -> str:
-    """Return the name of a cell's folder within that of its seed."""
-    # A method with parameters, such as hydra:score_init=snip, is no valid name everywhere.
+    """Return the folder name of a network; method specs may have characters such as colons."""
     name = re.sub(r"[^\w.]+", "-", method)
     return name if method == "dense" else f"{name}-{density:g}"
 
 
-def _cell(settings: Mapping[str, Any], method: str, density: float, seed: int) -> dict[str, Any]:
-    """Train and judge one network, unless its directory says that this was done."""
+def _cell(settings: Settings, method: str, density: float, seed: int) -> Report:
+    """Train and evaluate one network unless it is finished; return its row of the table."""
     dense = method == "dense"
     out = os.path.join(FLAGS.out, f"seed{seed}", _folder(method, density))
     skipped = ("prune_epochs", "finetune_epochs") if dense else ("pretrain_epochs",)
-    own = {**settings, **dict.fromkeys(skipped, 0)}
-    if own["pretrained"]:
-        own["pretrained"] = own["pretrained"].replace("{seed}", str(seed))
-    config = {**own, "density": density, "method": method, "seed": seed}
+    settings = {**settings, **dict.fromkeys(skipped, 0)}
+    if settings["pretrained"]:
+        settings["pretrained"] = settings["pretrained"].replace("{seed}", str(seed))
+    config = {**settings, "density": density, "method": method, "seed": seed}
     if not run_directory.is_finished(out, config):
         sys.stdout.write(f"\n{out}\n")
-        data = training_run.load_data(own, seed)
+        data = training_run.load_data(settings, seed)
         net = (
-            networks.build_network(own, data, seed)
+            networks.build_network(settings, data, seed)
             if dense
             else networks.load_network(os.path.join(FLAGS.out, f"seed{seed}", "dense"))
         )
-        run_directory.claim(out, config)
-        if dense and not own["pretrain_epochs"]:
-            networks.store(net, out)
+        run_directory.prepare(out, config)
+        if dense and not settings["pretrain_epochs"]:
+            networks.save_masked_and_dense(net, out)
         else:
             net = training_run.train_network(
                 net,
                 data,
-                own,
+                settings,
                 out,
                 density=density,
                 method="hydra" if dense else method,
@@ -155,19 +169,19 @@ def _cell(settings: Mapping[str, Any], method: str, density: float, seed: int) -
                 verbose=FLAGS.verbose,
                 options=training_flags.loop_options(),
             )
-            networks.store(net, out)
+            networks.save_masked_and_dense(net, out)
         if FLAGS.tflite:
             _export(net, data, out)
-        judging.judge(net, data, own, out, seed=seed, verbose=FLAGS.verbose)
-        run_directory.conclude(out)
+        run_report.write_report(net, data, settings, out, seed=seed, verbose=FLAGS.verbose)
+        run_directory.remove_checkpoints(out)
     with open(os.path.join(out, "report.json"), encoding="utf-8") as file:
         report = json.load(file)
     row = {"method": method, "density": density, "seed": seed}
     return {**row, **{key: report[key] for key in MEASURES if key in report}}
 
 
-def _export(net: Any, data: Any, out: str) -> None:
-    """Write the TFLite file of a network beside it."""
+def _export(net: keras.Model, data: DataSplits, out: str) -> None:
+    """Write the TFLite file of a network to its run directory."""
     import numpy as np
 
     from hydra_tf import evaluation, export
@@ -177,16 +191,16 @@ def _export(net: Any, data: Any, out: str) -> None:
     evaluation.write_json(os.path.join(out, "export.json"), dataclasses.asdict(report))
 
 
-def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return mean and population standard deviation over seeds of each method and density."""
+def summarise(rows: Sequence[Report]) -> list[Report]:
+    """Return the mean and population standard deviation over seeds per method and density."""
     import numpy as np
 
-    groups: dict[tuple[float, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[float, str], list[Report]] = {}
     for row in rows:
         groups.setdefault((-row["density"], row["method"]), []).append(row)
     table = []
     for (density, method), group in sorted(groups.items()):
-        entry: dict[str, Any] = {"method": method, "density": -density, "seeds": len(group)}
+        entry: Report = {"method": method, "density": -density, "seeds": len(group)}
         for key in MEASURES:
             if key in group[0]:
                 values = [row[key] for row in group]
@@ -195,26 +209,26 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def markdown(table: Sequence[Mapping[str, Any]]) -> str:
+def markdown(table: Sequence[Report]) -> str:
     """Return the summary as a Markdown table, in percent."""
 
-    def cell(entry: Mapping[str, Any], key: str) -> str:
-        spread = f" ± {100 * entry[key]['std']:.1f}" if entry["seeds"] > 1 else ""
-        return f"{100 * entry[key]['mean']:.1f}{spread}"
+    def cell(entry: Report, key: str) -> str:
+        deviation = f" ± {100 * entry[key]['std']:.1f}" if entry["seeds"] > 1 else ""
+        return f"{100 * entry[key]['mean']:.1f}{deviation}"
 
-    shown = {key: head for key, head in MEASURES.items() if table and key in table[0]}
-    heads = ["density", "method", *shown.values(), "seeds"]
+    measures = {key: head for key, head in MEASURES.items() if table and key in table[0]}
+    heads = ["density", "method", *measures.values(), "seeds"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for entry in table:
         cells = [f"{100 * entry['density']:g}%", entry["method"]]
-        cells += [cell(entry, key) for key in shown]
+        cells += [cell(entry, key) for key in measures]
         lines.append(f"| {' | '.join([*cells, str(entry['seeds'])])} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Entry point."""
-    launcher.launch("study", TEACH, validate, run)
+    """Run the command line."""
+    launcher.launch("study", DESCRIPTION, validate, run)
 
 
 if __name__ == "__main__":

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from .shared import (
     dry_run,
     flag_values,
-    judging,
     launcher,
     networks,
     run_directory,
+    run_report,
     strategies,
     training_flags,
     training_run,
 )
 from .shared.launcher import FLAGS, UsageError
+from .shared.types import Config, Report
 
-TEACH = """
-Pretrain a network robustly, prune it under the robust objective, fine-tune it, and judge it
-on the test split. Everything lands in the run directory --out; the same command on an
-unfinished run goes on where it stopped.
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+DESCRIPTION = """
+Pretrain a network robustly, prune it under the robust objective, fine-tune it, and evaluate
+it on the test split. All results are written to the run directory --out; the same command
+resumes an unfinished run from its last checkpoint.
 
   python -m flags.train --dataset=mnist_5k --model=mnist_cnn --density=0.01 \\
       --objective=trades:epsilon=0.2,start=uniform --learning_rate=0.05 \\
@@ -33,8 +36,8 @@ unfinished run goes on where it stopped.
   python -m flags.evaluate --run=runs/a --attacks="pgd:steps=100,restarts=10"
   python -m flags.export --run=runs/a
 
-A robust part of a network that was trained naturally (no fine-tuning; the report shows the
-accuracies before and after):
+To find a robust subnetwork of a naturally trained network (without fine-tuning; the report
+has the accuracies before and after):
 
   python -m flags.train --pretrained=runs/natural --density=0.5 --objective=trades:epsilon=0.1 \\
       --pretrain_epochs=0 --prune_epochs=20 --finetune_epochs=0 --out=runs/subnetwork
@@ -48,19 +51,20 @@ flags.DEFINE_integer("seed", 0, "Seed of weights, data order, attacks and prunin
 flags.DEFINE_string(
     "strategy",
     "default",
-    "Devices: default is one, mirrored is all of this machine, multi_worker all of the machines "
-    "in TF_CONFIG, each of which runs the same command on a shared --out.",
+    "Devices: default uses one, mirrored all GPUs of this machine, multi_worker the machines in "
+    "TF_CONFIG, each of which runs the same command with a shared --out.",
 )
 flags.DEFINE_bool("overwrite", False, "Replace another run in --out.")
 flags.DEFINE_bool(
     "dry_run",
     False,
-    "Build everything, make two steps of each phase, tell what the run would take, and stop.",
+    "Build everything, take two steps of each phase, and print the time and memory that the run "
+    "would take; write nothing.",
 )
 
 
-def validate() -> dict[str, Any]:
-    """Return the config of the run; nothing is written and TensorFlow stays unloaded."""
+def validate() -> Config:
+    """Return the config of the run; write nothing and do not load TensorFlow."""
     from hydra_tf.sparsity.topk import kept_count
 
     settings = training_flags.training_settings()
@@ -80,39 +84,38 @@ def validate() -> dict[str, Any]:
     return config
 
 
-def run(config: dict[str, Any], strategy: Any) -> None:
-    """Do the run."""
+def run(config: Config, strategy: tf.distribute.Strategy) -> None:
+    """Train, save and evaluate the network."""
     training_run.set_precision(config)
     data = training_run.load_data(config, config["seed"])
-    fewest, replicas = data.last_batch, strategy.num_replicas_in_sync
-    if fewest < replicas:
+    images, replicas = data.last_batch, strategy.num_replicas_in_sync
+    if images < replicas:
         raise UsageError(
-            f"A batch of an epoch would hold {fewest} images, too few for {replicas} replicas; "
+            f"The last batch of an epoch has {images} images, too few for {replicas} replicas; "
             "choose another --batch_size."
         )
-    worker = strategies.worker(FLAGS.strategy)
+    worker = strategies.worker_index(FLAGS.strategy)
     chief = worker[0] == 0
-    how = {key: config[key] for key in ("density", "method", "seed")}
-    how |= {"verbose": FLAGS.verbose, "options": training_flags.loop_options(), "chief": chief}
-    how["worker"] = worker
-    judged: dict[str, Any] = {"seed": config["seed"], "verbose": FLAGS.verbose}
+    shared = {"seed": config["seed"], "verbose": FLAGS.verbose}
+    arguments = {**shared, "density": config["density"], "method": config["method"]}
+    arguments |= {"options": training_flags.loop_options(), "chief": chief, "worker": worker}
     before = None
     with strategy.scope():
         net = networks.build_network(config, data, config["seed"])
         if FLAGS.dry_run:
-            sys.stdout.write(dry_run.rehearse(net, data, config, how))
+            sys.stdout.write(dry_run.estimate(net, data, config, arguments))
             return
         if chief:
-            run_directory.claim(FLAGS.out, config, FLAGS.overwrite)
+            run_directory.prepare(FLAGS.out, config, FLAGS.overwrite)
             if config["pretrained"]:
-                before = judging.measure(net, data, config, **judged)
-        with strategies.lost_workers_explained(FLAGS.strategy):
-            net = training_run.train_network(net, data, config, FLAGS.out, **how)
+                before = run_report.evaluate_network(net, data, config, **shared)
+        with strategies.explain_lost_worker(FLAGS.strategy):
+            net = training_run.train_network(net, data, config, FLAGS.out, **arguments)
     if not chief:
         return
-    networks.store(net, FLAGS.out)
-    report = judging.judge(net, data, config, FLAGS.out, before=before, **judged)
-    run_directory.conclude(FLAGS.out)
+    networks.save_masked_and_dense(net, FLAGS.out)
+    report = run_report.write_report(net, data, config, FLAGS.out, before=before, **shared)
+    run_directory.remove_checkpoints(FLAGS.out)
     if before is not None:
         sys.stdout.write(f"pretrained: {_accuracies(before)}\n")
     sys.stdout.write(
@@ -121,14 +124,14 @@ def run(config: dict[str, Any], strategy: Any) -> None:
     )
 
 
-def _accuracies(report: Mapping[str, Any]) -> str:
-    """Benign and robust accuracy of a report in words."""
+def _accuracies(report: Report) -> str:
+    """Return the benign and robust accuracy of a report in words."""
     return f"benign {report['benign_accuracy']:.2%}, robust {report.get('era', float('nan')):.2%}"
 
 
 def main() -> None:
-    """Entry point."""
-    launcher.launch("train", TEACH, validate, run, lambda: strategies.start(FLAGS.strategy))
+    """Run the command line."""
+    launcher.launch("train", DESCRIPTION, validate, run, lambda: strategies.create(FLAGS.strategy))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a run would take: everything is built, and two steps of each phase are made."""
+"""Estimate the time and memory of a run from two steps of each phase."""
 
 from __future__ import annotations
 
@@ -10,20 +10,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import judging, training_run
+from . import run_report, training_run
 from .flag_values import attack_specs, ball_of
+from .types import Report, Settings
+
+if TYPE_CHECKING:
+    import keras
+
+    from hydra_tf.data import DataSplits
 
 _STEPS = 2
-# Images that the final report is timed on.
+# Number of images on which the final report is timed.
 _IMAGES = 16
-# No attack gets anywhere within such a ball: all its steps and restarts are made.
-_NOWHERE = 1e-6
+# No attack succeeds within such a ball, so that all steps and restarts are timed.
+_TINY_EPSILON = 1e-6
 
 
-def rehearse(net: Any, data: Any, settings: Mapping[str, Any], how: Mapping[str, Any]) -> str:
-    """Make two steps of each phase and return what the whole run would take.
+def estimate(
+    net: keras.Model, data: DataSplits, settings: Settings, arguments: Mapping[str, Any]
+) -> str:
+    """Take two steps of each phase and return a text about the time and memory of the run.
 
     Nothing is written.
 
@@ -31,17 +39,17 @@ def rehearse(net: Any, data: Any, settings: Mapping[str, Any], how: Mapping[str,
         net: the network to start from.
         data: data splits.
         settings: see :func:`training_flags.training_settings`, with method and density.
-        how: further arguments of :func:`training_run.train_network`.
+        arguments: further arguments of :func:`training_run.train_network`.
     """
-    clock, parameters = _clock(), net.count_params()
+    timer, parameters = _timer(), net.count_params()
     names = ("pretrain", "prune", "finetune")
-    once = {f"{name}_epochs": min(1, settings[f"{name}_epochs"]) for name in names}
+    one_epoch = {f"{name}_epochs": min(1, settings[f"{name}_epochs"]) for name in names}
     short = dataclasses.replace(
         data, steps=_STEPS, validation=data.validation.take(1).repeat(_STEPS)
     )
-    options = dataclasses.replace(how["options"], steps_per_execution=1)
-    given = {**how, "options": options, "verbose": 0, "watchers": [clock]}
-    net = training_run.train_network(net, short, {**settings, **once}, None, **given)
+    options = dataclasses.replace(arguments["options"], steps_per_execution=1)
+    arguments = {**arguments, "options": options, "verbose": 0, "callbacks": [timer]}
+    net = training_run.train_network(net, short, {**settings, **one_epoch}, None, **arguments)
     lines = [
         f"{settings['dataset']}: images {data.image_shape}, {data.num_classes} classes, "
         f"{data.steps} steps an epoch",
@@ -49,12 +57,12 @@ def rehearse(net: Any, data: Any, settings: Mapping[str, Any], how: Mapping[str,
         f"{settings['objective']}, {settings['method']} at density {settings['density']}",
     ]
     total = 0.0
-    judged = clock.seconds.pop("validation") * int(data.validation.cardinality())
-    for name, seconds in clock.seconds.items():
+    validation = timer.seconds.pop("validation") * int(data.validation.cardinality())
+    for name, seconds in timer.seconds.items():
         epochs = settings[f"{name}_epochs"]
-        total += (seconds * data.steps + judged) * epochs
+        total += (seconds * data.steps + validation) * epochs
         lines.append(f"{name}: {epochs} epochs, {seconds:.3g} s a step")
-    lines.append(f"validation: {judged:.3g} s an epoch")
+    lines.append(f"validation: {validation:.3g} s an epoch")
     for name, seconds in _report_seconds(net, data, settings):
         total += seconds
         lines.append(f"{name}: at most {_duration(seconds)}")
@@ -62,68 +70,68 @@ def rehearse(net: Any, data: Any, settings: Mapping[str, Any], how: Mapping[str,
     return "\n".join(lines) + "\n"
 
 
-def _clock() -> Any:
-    """A callback whose `seconds` are those of each phase's step and of a batch of validation."""
+def _timer() -> Any:
+    """Return a callback with `seconds` of a step of each phase and of a batch of validation."""
     import keras
 
-    class Clock(keras.callbacks.Callback):
-        """Times the last batch of each, for the first is traced."""
+    class Timer(keras.callbacks.Callback):
+        """Times the last batch of each phase; the first includes tracing."""
 
         def __init__(self) -> None:
             super().__init__()
             self.seconds: dict[str, float] = {}
 
-        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        def on_train_batch_begin(self, batch: int, logs: object = None) -> None:
             self._start = time.perf_counter()
 
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        def on_train_batch_end(self, batch: int, logs: object = None) -> None:
             self.seconds[self.model.phase.name] = time.perf_counter() - self._start
 
-        def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        def on_test_batch_begin(self, batch: int, logs: object = None) -> None:
             self._start = time.perf_counter()
 
-        def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        def on_test_batch_end(self, batch: int, logs: object = None) -> None:
             self.seconds["validation"] = time.perf_counter() - self._start
 
-    return Clock()
+    return Timer()
 
 
 def _report_seconds(
-    net: Any, data: Any, settings: Mapping[str, Any]
+    net: keras.Model, data: DataSplits, settings: Settings
 ) -> Iterator[tuple[str, float]]:
-    """What each attack of the final report, and its certificate, may take, in seconds."""
+    """Yield at most how many seconds each attack of the final report and its certificate take."""
     import tensorflow as tf
 
     from hydra_tf import attacks, objectives
 
     split = settings["split"]
     images = next(iter(getattr(data, split).unbatch().batch(_IMAGES)))[0]
-    # As the network has it: images that are wrong to begin with are not attacked.
+    # The predictions serve as labels, because attacks skip misclassified images.
     labels = tf.argmax(net(images, training=False), axis=-1, output_type=tf.int32)
     ball = ball_of(objectives.build(settings["objective"]))
     for spec in attack_specs(settings["attacks"]):
         attack = attacks.build(spec, **ball)
-        small: dict[str, Any] = {"epsilon": _NOWHERE, "step_size": None}
-        small = {key: value for key, value in small.items() if hasattr(attack, key)}
-        attack = dataclasses.replace(attack, **small)
-        seconds = _twice(functools.partial(attack, net, images, labels, seed=0))
+        changes: dict[str, Any] = {"epsilon": _TINY_EPSILON, "step_size": None}
+        changes = {key: value for key, value in changes.items() if hasattr(attack, key)}
+        attack = dataclasses.replace(attack, **changes)
+        seconds = _seconds_of_second(functools.partial(attack, net, images, labels, seed=0))
         times = 2 if settings["pretrained"] else 1  # before and after
         yield f"report, {spec}", times * seconds / len(images) * data.sizes[split]
     with tempfile.TemporaryDirectory() as folder:
-        for_one = {**settings, "certify_samples": 1}
+        one_image = {**settings, "certify_samples": 1}
 
-        def certify() -> Any:
+        def certify() -> Report:
             with tempfile.TemporaryDirectory(dir=folder) as out:
-                return judging.certificate(net, data, for_one, out, seed=0, verbose=0)
+                return run_report.certify_network(net, data, one_image, out, seed=0, verbose=0)
 
         if certify():
             size = data.sizes[split]
             samples = min(settings["certify_samples"] or size, size)
-            yield "report, certificate", _twice(certify) * samples
+            yield "report, certificate", _seconds_of_second(certify) * samples
 
 
-def _twice(call: Callable[[], Any]) -> float:
-    """Seconds of a call that has been made once before, when it was traced."""
+def _seconds_of_second(call: Callable[[], object]) -> float:
+    """Return the seconds of the second call; the first includes tracing."""
     call()
     start = time.perf_counter()
     call()
@@ -131,7 +139,7 @@ def _twice(call: Callable[[], Any]) -> float:
 
 
 def _duration(seconds: float) -> str:
-    """Hours and minutes, or seconds where there are few."""
+    """Return a duration in words: hours and minutes, or seconds below a minute."""
     if seconds < 60:
         return f"{seconds:.2g} s"
     minutes = math.ceil(seconds / 60)
@@ -139,14 +147,14 @@ def _duration(seconds: float) -> str:
 
 
 def _memory() -> str:
-    """The most memory that this process has had, and each GPU."""
+    """Return the peak memory of this process and of each GPU in words."""
     import tensorflow as tf
 
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if sys.platform == "darwin":
         kilobytes //= 1024
-    found = [f"{kilobytes / 1024:,.0f} MB"]
+    peaks = [f"{kilobytes / 1024:,.0f} MB"]
     for i, _ in enumerate(tf.config.list_logical_devices("GPU")):
         peak = tf.config.experimental.get_memory_info(f"GPU:{i}")["peak"]
-        found.append(f"{peak / 2**20:,.0f} MB on GPU {i}")
-    return ", ".join(found)
+        peaks.append(f"{peak / 2**20:,.0f} MB on GPU {i}")
+    return ", ".join(peaks)

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from .launcher import FLAGS, UsageError
 
+Number = TypeVar("Number", int, float)
 
-def at_least(name: str, least: int) -> None:
-    """Refuse a whole-number flag below its least value.
+
+def at_least(name: str, smallest: int) -> None:
+    """Check that a whole-number flag has at least its smallest value.
 
     Raises:
         UsageError: with the flag and its value.
     """
-    if FLAGS[name].value < least:
-        raise UsageError(f"--{name} must be at least {least}, not {FLAGS[name].value}.")
+    if FLAGS[name].value < smallest:
+        raise UsageError(f"--{name} must be at least {smallest}, not {FLAGS[name].value}.")
 
 
 def attack_specs(text: str) -> list[str]:
-    """Split ``"pgd:steps=50;fgsm"`` into its specs."""
+    """Return the specs in a text such as ``"pgd:steps=50;fgsm"``."""
     return [spec.strip() for spec in text.split(";") if spec.strip()]
 
 
-def ball_of(objective: Any) -> dict[str, Any]:
-    """The norm and epsilon of an objective, as defaults for attacks."""
+def ball_of(objective: object) -> dict[str, Any]:
+    """Return the norm and epsilon of an objective, as defaults for attacks."""
     return {key: getattr(objective, key) for key in ("norm", "epsilon") if hasattr(objective, key)}
 
 
-def positive_list(name: str, text: Sequence[str], convert: Callable[[str], Any]) -> list[Any]:
-    """Convert the entries of a list flag.
+def number_list(name: str, text: Sequence[str], convert: Callable[[str], Number]) -> list[Number]:
+    """Return the converted entries of a list flag.
 
     Raises:
         UsageError: for an entry that does not convert.

@@ -1,4 +1,8 @@
-"""Run directories: whose they are, and what they hold."""
+"""Run directories: which run they belong to, their lock, and their config.
+
+A run directory holds config.json (the settings), metrics.jsonl (a line per epoch), model.keras
+(masked), dense.keras (plain layers), report.json, plots/ and tensorboard/.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from typing import Any
 
 from absl import logging
 
@@ -16,99 +18,101 @@ import hydra_tf
 from hydra_tf.core.files import replacing, unfinished
 
 from .launcher import UsageError
+from .types import Config, Settings
 
-_OWN_FILES = (
+_RUN_FILES = (
     "metrics.jsonl", "model.keras", "dense.keras", "report.json", "plots",
     "tensorboard", "checkpoints", "last_good.keras", "suspects.npz", "model.tflite", "export.json",
     "certify.jsonl", "certify_validation.jsonl",
 )  # fmt: skip
 
-
-# What every run's config holds.
+# Keys that every config has, with their types.
 _NEEDED = {"dataset": str, "objective": str, "attacks": str, "batch_size": int, "seed": int}
 
 
-def _stamped(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with the library's version and a hash of both."""
+def _stamped(config: Settings) -> Config:
+    """Return the config with the library's version and a hash of both."""
     content = {**config, "hydra_tf": hydra_tf.__version__}
     text = json.dumps(content, sort_keys=True)
     return {**content, "hash": hashlib.sha256(text.encode()).hexdigest()[:12]}
 
 
 def _versions() -> dict[str, str]:
-    """The versions of what a run's numbers come from beside this library."""
+    """Return the versions of the other libraries that a run's numbers depend on."""
     return {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
 
 
-def _same(out: str, config: Mapping[str, Any]) -> bool:
-    """Whether a directory holds this very run."""
+def _is_same_run(out: str, config: Settings) -> bool:
+    """Return whether a directory belongs to the run of this config."""
     return {**read_config(out), "versions": None} == {**_stamped(config), "versions": None}
 
 
-def _reported(out: str) -> bool:
-    """Whether the run of a directory has come to its end."""
+def _has_report(out: str) -> bool:
+    """Return whether the run of a directory is finished."""
     return os.path.exists(os.path.join(out, "report.json"))
 
 
-def _begun_with(out: str) -> Any:
-    """The versions that a run was begun with; says so when it goes on with others."""
-    begun, now = read_config(out).get("versions"), _versions()
-    if begun not in (None, now):
+def _first_versions(out: str) -> dict[str, str]:
+    """Return the versions that a run began with; warn if the present ones differ."""
+    first, now = read_config(out).get("versions"), _versions()
+    if first not in (None, now):
         logging.warning(
-            "hydra_tf: %s was begun with %s and goes on with %s; its numbers may differ.",
+            "hydra_tf: %s began with %s and is resumed with %s; its numbers may differ.",
             out,
-            begun,
+            first,
             now,
         )
-    return begun or now
+    return first or now
 
 
-def is_finished(out: str, config: Mapping[str, Any], overwrite: bool = False) -> bool:
-    """Return whether a directory holds this very run, finished; nothing is written.
+def is_finished(out: str, config: Settings, overwrite: bool = False) -> bool:
+    """Return whether a directory holds the finished run of this config; write nothing.
 
     Args:
         out: the run directory, which need not exist.
-        config: what was asked for.
+        config: settings of the run.
         overwrite: whether another run there may be replaced.
 
     Raises:
-        UsageError: when the directory holds something else, or cannot be written.
+        UsageError: when the directory holds something else or cannot be written.
     """
     if os.path.exists(os.path.join(out, "config.json")):
-        same = _same(out, config)
+        same = _is_same_run(out, config)
         if not (same or overwrite):
             raise UsageError(
                 f"{out} holds another run; choose another --out, or pass --overwrite to replace it."
             )
-        return same and not overwrite and _reported(out)
-    # A run that was killed while it made its directory leaves the first alone.
+        return same and not overwrite and _has_report(out)
+    # A run that was killed while it wrote config.json leaves this file only.
     if os.path.isdir(out) and not set(os.listdir(out)) <= {unfinished("config.json").name}:
         raise UsageError(f"{out} is not empty and holds no run; choose another --out.")
     parent = os.path.abspath(out)
     while not os.path.lexists(parent):
         parent = os.path.dirname(parent)
     if not (os.path.isdir(parent) and os.access(parent, os.W_OK | os.X_OK)):
-        raise UsageError(f"{out} cannot be written: {parent} is no folder that you may write to.")
+        raise UsageError(
+            f"{out} cannot be written: {parent} is not a folder with write permission."
+        )
     return False
 
 
-def claim(out: str, config: Mapping[str, Any], overwrite: bool = False) -> None:
-    """Make a directory this run's, after :func:`is_finished` has let it pass.
+def prepare(out: str, config: Settings, overwrite: bool = False) -> None:
+    """Lock a directory for this process and write config.json; call :func:`is_finished` first.
 
     Args:
         out: the run directory.
-        config: what was asked for; written to config.json.
-        overwrite: whether the files of the run there go first.
+        config: settings of the run.
+        overwrite: whether to remove the files of another run there first.
 
     Raises:
-        UsageError: when it cannot be written.
+        UsageError: when another process has the lock, or the directory cannot be written.
     """
     try:
         os.makedirs(out, exist_ok=True)
-        _require_alone(out)
-        if is_finished(out, config, overwrite):  # by another process, since that was asked first
+        _lock(out)
+        if is_finished(out, config, overwrite):  # by another process in the meantime
             raise UsageError(f"{out} holds this run, finished by now; see its report.json.")
-        versions = _prepare(out, config, overwrite)
+        versions = _remove_other_run(out, config, overwrite)
         text = json.dumps({**_stamped(config), "versions": versions}, indent=2)
         with replacing(os.path.join(out, "config.json")) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -118,13 +122,13 @@ def claim(out: str, config: Mapping[str, Any], overwrite: bool = False) -> None:
         ) from error
 
 
-def _prepare(out: str, config: Mapping[str, Any], overwrite: bool) -> Any:
-    """Remove what another run has left, if that is asked for; return the run's versions."""
+def _remove_other_run(out: str, config: Settings, overwrite: bool) -> dict[str, str]:
+    """Remove the files of another run if `overwrite`; return the versions of this run."""
     path = os.path.join(out, "config.json")
-    if os.path.exists(path) and _same(out, config) and not _reported(out):
-        return _begun_with(out)  # and goes on, whatever --overwrite says of other runs
+    if os.path.exists(path) and _is_same_run(out, config) and not _has_report(out):
+        return _first_versions(out)  # resumed: --overwrite is about other runs
     if overwrite and os.path.exists(path):
-        for name in _OWN_FILES:  # but config.json, by which a kill midway is told from no run
+        for name in _RUN_FILES:  # not config.json: a run killed here must still be known as a run
             target = os.path.join(out, name)
             if os.path.isdir(target):
                 shutil.rmtree(target)
@@ -133,20 +137,21 @@ def _prepare(out: str, config: Mapping[str, Any], overwrite: bool) -> Any:
     return _versions()
 
 
-_held: dict[str, int] = {}
+# File descriptors of locked directories; the locks last until the process ends.
+_locks: dict[str, int] = {}
 
 
-def _require_alone(out: str) -> None:
-    """Refuse a directory that another process works in; it is ours until this one ends.
+def _lock(out: str) -> None:
+    """Lock a directory until this process ends.
 
     Raises:
-        UsageError: when it does.
+        UsageError: when another process has locked it.
     """
     try:
         import fcntl
-    except ImportError:  # a system without such locks
+    except ImportError:  # the operating system has no such locks
         return
-    if os.path.realpath(out) in _held:
+    if os.path.realpath(out) in _locks:
         return
     handle = os.open(out, os.O_RDONLY)
     try:
@@ -154,24 +159,24 @@ def _require_alone(out: str) -> None:
     except BlockingIOError:
         os.close(handle)
         raise UsageError(
-            f"Another process is at work in {out}; wait for it, or choose another --out."
+            f"Another process is using {out}; wait until it ends, or choose another --out."
         ) from None
-    except OSError:  # a file system without such locks
+    except OSError:  # the file system has no such locks
         os.close(handle)
     else:
-        _held[os.path.realpath(out)] = handle
+        _locks[os.path.realpath(out)] = handle
 
 
-def read_config(run: str) -> dict[str, Any]:
+def read_config(run: str) -> Config:
     """Return the config of a run directory.
 
     Raises:
-        UsageError: when there is none, or it is damaged.
+        UsageError: when it does not exist or is damaged.
     """
     path = os.path.join(run, "config.json")
     try:
         with open(path, encoding="utf-8") as file:
-            content: dict[str, Any] = json.load(file)
+            content: Config = json.load(file)
     except FileNotFoundError:
         raise UsageError(f"{run} is not a run directory: it has no config.json.") from None
     except ValueError:  # not JSON, or not even text
@@ -184,6 +189,6 @@ def read_config(run: str) -> dict[str, Any]:
     return content
 
 
-def conclude(out: str) -> None:
-    """Remove what only an unfinished run needs."""
+def remove_checkpoints(out: str) -> None:
+    """Remove the checkpoints, which only an unfinished run needs."""
     shutil.rmtree(os.path.join(out, "checkpoints"), ignore_errors=True)

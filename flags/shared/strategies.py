@@ -1,4 +1,4 @@
-"""The tf.distribute strategy that a command line asks for."""
+"""The tf.distribute strategy of a command line."""
 
 from __future__ import annotations
 
@@ -7,36 +7,43 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .launcher import StoppedError, UsageError
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 NAMES = ("default", "mirrored", "multi_worker")
 
-# Seconds that a worker waits for the others within a step before it takes them for dead.
-_PATIENCE = 300.0
+# Seconds that a worker waits for the others in a step before it stops.
+_TIMEOUT = 300.0
 
-_REFUSED = {
-    "tpu": "TPUs cannot be used: the choice of the largest scores runs on CPUs and GPUs only",
+_UNSUPPORTED = {
+    "tpu": "TPUs cannot be used: the selection of the largest scores runs on CPUs and GPUs only",
     "parameter_server": (
-        "parameter servers cannot be used: their workers step on their own, and masks would differ"
+        "parameter servers cannot be used: their workers take steps independently, so that masks "
+        "would differ"
     ),
 }
 
 
 def check(name: str) -> None:
-    """Refuse a strategy that is none of ours; TensorFlow stays unloaded.
+    """Check the name of a strategy, and TF_CONFIG if it is used, without TensorFlow.
 
     Args:
-        name: of the flag.
+        name: value of ``--strategy``.
 
     Raises:
-        UsageError: with the strategies to choose from, or what is wrong with TF_CONFIG.
+        UsageError: for an unsupported strategy or an invalid TF_CONFIG.
+        ValueError: for an unknown strategy.
     """
     from hydra_tf.core.registry import unknown
 
-    if name in _REFUSED:
-        raise UsageError(f"--strategy={name}: {_REFUSED[name]}; choose one of {', '.join(NAMES)}.")
+    if name in _UNSUPPORTED:
+        raise UsageError(
+            f"--strategy={name}: {_UNSUPPORTED[name]}; choose one of {', '.join(NAMES)}."
+        )
     if name not in NAMES:
         raise ValueError(unknown("strategy", name, NAMES))
     if name == "multi_worker":
@@ -44,7 +51,7 @@ def check(name: str) -> None:
 
 
 def _check_cluster(text: str | None) -> None:
-    """Refuse a TF_CONFIG that does not say who the workers are and which of them this is."""
+    """Check that TF_CONFIG names the workers and says which of them this process is."""
     example = (
         '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
         '"task": {"type": "worker", "index": 0}}'
@@ -56,65 +63,65 @@ def _check_cluster(text: str | None) -> None:
     try:
         content = json.loads(text)
         task, index = content["task"]["type"], int(content["task"]["index"])
-        fits = 0 <= index < len(content["cluster"][task]) and set(content["cluster"]) <= {
+        valid = 0 <= index < len(content["cluster"][task]) and set(content["cluster"]) <= {
             "chief",
             "worker",
         }
     except (ValueError, TypeError, KeyError):
-        fits = False
-    if not fits:
+        valid = False
+    if not valid:
         raise UsageError(
-            f"TF_CONFIG must name the chief and the workers, and which of them this is, as "
-            f"{example} does; it is {text}."
+            f"TF_CONFIG must name the workers and say which of them this process is, as in "
+            f"{example}; it is {text}."
         )
 
 
-def worker(name: str) -> tuple[int, int]:
-    """Return the number of this worker, and how many there are; number 0 writes the run's files.
+def worker_index(name: str) -> tuple[int, int]:
+    """Return the index of this worker and their number; worker 0 writes the run's files.
 
     Args:
-        name: of the strategy, checked.
+        name: of a strategy that :func:`check` accepts.
     """
     if name != "multi_worker":
         return 0, 1
     content = json.loads(os.environ["TF_CONFIG"])
     cluster, task = content["cluster"], content["task"]
-    # As TensorFlow counts them: the chief, where there is one, before the workers.
+    # TensorFlow counts the chief, if there is one, before the workers.
     before = len(cluster.get("chief", [])) if task["type"] == "worker" else 0
     return before + int(task["index"]), sum(map(len, cluster.values()))
 
 
-def start(name: str) -> Any:
-    """Return the strategy; for several workers before anything else is done with TensorFlow.
+def create(name: str) -> tf.distribute.Strategy:
+    """Return the strategy; several workers need it before any other use of TensorFlow.
 
     Args:
-        name: of the strategy, checked.
+        name: of a strategy that :func:`check` accepts.
     """
     import tensorflow as tf
 
     if name == "multi_worker":
         sys.stdout.write("Waiting for the other workers that TF_CONFIG names.\n")
         sys.stdout.flush()
-        how = tf.distribute.experimental.CommunicationOptions(timeout_seconds=_PATIENCE)
-        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=how)
+        options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=_TIMEOUT)
+        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     if name == "mirrored":
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
 
 
 @contextlib.contextmanager
-def lost_workers_explained(name: str) -> Iterator[None]:
-    """Say in one sentence that another worker has gone, which TensorFlow says in pages.
+def explain_lost_worker(name: str) -> Iterator[None]:
+    """Turn TensorFlow's errors about a lost worker into one sentence.
 
     Args:
-        name: of the strategy, checked.
+        name: of a strategy that :func:`check` accepts.
 
     Raises:
-        StoppedError: when a step cannot be made for want of a worker.
+        StoppedError: when a step failed because another worker is gone.
     """
     import tensorflow as tf
 
-    gone = (
+    errors = (
         tf.errors.UnavailableError,
         tf.errors.AbortedError,
         tf.errors.CancelledError,
@@ -123,10 +130,10 @@ def lost_workers_explained(name: str) -> Iterator[None]:
     )
     try:
         yield
-    except gone as error:
+    except errors as error:
         if name != "multi_worker":
             raise
         raise StoppedError(
-            "another worker is gone; start the same command on all workers again, which go on "
-            "from the last checkpoint."
+            "another worker is gone; run the same command on all workers again to resume from the "
+            "last checkpoint."
         ) from error

@@ -1,32 +1,36 @@
-"""The flags that say what is trained and how, for every binary that trains."""
+"""The flags of the binaries that train, and their checks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from .flag_values import at_least, attack_specs, ball_of
 from .launcher import FLAGS, UsageError
+from .types import Config
+
+if TYPE_CHECKING:
+    from hydra_tf.training import LoopOptions
 
 
 def define_training() -> None:
-    """Define the flags that say what is trained, how, and by what means."""
-    _define_job()
+    """Define the flags of training."""
+    _define_task()
     _define_phases()
-    _define_means()
+    _define_execution()
 
 
-def _define_job() -> None:
-    """What is trained on what, and how it is judged."""
+def _define_task() -> None:
+    """Define flags for the data, the network, the objective and the evaluation."""
     flags.DEFINE_string(
         "dataset",
         "mnist_5k",
-        "Data set: mnist_5k and digits need no network; "
-        "mnist, cifar10, cifar100, svhn, imagenet, imagenette come by TensorFlow Datasets "
-        '("cifar10:data_dir=/path"); folder holds your own images, a folder for each class '
-        '("folder:path=/path,size=64"), npz an archive of images and labels ("npz:path=/path").',
+        "Data set: mnist_5k and digits need no download; mnist, cifar10, cifar100, svhn, imagenet "
+        'and imagenette are read by TensorFlow Datasets ("cifar10:data_dir=/path"); folder reads '
+        'your own images, one folder per class ("folder:path=/path,size=64"); npz reads an '
+        'archive of images and labels ("npz:path=/path").',
     )
     flags.DEFINE_string(
         "model",
@@ -43,26 +47,25 @@ def _define_job() -> None:
     flags.DEFINE_string(
         "pretrained",
         None,
-        "Run directory or .keras file whose network to start from, instead of a new one; "
-        "{seed} in it stands for the seed.",
+        "Run directory or .keras file of the network to start from, instead of a new one; {seed} "
+        "is replaced by the seed.",
     )
     flags.DEFINE_string(
         "attacks",
         "pgd:steps=50,restarts=10",
-        "Attacks of the final report, "
-        "separated by semicolons; epsilon and norm are the objective's unless "
-        "given.",
+        "Attacks of the final report, separated by semicolons; norm and epsilon default to those "
+        "of the objective.",
     )
     flags.DEFINE_integer("verbose", 1, "0 is silent, 1 shows progress bars, 2 a line per epoch.")
 
 
 def _define_phases() -> None:
-    """Epochs, rates and densities."""
+    """Define flags for epochs, optimizer and learning rates."""
     flags.DEFINE_integer("pretrain_epochs", 100, "Epochs that train all weights.")
     flags.DEFINE_integer("prune_epochs", 20, "Epochs that train the importance scores.")
-    flags.DEFINE_integer("finetune_epochs", 100, "Epochs that train the surviving weights.")
+    flags.DEFINE_integer("finetune_epochs", 100, "Epochs that train the kept weights.")
     flags.DEFINE_integer("batch_size", 128, "Images per step.")
-    flags.DEFINE_float("learning_rate", 0.1, "Peak learning rate; fine-tuning takes a tenth of it.")
+    flags.DEFINE_float("learning_rate", 0.1, "Peak learning rate; fine-tuning uses a tenth of it.")
     for phase in ("pretrain", "prune", "finetune"):
         flags.DEFINE_float(f"{phase}_learning_rate", None, f"Peak learning rate of {phase}.")
     flags.DEFINE_enum(
@@ -74,53 +77,61 @@ def _define_phases() -> None:
     flags.DEFINE_string("allocation", "uniform", "Density per layer: uniform, erk or largest.")
 
 
-def _define_means() -> None:
-    """What large runs need, and what machines differ in."""
+def _define_execution() -> None:
+    """Define flags for extra images, precision, memory and checkpoints."""
     flags.DEFINE_string(
         "extra",
         None,
-        "Data set whose images make up a share of every batch, half of it by default, such as "
+        "Data set of extra images, which make up a share of every batch (0.5 by default), such as "
         "npz:path=pseudo_labelled.npz,share=0.5.",
     )
     flags.DEFINE_enum(
         "dtype_policy",
         "float32",
         ["float32", "mixed_float16", "mixed_bfloat16"],
-        "Precision of the layers' arithmetic; scores stay float32.",
+        "Keras dtype policy of the layers; scores stay float32.",
     )
-    flags.DEFINE_bool("sync_batchnorm", False, "BatchNorm takes statistics over all replicas.")
+    flags.DEFINE_bool("sync_batchnorm", False, "Compute BatchNorm statistics over all replicas.")
     flags.DEFINE_integer(
-        "microbatches", 1, "Parts that a batch is worked in, one after the other, to save memory."
+        "microbatches",
+        1,
+        "Slices of a batch that are processed one after the other, to save memory.",
     )
-    flags.DEFINE_float("clip_norm", None, "Largest length of the gradient; none when left out.")
     flags.DEFINE_float(
-        "ema", None, "Decay of a moving average of the weights, which is what is judged and kept."
+        "clip_norm",
+        None,
+        "Largest global L2 norm of the gradient; no limit by default.",
+    )
+    flags.DEFINE_float(
+        "ema",
+        None,
+        "Decay of a moving average of the weights, which is then evaluated and saved.",
     )
     flags.DEFINE_bool("jit", False, "Compile losses and gradients with XLA.")
-    flags.DEFINE_integer("steps_per_execution", 1, "Steps in one call of a graph.")
+    flags.DEFINE_integer("steps_per_execution", 1, "Steps in each call of the compiled graph.")
     flags.DEFINE_float(
         "checkpoint_minutes",
         10.0,
-        "A checkpoint is written when the last is as old, and after each epoch.",
+        "Minutes between checkpoints; one is also written after each epoch.",
     )
 
 
 def methods_help(subject: str) -> str:
-    """Return the help of a flag that takes pruning methods, with all registered names."""
+    """Return the help text of a flag for pruning methods; it lists what is registered."""
     from hydra_tf.sparsity.methods import METHODS
     from hydra_tf.sparsity.score_init import SCORE_INITS
 
     return (
-        f"{subject}: {', '.join(METHODS.names())}; each with a score initialisation, as in "
+        f"{subject}: {', '.join(METHODS.names())}. Each accepts a score initialisation, as in "
         f"hydra:score_init=magnitude: {', '.join(SCORE_INITS.names())}."
     )
 
 
-def training_settings() -> dict[str, Any]:
-    """Return the training flags as a mapping, checked without TensorFlow.
+def training_settings() -> Config:
+    """Return the values of the training flags; check them without TensorFlow.
 
     Raises:
-        ValueError: for a value that the library would refuse later.
+        UsageError, ValueError, TypeError: for an invalid value.
     """
     from hydra_tf import attacks, data, models, objectives
     from hydra_tf.data import extra_images as mixing
@@ -169,30 +180,30 @@ def training_settings() -> dict[str, Any]:
         "attacks", "pretrained", "extra", "dtype_policy", "sync_batchnorm", "microbatches",
         "clip_norm", "ema", "jit",
     )  # fmt: skip
-    # What only some binaries leave to choose.
+    # Settings that only some binaries have flags for.
     fixed = {"split": "test", "certify_n": 0, "certify_samples": 0}
     return {**fixed, **{name: FLAGS[name].value for name in names}}
 
 
 def check_epochs(methods: Sequence[str], pretrained: bool = False) -> None:
-    """Refuse epochs that leave a method nothing to do.
+    """Check that every pruning method has epochs to run.
 
     Args:
-        methods: names of pruning methods.
-        pretrained: whether the methods start from a network that is trained already.
+        methods: specs of pruning methods.
+        pretrained: whether the methods start from a pretrained network.
 
     Raises:
-        ValueError: with the method and what it needs.
+        ValueError: for an unknown method, or one without the epochs that it needs.
     """
     from hydra_tf.sparsity.methods import plan_of
 
-    before = 0 if pretrained else FLAGS.pretrain_epochs
+    pretrain_epochs = 0 if pretrained else FLAGS.pretrain_epochs
     for method in methods:
-        plan_of(method, before, FLAGS.prune_epochs, FLAGS.finetune_epochs)
+        plan_of(method, pretrain_epochs, FLAGS.prune_epochs, FLAGS.finetune_epochs)
 
 
-def loop_options() -> Any:
-    """Return how the training loop is to run, for :func:`hydra_tf.training.train`."""
+def loop_options() -> LoopOptions:
+    """Return the options of :func:`hydra_tf.training.train`."""
     from hydra_tf.training import LoopOptions, StepOptions
 
     return LoopOptions(

@@ -1,30 +1,37 @@
-"""From settings to a trained network: what train and study do alike.
-
-A run directory holds config.json (what was asked), metrics.jsonl (a line per epoch),
-model.keras (masked), dense.keras (plain layers), report.json, plots/ and tensorboard/.
-"""
+"""Train a network as the settings say: data, optimizer, phases and callbacks of a run."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import hydra_tf
 
 from . import networks
 from .launcher import StoppedError
+from .types import Settings
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    from hydra_tf.data import DataSplits
+    from hydra_tf.training import LoopOptions
 
 
-def load_data(settings: Mapping[str, Any], seed: int) -> Any:
-    """Return the data splits that the settings name."""
-    return _splits(settings, seed)
+def load_data(
+    settings: Settings, seed: int, epoch: int = 0, step: int = 0, **options: Any
+) -> DataSplits:
+    """Return the data splits; training batches start at a step of an epoch.
 
-
-def _splits(
-    settings: Mapping[str, Any], seed: int, epoch: int = 0, step: int = 0, **how: Any
-) -> Any:
-    """The data splits, their training batches from a step of an epoch on."""
+    Args:
+        settings: see :func:`training_flags.training_settings`.
+        seed: seed of the order and the augmentation of the images.
+        epoch: epoch of the first training batch.
+        step: step in that epoch of the first training batch.
+        options: further arguments of :func:`hydra_tf.data.load`.
+    """
     from hydra_tf import data
 
     return data.load(
@@ -32,69 +39,69 @@ def _splits(
         batch_size=settings["batch_size"],
         seed=seed,
         extra=settings.get("extra"),
-        # The first pass is that of a look at the data: epochs are numbered from 1.
+        # Pass 0 is for looking at the data; training uses the passes from 1.
         first_epoch=epoch + 1,
         first_step=step,
-        **how,
+        **options,
     )
 
 
-def set_precision(settings: Mapping[str, Any]) -> None:
-    """Have layers made from now on compute as the settings say."""
+def set_precision(settings: Settings) -> None:
+    """Set the dtype policy of the layers that are created from now on."""
     import keras
 
     keras.config.set_dtype_policy(settings.get("dtype_policy", "float32"))
 
 
-def optimizer_of(settings: Mapping[str, Any]) -> Any:
-    """Return the Keras optimizer that the settings name."""
+def optimizer_of(settings: Settings) -> keras.optimizers.Optimizer:
+    """Return the Keras optimizer of the settings."""
     import keras
 
-    how = {
+    options = {
         "learning_rate": settings["learning_rate"],
         "weight_decay": settings["weight_decay"] or None,
     }
-    kinds = {
-        "sgd": lambda: keras.optimizers.SGD(momentum=0.9, **how),
-        "adam": lambda: keras.optimizers.Adam(**how),
+    optimizers = {
+        "sgd": lambda: keras.optimizers.SGD(momentum=0.9, **options),
+        "adam": lambda: keras.optimizers.Adam(**options),
         "adamw": lambda: keras.optimizers.AdamW(
-            **{**how, "weight_decay": settings["weight_decay"]}
+            **{**options, "weight_decay": settings["weight_decay"]}
         ),
     }
-    return kinds[settings["optimizer"]]()
+    return optimizers[settings["optimizer"]]()
 
 
 def train_network(
-    net: Any,
-    data: Any,
-    settings: Mapping[str, Any],
+    net: keras.Model,
+    data: DataSplits,
+    settings: Settings,
     out: str | None,
     *,
     density: float,
     method: str,
     seed: int,
     verbose: int,
-    options: Any = None,
+    options: LoopOptions | None = None,
     chief: bool = True,
     worker: tuple[int, int] = (0, 1),
-    watchers: Sequence[Any] = (),
-) -> Any:
-    """Run the phases that the settings give epochs to, going on where `out` has a checkpoint.
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> keras.Model:
+    """Run all phases that have epochs, or resume them from a checkpoint in `out`.
 
     Args:
         net: the network to start from, plain or masked.
         data: data splits.
         settings: see :func:`training_flags.training_settings`.
-        out: run directory; gets checkpoints, metrics.jsonl and TensorBoard logs. None keeps
+        out: run directory for checkpoints, metrics.jsonl and TensorBoard logs; None writes
             nothing.
         density: share of the weights to keep.
-        method: pruning method.
+        method: spec of the pruning method.
         seed: seed of training.
         verbose: as in Keras.
         options: see :class:`hydra_tf.training.LoopOptions`.
-        chief: whether this process writes.
-        worker: number of this worker, and how many there are.
-        watchers: further Keras callbacks.
+        chief: whether this process writes files.
+        worker: index of this worker, and the number of workers.
+        callbacks: further Keras callbacks.
 
     Returns:
         The trained masked network.
@@ -106,39 +113,44 @@ def train_network(
     checkpoints = None
     if out is not None:
         checkpoints = training.Checkpoints(os.path.join(out, "checkpoints"), writes=chief)
-    suspects = os.path.join(out, "suspects.npz") if out is not None and chief else None
-    wire = {"as_bytes": True, "worker": worker}
+    bad_batches_path = os.path.join(out, "suspects.npz") if out is not None and chief else None
+    writers = _writers(out) if out is not None and chief else []
+
+    def batches_from(epoch: int, step: int) -> tf.data.Dataset:
+        data = load_data(settings, seed, epoch, step, as_bytes=True, worker=worker)
+        return data.train.repeat()
+
     try:
         training.train(
             model,
-            lambda epoch, step: _splits(settings, seed, epoch, step, **wire).train.repeat(),
+            batches_from,
             data.steps,
-            _phases(settings, density, method),
+            _pipeline(settings, density, method),
             validation_data=data.validation,
-            callbacks=[*(_writers(out) if out is not None and chief else []), *watchers],
+            callbacks=[*writers, *callbacks],
             checkpoints=checkpoints,
             options=options,
-            full_batches_from=lambda epoch, step: _splits(settings, seed, epoch, step).train,
-            bad_batches_path=suspects,
+            full_batches_from=lambda epoch, step: load_data(settings, seed, epoch, step).train,
+            bad_batches_path=bad_batches_path,
             verbose=verbose if chief else 0,
         )
     except training.PreemptionError as error:
         raise StoppedError(str(error)) from error
     except FloatingPointError as error:
-        if suspects is None:
+        if bad_batches_path is None:
             raise
-        kept = os.path.join(os.path.dirname(suspects), "last_good.keras")
-        networks.save(model.net, kept)
-        batch = f", the batch as {suspects}" if os.path.exists(suspects) else ""
+        path = os.path.join(os.path.dirname(bad_batches_path), "last_good.keras")
+        networks.save_network(model.net, path)
+        batch = f", the batch as {bad_batches_path}" if os.path.exists(bad_batches_path) else ""
         raise FloatingPointError(
-            f"{error} They are saved as {kept}{batch}; to go on from them at another rate, pass "
-            f"--pretrained={kept} with another --out."
+            f"{error} They are saved as {path}{batch}; to continue from them at another learning "
+            f"rate, pass --pretrained={path} with another --out."
         ) from error
     return model.net
 
 
-def _phases(settings: Mapping[str, Any], density: float, method: str) -> Any:
-    """The phases that the settings give epochs to."""
+def _pipeline(settings: Settings, density: float, method: str) -> hydra_tf.HydraCallback:
+    """Return the callback that runs the phases of the settings."""
     names = ("pretrain", "prune", "finetune")
     return hydra_tf.HydraCallback(
         density,
@@ -151,8 +163,8 @@ def _phases(settings: Mapping[str, Any], density: float, method: str) -> Any:
     )
 
 
-def _writers(out: str) -> list[Any]:
-    """What writes down each epoch in a run directory."""
+def _writers(out: str) -> list[keras.callbacks.Callback]:
+    """Return the callbacks that write the metrics of each epoch to a run directory."""
     import keras
 
     return [

@@ -119,7 +119,7 @@ def test_two_processes_do_not_share_a_directory(folder):
     config = json.loads((folder / "whole" / "config.json").read_text())
     claim = [
         "from flags.shared import run_directory",
-        f"run_directory.claim({str(folder / 'shared')!r}, {config!r}, overwrite=True)",
+        f"run_directory.prepare({str(folder / 'shared')!r}, {config!r}, overwrite=True)",
     ]
     hold = "\n".join([*claim, "print('held', flush=True)", "input()"])
     how = {"cwd": ROOT, "text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -127,7 +127,7 @@ def test_two_processes_do_not_share_a_directory(folder):
     assert first.stdout.readline() == "held\n"
     again = [sys.executable, "-c", "\n".join(claim)]
     second = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert "UsageError: Another process is at work in" in second.stderr
+    assert "UsageError: Another process is using" in second.stderr
     first.kill()
     first.communicate()
     # The lock has gone with its process.

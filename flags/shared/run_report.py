@@ -1,80 +1,87 @@
-"""What a trained network is worth: accuracies, certificates, report.json and plots."""
+"""Evaluate a trained network: accuracies, certificates, report.json and plots."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .flag_values import attack_specs, ball_of
+from .types import Report, Settings
+
+if TYPE_CHECKING:
+    import keras
+
+    from hydra_tf.data import DataSplits
 
 
-def measure(
-    net: Any, data: Any, settings: Mapping[str, Any], *, seed: int, verbose: int
-) -> dict[str, Any]:
-    """Return what :func:`hydra_tf.evaluation.evaluate_model` says on the settings' split."""
+def evaluate_network(
+    net: keras.Model, data: DataSplits, settings: Settings, *, seed: int, verbose: int
+) -> Report:
+    """Return the report of :func:`hydra_tf.evaluation.evaluate_model` on the settings' split."""
     from hydra_tf import evaluation, objectives
 
     split = settings["split"]
     ball = ball_of(objectives.build(settings["objective"]))
     specs = attack_specs(settings["attacks"])
-    how = {"seed": seed, "verbose": verbose, **ball}
-    return {"split": split, **evaluation.evaluate_model(net, getattr(data, split), specs, **how)}
+    report = evaluation.evaluate_model(
+        net, getattr(data, split), specs, seed=seed, verbose=verbose, **ball
+    )
+    return {"split": split, **report}
 
 
-def certificate(
-    net: Any, data: Any, settings: Mapping[str, Any], out: str, *, seed: int, verbose: int
-) -> dict[str, Any]:
-    """Prove what the objective trains for, where the settings ask for it.
+def certify_network(
+    net: keras.Model, data: DataSplits, settings: Settings, out: str, *, seed: int, verbose: int
+) -> Report:
+    """Certify a network by the method that its objective trains for, if the settings ask for it.
 
     Args:
         net: the network.
         data: data splits.
-        settings: `certify_n` draws (0 for no certificate at all) and `certify_samples` images.
-        out: run directory, where smoothing keeps its certificates as they come.
+        settings: `certify_n` draws (0 for no certificates) and `certify_samples` images.
+        out: run directory, in which smoothing writes each certificate at once.
         seed: seed of the noise.
         verbose: as in Keras.
 
     Returns:
-        The measure by its name, such as ``vra_s``, and how it was taken; empty without one.
+        The measure by its name, such as ``vra_s``, and its settings; empty without certificates.
     """
     from hydra_tf import evaluation, objectives
 
-    own = objectives.build(settings["objective"]).certificate()
-    if own is None or not settings["certify_n"]:
+    certificate = objectives.build(settings["objective"]).certificate()
+    if certificate is None or not settings["certify_n"]:
         return {}
     split = settings["split"]
     images, size = getattr(data, split), data.sizes[split]
     samples = min(settings["certify_samples"] or size, size)
-    details = {**own, "samples": samples, "split": split}
-    if own["method"] == "smoothing":
+    details = {**certificate, "samples": samples, "split": split}
+    if certificate["method"] == "smoothing":
         path = os.path.join(out, "certify.jsonl")
-        how = {"sigma": own["sigma"], "n": settings["certify_n"], "seed": seed}
+        options = {"sigma": certificate["sigma"], "n": settings["certify_n"], "seed": seed}
         rows = evaluation.certify_dataset(
-            net, images, path, **how, samples=samples, verbose=verbose
+            net, images, path, **options, samples=samples, verbose=verbose
         )
         details |= {"n": settings["certify_n"], "radius": evaluation.VRA_S_RADIUS}
         value = evaluation.certified_accuracy(rows)
     else:
         chosen = images.unbatch().take(samples).batch(settings["batch_size"])
         value = evaluation.verified_accuracy(
-            net, chosen, own["epsilon"], own["method"], verbose=verbose
+            net, chosen, certificate["epsilon"], certificate["method"], verbose=verbose
         )
-    return {own["measure"]: value, "certificate": details}
+    return {certificate["measure"]: value, "certificate": details}
 
 
-def judge(
-    net: Any,
-    data: Any,
-    settings: Mapping[str, Any],
+def write_report(
+    net: keras.Model,
+    data: DataSplits,
+    settings: Settings,
     out: str,
     *,
     seed: int,
     verbose: int,
-    before: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Measure a network; write report.json and the plots.
+    before: Report | None = None,
+) -> Report:
+    """Evaluate a network; write report.json and the plots.
 
     Args:
         net: the network.
@@ -83,7 +90,7 @@ def judge(
         out: run directory.
         seed: seed of the attacks.
         verbose: as in Keras.
-        before: report of the network that training started from, to stand beside its own.
+        before: report of the network that training started from, to be stored with it.
 
     Returns:
         The report.
@@ -91,10 +98,10 @@ def judge(
     from hydra_tf import evaluation
     from hydra_tf.evaluation import plots
 
-    report = measure(net, data, settings, seed=seed, verbose=verbose)
-    report |= certificate(net, data, settings, out, seed=seed, verbose=verbose)
+    report = evaluate_network(net, data, settings, seed=seed, verbose=verbose)
+    report |= certify_network(net, data, settings, out, seed=seed, verbose=verbose)
     path = os.path.join(out, "report.json")
-    if os.path.exists(path):  # certificates of before stay; accuracies do not
+    if os.path.exists(path):  # earlier certificates stay, accuracies are replaced
         with open(path, encoding="utf-8") as file:
             old = json.load(file)
         report = {**{k: v for k, v in old.items() if k not in ("era", "attacks")}, **report}
