@@ -89,9 +89,9 @@ def test_smoothing_is_added_to_the_report_and_goes_on_with_more_samples(run, net
     assert len(other.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=120)
 def test_interrupted_certification_resumes(run, tmp_path_factory):
-    flags = ["--n0=10", "--n=2000", "--verbose=0", "--split=validation"]
+    flags = ["--n0=10", "--n=20000", "--verbose=0", "--split=validation"]
     command = [sys.executable, "-m", "flags.certify", f"--run={run}", *flags]
     path = run / "certify_validation.jsonl"
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -111,7 +111,7 @@ def test_interrupted_certification_resumes(run, tmp_path_factory):
     whole = tmp_path_factory.mktemp("whole") / "certify.jsonl"
     net = keras.saving.load_model(run / "model.keras")
     data = hydra_tf.data.load("digits", batch_size=64)
-    hydra_tf.evaluation.certify_dataset(net, data.validation, whole, n0=10, n=2000)
+    hydra_tf.evaluation.certify_dataset(net, data.validation, whole, n0=10, n=20000)
     assert path.read_bytes() == whole.read_bytes()
     # The report tells of the test split.
     assert json.loads((run / "report.json").read_text()) == REPORT
