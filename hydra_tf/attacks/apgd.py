@@ -1,57 +1,59 @@
-"""Auto-PGD: no step size to choose (Croce and Hein, ICML 2020, section 3)."""
+"""Auto-PGD, which needs no step size (Croce and Hein, ICML 2020, section 3)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from hydra_tf.attacks.ascent import check_steps, climb
+from hydra_tf.attacks.ascent import Evaluation, ascent_loop
 from hydra_tf.attacks.base import ATTACKS, Attack
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import TARGETED, UNTARGETED, Loss, likely_targets, misclassified
-from hydra_tf.attacks.norms import project, random_start, steepest_step, wide
-from hydra_tf.attacks.survivors import attack_again
+from hydra_tf.attacks.norms import broadcast_to_images, project, random_start, steepest_step
+from hydra_tf.attacks.restarts import attack_repeatedly
+from hydra_tf.attacks.step_sizes import check_steps
 from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import Images, Labels, Logits, Seed
 
 MOMENTUM = 0.75  # alpha, the weight of the new step
-RISES = 0.75  # rho, the share of steps that must raise the loss
+RHO = 0.75  # share of steps that must increase the loss
 
 
-class Memory(NamedTuple):
-    """What a climb carries along, each entry [batch, ...] and for each sample its own."""
+class State(NamedTuple):
+    """The state of an ascent, one value or image per sample."""
 
-    before: Any  # the iterate before this one
-    loss: Any  # its loss
-    best: Any  # the first iterate that breaks the sample; until then that of the largest loss
-    best_loss: Any
-    best_gradient: Any
-    broken: Any
-    step_size: Any
-    rises: Any  # steps since the last checkpoint that raised the loss
-    checked_loss: Any  # the largest loss at the last checkpoint
-    shrunk: Any  # whether the step size was halved there
+    previous: Images  # the iterate before the current one
+    loss: tf.Tensor  # of the previous iterate
+    best: Images  # the first misclassified iterate, or else that of the largest loss
+    best_loss: tf.Tensor
+    best_gradient: tf.Tensor
+    broken: tf.Tensor
+    step_size: tf.Tensor
+    increases: tf.Tensor  # steps since the last checkpoint that increased the loss
+    checkpoint_loss: tf.Tensor  # best_loss at the last checkpoint
+    halved: tf.Tensor  # whether the step size was halved at the last checkpoint
 
 
 @ATTACKS.register()
 @dataclass(frozen=True)
 class APGD(Attack):
-    """Auto-PGD, whose step size is halved where the loss no longer rises.
+    """Auto-PGD, which halves the step size of samples whose loss stops growing.
 
-    A sample that the model gets wrong comes back as it is. One that is broken keeps the
-    first image that breaks it and is left out of later restarts and targets; one that holds
-    has the image of the largest loss of the first climb.
+    A misclassified sample is returned unchanged. A broken sample has the first image that
+    breaks it and is left out of later restarts and targets. Any other sample has the image of
+    largest loss of the first restart.
 
     Args:
         norm: ``"linf"`` or ``"l2"``.
         epsilon: radius in units of pixel values in [0, 1].
-        steps: ascent steps of a climb.
-        restarts: climbs from independent starts, for each target.
-        loss: what is climbed: ``"ce"`` (cross-entropy), ``"dlr"`` (difference of logits
-            ratio, the margin when there are two classes) or ``"margin"``.
-        targets: 0 moves away from the label; otherwise the climbs aim one after the other
-            at that many likely wrong classes, at most all.
+        steps: ascent steps of a restart.
+        restarts: independent starts, for each target.
+        loss: the loss to maximise: ``"ce"`` (cross-entropy), ``"dlr"`` (difference of logits
+            ratio; the margin if there are two classes) or ``"margin"``.
+        targets: 0 for an untargeted attack; otherwise the number of wrong classes to target
+            one after the other, the most likely first, at most all.
 
     Example:
         >>> APGD(steps=100).checkpoints
@@ -65,7 +67,7 @@ class APGD(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_steps(self.steps, None)
+        check_steps(self.steps)
         if self.restarts < 1:
             raise ValueError(f"restarts must be at least 1, not {self.restarts}.")
         if self.targets < 0:
@@ -73,110 +75,128 @@ class APGD(Attack):
 
     @property
     def checkpoints(self) -> tuple[int, ...]:
-        """The iterates at which a step size may be halved (section 3.1)."""
-        found, share, width = [], 22, 22  # in percent, for whole numbers
-        while share < 100:
-            found.append(-(-share * self.steps // 100))
-            width = max(width - 3, 6)
-            share += width
-        return tuple(sorted(set(found)))  # few steps put two of them on one iterate
+        """The iterates at which the step size may be halved (section 3.1)."""
+        checkpoints, percent, gap = set(), 22, 22
+        while percent < 100:
+            checkpoints.add(-(-percent * self.steps // 100))
+            gap = max(gap - 3, 6)
+            percent += gap
+        return tuple(sorted(checkpoints))
 
-    def perturb(self, predict: Predict, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Return the images of all climbs; see :meth:`Attack.perturb`.
+    def perturb(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
+        """Return the images of all restarts and targets; see :meth:`Attack.perturb`.
 
         Raises:
             ValueError: with targets, for a model of fewer than two classes.
         """
         logits = predict(x)
-        aims = likely_targets(y, logits, self.targets) if self.targets else y[:, None]
-        # Along with the labels, so that the samples that are left keep their targets.
-        labels = tf.concat([y[:, None], aims], axis=1)
+        targets = likely_targets(y, logits, self.targets) if self.targets else y[:, None]
+        # Next to the labels, so that the remaining samples keep their targets.
+        labels = tf.concat([y[:, None], targets], axis=1)
 
-        def attempt(i: Any, x: Any, labels: Any, seed: Any) -> tuple[Any, Any]:
-            y, aim = labels[:, 0], tf.gather(labels, 1 + i // self.restarts, axis=1)
-            return self._attempt(predict, x, y, aim, seed)
+        def attempt(
+            i: tf.Tensor, x: Images, labels: tf.Tensor, seed: Seed
+        ) -> tuple[Images, tf.Tensor]:
+            y, target = labels[:, 0], tf.gather(labels, 1 + i // self.restarts, axis=1)
+            return self._restart(predict, x, y, target, seed)
 
-        return attack_again(attempt, x, labels, seed, aims.shape[1] * self.restarts)[0]
+        return attack_repeatedly(attempt, x, labels, seed, targets.shape[1] * self.restarts)[0]
 
-    def _attempt(
-        self, predict: Predict, x: tf.Tensor, y: tf.Tensor, aim: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        def loss(logits: Any) -> Any:
+    def _restart(
+        self, predict: Predict, x: Images, y: Labels, target: Labels, seed: Seed
+    ) -> tuple[Images, tf.Tensor]:
+        def loss(logits: Logits) -> tf.Tensor:
             if self.targets:
-                return TARGETED[self.loss](y, aim, logits)
+                return TARGETED[self.loss](y, target, logits)
             return UNTARGETED[self.loss](y, logits)
 
         start = random_start(x, self.norm, self.epsilon, seed)
-        # From the image itself the first look finds it broken, and it stays.
-        start = tf.where(wide(misclassified(y, predict(x)), x), x, start)
-        return self._climb(predict, x, y, start, loss)
+        # A misclassified image is its own start: the first iterate, and so the result.
+        start = tf.where(broadcast_to_images(misclassified(y, predict(x)), x), x, start)
+        return self._ascend(predict, x, y, start, loss)
 
-    def _climb(
-        self, predict: Predict, x: tf.Tensor, y: tf.Tensor, start: tf.Tensor, loss: Loss
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        # The number of steps that end at each checkpoint, 0 for every other iterate.
+    def _ascend(
+        self, predict: Predict, x: Images, y: Labels, start: Images, loss: Loss
+    ) -> tuple[Images, tf.Tensor]:
+        # The number of steps between a checkpoint and the one before, 0 for other iterates.
         spans = np.zeros(self.steps + 1, np.float32)
         spans[list(self.checkpoints)] = np.diff([0, *self.checkpoints])
         ball = (x, self.norm, self.epsilon)
 
-        def move(i: Any, x_adv: Any, seen: Any, kept: Memory) -> tuple[Any, Memory]:
-            kept = _remember(y, x_adv, seen, kept)
-            here, slope, kept = _check(x_adv, seen, kept, tf.gather(spans, i))
-            step = wide(kept.step_size, x) * steepest_step(slope, self.norm)
+        def update(
+            i: tf.Tensor, x_adv: Images, evaluation: Evaluation, state: State
+        ) -> tuple[Images, State]:
+            state = _record(y, x_adv, evaluation, state)
+            span = tf.gather(spans, i)
+            x_now, gradient, state = _adapt_step_size(x_adv, evaluation.gradient, state, span)
+            step = broadcast_to_images(state.step_size, x) * steepest_step(gradient, self.norm)
             weight = tf.where(i > 0, MOMENTUM, 1.0)
-            ahead = weight * (project(here + step, *ball) - here)
-            moved = here + ahead + (1.0 - weight) * (here - kept.before)
-            return project(moved, *ball), kept._replace(before=here)
+            ahead = weight * (project(x_now + step, *ball) - x_now)
+            x_next = x_now + ahead + (1.0 - weight) * (x_now - state.previous)
+            return project(x_next, *ball), state._replace(previous=x_now)
 
-        count = tf.shape(x)[0]
-        low, none = tf.fill([count], -np.float32(np.inf)), tf.zeros([count], tf.bool)
-        first = Memory(
-            before=start, loss=-low, best=start, best_loss=low, best_gradient=tf.zeros_like(x),
-            broken=none, step_size=tf.fill([count], tf.cast(2 * self.epsilon, tf.float32)),
-            rises=tf.zeros([count]), checked_loss=low, shrunk=none,
-        )  # fmt: skip
-        last, kept = climb(
-            predict, start, loss, move, first, steps=self.steps,
-            unfinished=lambda kept: ~tf.reduce_all(kept.broken),
+        last, state = ascent_loop(
+            predict, start, loss, update, _initial_state(start, self.epsilon), steps=self.steps,
+            unfinished=lambda state: ~tf.reduce_all(state.broken),
         )  # fmt: skip
         logits = predict(last)
-        kept = _remember(y, last, (tf.zeros_like(x), logits, loss(logits)), kept)
-        return tf.stop_gradient(kept.best), kept.broken
+        state = _record(y, last, Evaluation(tf.zeros_like(x), logits, loss(logits)), state)
+        return tf.stop_gradient(state.best), state.broken
 
 
-def _remember(y: Any, x_adv: Any, seen: Any, kept: Memory) -> Memory:
-    """The memory after a look at an iterate: the best so far, and whether the loss rose."""
-    gradient, logits, values = seen
-    wrong = misclassified(y, logits)
-    wins = ~kept.broken & (wrong | (values > kept.best_loss))
-    return kept._replace(
-        best=tf.where(wide(wins, x_adv), x_adv, kept.best),
-        best_loss=tf.where(wins, values, kept.best_loss),
-        best_gradient=tf.where(wide(wins, x_adv), gradient, kept.best_gradient),
-        broken=kept.broken | wrong,
-        rises=kept.rises + tf.cast(values > kept.loss, tf.float32),
-        loss=values,
+def _initial_state(start: Images, epsilon: float) -> State:
+    count = tf.shape(start)[0]
+    lowest, none = tf.fill([count], -np.float32(np.inf)), tf.zeros([count], tf.bool)
+    return State(
+        previous=start,
+        loss=-lowest,
+        best=start,
+        best_loss=lowest,
+        best_gradient=tf.zeros_like(start),
+        broken=none,
+        step_size=tf.fill([count], tf.cast(2 * epsilon, tf.float32)),
+        increases=tf.zeros([count]),
+        checkpoint_loss=lowest,
+        halved=none,
     )
 
 
-def _check(x_adv: Any, seen: Any, kept: Memory, span: Any) -> tuple[Any, Any, Memory]:
-    """Where to go on from, the gradient there, and the memory, halved steps included.
+def _record(y: Labels, x_adv: Images, evaluation: Evaluation, state: State) -> State:
+    """Return the state with the best iterates and losses after one more evaluation."""
+    losses = evaluation.losses
+    wrong = misclassified(y, evaluation.logits)
+    better = ~state.broken & (wrong | (losses > state.best_loss))
+    better_images = broadcast_to_images(better, x_adv)
+    return state._replace(
+        best=tf.where(better_images, x_adv, state.best),
+        best_loss=tf.where(better, losses, state.best_loss),
+        best_gradient=tf.where(better_images, evaluation.gradient, state.best_gradient),
+        broken=state.broken | wrong,
+        increases=state.increases + tf.cast(losses > state.loss, tf.float32),
+        loss=losses,
+    )
 
-    At a checkpoint (`span` > 0) a sample goes back to its best iterate with half the step
-    when too few steps raised its loss, or when neither the step size nor the largest loss
-    has changed since the checkpoint before (section 3.1, conditions 1 and 2).
+
+def _adapt_step_size(
+    x_adv: Images, gradient: tf.Tensor, state: State, span: tf.Tensor
+) -> tuple[Images, tf.Tensor, State]:
+    """Return the iterate to continue from, its gradient and the state.
+
+    At a checkpoint (`span` > 0) a sample returns to its best iterate with half the step size
+    if too few steps increased its loss, or if neither the step size nor the largest loss has
+    changed since the previous checkpoint (section 3.1, conditions 1 and 2).
     """
     at_checkpoint = span > 0
-    few = kept.rises < RISES * span
-    stuck = ~kept.shrunk & (kept.checked_loss >= kept.best_loss)
-    shrink = at_checkpoint & (few | stuck)
-    back = wide(shrink, x_adv)
-    kept = kept._replace(
-        loss=tf.where(shrink, kept.best_loss, kept.loss),
-        step_size=tf.where(shrink, kept.step_size / 2, kept.step_size),
-        rises=tf.where(at_checkpoint, 0.0, kept.rises),
-        checked_loss=tf.where(at_checkpoint, kept.best_loss, kept.checked_loss),
-        shrunk=tf.where(at_checkpoint, shrink, kept.shrunk),
+    few_increases = state.increases < RHO * span
+    unchanged = ~state.halved & (state.checkpoint_loss >= state.best_loss)
+    halve = at_checkpoint & (few_increases | unchanged)
+    to_best = broadcast_to_images(halve, x_adv)
+    state = state._replace(
+        loss=tf.where(halve, state.best_loss, state.loss),
+        step_size=tf.where(halve, state.step_size / 2, state.step_size),
+        increases=tf.where(at_checkpoint, 0.0, state.increases),
+        checkpoint_loss=tf.where(at_checkpoint, state.best_loss, state.checkpoint_loss),
+        halved=tf.where(at_checkpoint, halve, state.halved),
     )
-    here = tf.where(back, kept.best, x_adv)
-    return here, tf.where(back, kept.best_gradient, seen[0]), kept
+    x_now = tf.where(to_best, state.best, x_adv)
+    return x_now, tf.where(to_best, state.best_gradient, gradient), state

@@ -1,70 +1,85 @@
-"""The loop of every gradient attack, and its steps."""
+"""The ascent loop of all gradient attacks, and projected steepest ascent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import Loss, misclassified
-from hydra_tf.attacks.norms import project, steepest_step, wide
+from hydra_tf.attacks.norms import broadcast_to_images, project, steepest_step
 from hydra_tf.core.lazy import tf
-from hydra_tf.core.types import Norm
+from hydra_tf.core.types import Images, Labels, Logits, Norm
 
 
-def climb(
+class Evaluation(NamedTuple):
+    """The model and the loss at an iterate.
+
+    Args:
+        gradient: [batch, ...] gradient of each sample's loss for its image.
+        logits: [batch, classes].
+        losses: [batch].
+    """
+
+    gradient: tf.Tensor
+    logits: Logits
+    losses: tf.Tensor
+
+
+def ascent_loop(
     predict: Predict,
-    start: tf.Tensor,
+    start: Images,
     loss: Loss,
-    move: Callable[..., tuple[Any, ...]],
-    *memory: Any,
+    update: Callable[..., tuple[Any, ...]],
+    *state: Any,
     steps: int,
-    unfinished: Callable[..., Any] | None = None,
+    unfinished: Callable[..., tf.Tensor] | None = None,
 ) -> tuple[Any, ...]:
-    """The loop of every attack by gradients: look at the loss, then move.
+    """Evaluate the loss and update the images, `steps` times.
+
+    An empty batch is returned unchanged: TensorFlow's convolutions have no gradient there.
+    tf.distribute gives replicas empty batches at the end of an epoch.
 
     Args:
         predict: maps images to logits in inference mode.
         start: [batch, ...] first iterate.
         loss: maps logits to a loss per sample, [batch].
-        move: maps ``(i, x_adv, (gradient, logits, losses), *memory)``, all taken at the
-            iterate x_adv of number i, to the next iterate and the memory after it.
-        *memory: what `move` carries along, tensors or tuples of them.
-        steps: number of moves.
-        unfinished: maps the memory to a scalar; false ends the climb early.
+        update: maps ``(i, x_adv, evaluation, *state)``, the number of the iterate, the
+            iterate, its :class:`Evaluation` and the state, to the next iterate and state.
+        *state: tensors, or tuples of tensors, carried from one update to the next.
+        steps: number of updates.
+        unfinished: maps the state to a scalar boolean; false ends the loop early.
 
     Returns:
-        The last iterate, on which nobody has looked yet, and the memory.
+        The last iterate, which is not yet evaluated, and the state.
     """
-    some = tf.shape(start)[0] > 0
+    not_empty = tf.shape(start)[0] > 0
 
-    def going(i: Any, _: Any, *memory: Any) -> Any:
-        # Nothing is done for an empty batch, such as tf.distribute hands to a replica at the
-        # end of an epoch: TensorFlow's convolutions have no gradient there.
-        on = (i < steps) & some
-        return on & unfinished(*memory) if unfinished else on
+    def condition(i: tf.Tensor, _: Images, *state: Any) -> tf.Tensor:
+        more = (i < steps) & not_empty
+        return more & unfinished(*state) if unfinished else more
 
-    def body(i: Any, x_adv: Any, *memory: Any) -> tuple[Any, ...]:
-        return (i + 1, *move(i, x_adv, _look(predict, loss, x_adv), *memory))
+    def body(i: tf.Tensor, x_adv: Images, *state: Any) -> tuple[Any, ...]:
+        return (i + 1, *update(i, x_adv, _evaluate(predict, loss, x_adv), *state))
 
-    _, *state = tf.while_loop(going, body, (tf.constant(0), start, *memory))
-    return tuple(state)
+    _, *results = tf.while_loop(condition, body, (tf.constant(0), start, *state))
+    return tuple(results)
 
 
 def ascend(
     predict: Predict,
-    x: tf.Tensor,
-    start: tf.Tensor,
+    x: Images,
+    start: Images,
     loss: Loss,
     *,
     norm: Norm,
-    epsilon: Any,
-    step_size: Any,
+    epsilon: float | tf.Tensor,
+    step_size: float | tf.Tensor,
     steps: int,
-) -> tf.Tensor:
-    """Climb the loss inside the ball by projected steepest ascent; return the last iterate.
+) -> Images:
+    """Maximise the loss in the ball by projected steepest ascent; return the last iterate.
 
     Args:
         predict: maps images to logits in inference mode.
@@ -80,20 +95,53 @@ def ascend(
         [batch, ...] images in the ball and in [0, 1]; no gradient flows through them.
     """
 
-    def move(i: Any, x_adv: Any, seen: Any) -> tuple[Any]:
-        moved = x_adv + step_size * steepest_step(seen[0], norm)
-        return (project(moved, x, norm, epsilon),)
+    def update(_: tf.Tensor, x_adv: Images, evaluation: Evaluation) -> tuple[Images]:
+        x_next = x_adv + step_size * steepest_step(evaluation.gradient, norm)
+        return (project(x_next, x, norm, epsilon),)
 
-    return tf.stop_gradient(climb(predict, start, loss, move, steps=steps)[0])
+    return tf.stop_gradient(ascent_loop(predict, start, loss, update, steps=steps)[0])
+
+
+class _Best(NamedTuple):
+    """The best image of each sample so far.
+
+    Args:
+        images: [batch, ...].
+        losses: [batch].
+        broken: [batch] booleans, true where the image is misclassified.
+    """
+
+    images: Images
+    losses: tf.Tensor
+    broken: tf.Tensor
+
+    def updated(self, x_adv: Images, logits: Logits, losses: tf.Tensor, y: Labels) -> _Best:
+        """Return the best images after the evaluation of one more image per sample."""
+        wrong = misclassified(y, logits)
+        better = (wrong & ~self.broken) | ((wrong == self.broken) & (losses > self.losses))
+        return _Best(
+            tf.where(broadcast_to_images(better, x_adv), x_adv, self.images),
+            tf.where(better, losses, self.losses),
+            self.broken | wrong,
+        )
 
 
 def ascend_best(
-    predict: Predict, x: tf.Tensor, start: tf.Tensor, loss: Loss, y: tf.Tensor, **how: Any
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Like :func:`ascend`, but return the best iterate met, the start included.
+    predict: Predict,
+    x: Images,
+    start: Images,
+    loss: Loss,
+    y: Labels,
+    *,
+    norm: Norm,
+    epsilon: float | tf.Tensor,
+    step_size: float | tf.Tensor,
+    steps: int,
+) -> tuple[Images, tf.Tensor]:
+    """Maximise the loss as :func:`ascend` does; return the best iterate, the start included.
 
-    The best iterate of a sample is a misclassified one if there is one, and among those of
-    a kind the one of the largest loss.
+    The best iterate of a sample is the one of the largest loss among the misclassified
+    iterates, or among all iterates if none is misclassified.
 
     Args:
         predict: maps images to logits in inference mode.
@@ -101,64 +149,37 @@ def ascend_best(
         start: [batch, ...] first iterate.
         loss: maps logits to a loss per sample.
         y: [batch] integer labels.
-        **how: `norm`, `epsilon`, `step_size`, `steps` as in :func:`ascend`.
+        norm: ``"linf"`` or ``"l2"``.
+        epsilon: radius in pixel values.
+        step_size: length of a step in the same norm.
+        steps: number of steps.
 
     Returns:
         The best images and [batch] booleans, true where they are misclassified.
     """
-    norm, epsilon, step_size = how["norm"], how["epsilon"], how["step_size"]
 
-    def better(candidate: Any, logits: Any, values: Any, kept: Any) -> tuple[Any, Any, Any]:
-        best, best_loss, broken = kept
-        wrong = misclassified(y, logits)
-        wins = (wrong & ~broken) | ((wrong == broken) & (values > best_loss))
-        best = tf.where(wide(wins, x), candidate, best)
-        return best, tf.where(wins, values, best_loss), broken | wrong
-
-    def move(i: Any, x_adv: Any, seen: Any, *kept: Any) -> tuple[Any, ...]:
-        gradient, logits, values = seen
-        kept = better(x_adv, logits, values, kept)
-        moved = x_adv + step_size * steepest_step(gradient, norm)
-        return (project(moved, x, norm, epsilon), *kept)
+    def update(
+        _: tf.Tensor, x_adv: Images, evaluation: Evaluation, best: _Best
+    ) -> tuple[Images, _Best]:
+        best = best.updated(x_adv, evaluation.logits, evaluation.losses, y)
+        x_next = x_adv + step_size * steepest_step(evaluation.gradient, norm)
+        return project(x_next, x, norm, epsilon), best
 
     count = tf.shape(x)[0]
-    first = (start, tf.fill([count], -np.float32(np.inf)), tf.zeros([count], tf.bool))
-    last, *kept = climb(predict, start, loss, move, *first, steps=how["steps"])
+    best = _Best(start, tf.fill([count], -np.float32(np.inf)), tf.zeros([count], tf.bool))
+    last, best = ascent_loop(predict, start, loss, update, best, steps=steps)
     logits = predict(last)
-    best, _, broken = better(last, logits, loss(logits), kept)
-    return tf.stop_gradient(best), broken
+    best = best.updated(last, logits, loss(logits), y)
+    return tf.stop_gradient(best.images), best.broken
 
 
-def _look(predict: Predict, loss: Loss, x_adv: tf.Tensor) -> tuple[Any, Any, Any]:
-    """Gradient of the summed loss for the images, with the logits and the losses."""
+def _evaluate(predict: Predict, loss: Loss, x_adv: Images) -> Evaluation:
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x_adv)
         logits = predict(x_adv)
-        values = loss(logits)
-        # The sum keeps each sample's gradient free of the batch size.
-        total = tf.reduce_sum(values)
-    # A model that rounds its input has no gradient at all: the attack then stands still.
-    none = tf.UnconnectedGradients.ZERO
-    return tape.gradient(total, x_adv, unconnected_gradients=none), logits, values
-
-
-def check_steps(steps: int, step_size: float | None) -> None:
-    """Refuse a negative number of steps or a step size that is not positive.
-
-    Raises:
-        ValueError: with what was given.
-    """
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0, not {steps}.")
-    if step_size is not None and not 0 < step_size < float("inf"):
-        raise ValueError(f"step_size must be a positive number, not {step_size}.")
-
-
-def default_step_size(step_size: float | None, epsilon: float, steps: int) -> float:
-    """Return the given step size, or Madry's rule ``2.5 * epsilon / steps``.
-
-    Example:
-        >>> default_step_size(None, 0.2, 10), default_step_size(0.01, 0.2, 10)
-        (0.05, 0.01)
-    """
-    return 2.5 * epsilon / max(1, steps) if step_size is None else step_size
+        losses = loss(logits)
+        # A mean would make gradients depend on the batch size.
+        total = tf.reduce_sum(losses)
+    # A model that rounds its input has no gradient; the attack then stays where it is.
+    zero = tf.UnconnectedGradients.ZERO
+    return Evaluation(tape.gradient(total, x_adv, unconnected_gradients=zero), logits, losses)

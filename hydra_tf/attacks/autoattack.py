@@ -1,18 +1,19 @@
-"""AutoAttack: four attacks without parameters to choose (Croce and Hein, ICML 2020)."""
+"""AutoAttack: an ensemble of four attacks (Croce and Hein, ICML 2020)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from hydra_tf.attacks.apgd import APGD
 from hydra_tf.attacks.base import ATTACKS, Attack
 from hydra_tf.attacks.fab import FAB
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import misclassified
+from hydra_tf.attacks.restarts import attack_remaining
 from hydra_tf.attacks.square import Square
-from hydra_tf.attacks.survivors import attack_rest
 from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import Images, Labels, Seed
 
 
 @ATTACKS.register()
@@ -20,19 +21,19 @@ from hydra_tf.core.lazy import tf
 class AutoAttack(Attack):
     """The standard ensemble: APGD-CE, targeted APGD-DLR, targeted FAB, Square, in this order.
 
-    Each attack sees only the samples that still hold. A sample that the model gets wrong, or
-    that holds against all four, comes back as it is; one that is broken has the image of the
-    first attack that breaks it.
+    Each attack sees only the samples that are not yet broken. A sample that is misclassified,
+    or that no attack breaks, is returned unchanged; a broken sample has the image of the first
+    attack that breaks it.
 
-    The defaults are those of the paper. Fewer steps, targets or queries make it quicker and
-    weaker; the report then names what was used.
+    The defaults are those of the paper. Fewer steps, targets or queries make the attack faster
+    and weaker.
 
     Args:
         norm: ``"linf"`` or ``"l2"``.
         epsilon: radius in units of pixel values in [0, 1].
-        steps: steps of both APGD and of FAB.
-        targets: wrong classes that APGD-DLR and FAB aim at, at most all.
-        queries: queries of Square.
+        steps: ascent steps of APGD and FAB.
+        targets: number of wrong classes that APGD-DLR and FAB target, at most all.
+        queries: queries of Square per image.
 
     Example:
         >>> [type(attack).__name__ for attack in AutoAttack().ensemble]
@@ -45,11 +46,11 @@ class AutoAttack(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.ensemble  # whose members refuse what they cannot use
+        _ = self.ensemble  # the four attacks validate the parameters
 
     @property
     def ensemble(self) -> tuple[Attack, ...]:
-        """The attacks in their order."""
+        """The four attacks in order."""
         ball = (self.norm, self.epsilon)
         return (
             APGD(*ball, steps=self.steps),
@@ -58,19 +59,22 @@ class AutoAttack(Attack):
             Square(*ball, queries=self.queries),
         )
 
-    def perturb(self, predict: Predict, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Return the images of the first attacks that break; see :meth:`Attack.perturb`."""
+    def perturb(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
+        """Return the images of the first successful attacks; see :meth:`Attack.perturb`."""
         best, broken = x, misclassified(y, predict(x))
         for i, attack in enumerate(self.ensemble):
-            best, broken = attack_rest(_judged(attack, predict, seed, i), x, y, best, broken)
+            attempt = _attempt(attack, predict, tf.random.fold_in(seed, i))
+            best, broken = attack_remaining(attempt, x, y, best, broken)
         return tf.stop_gradient(best)
 
 
-def _judged(attack: Attack, predict: Predict, seed: tf.Tensor, i: int) -> Any:
-    """An attack of the ensemble with a seed of its own, and what it breaks."""
+def _attempt(
+    attack: Attack, predict: Predict, seed: Seed
+) -> Callable[[Images, Labels], tuple[Images, tf.Tensor]]:
+    """Return a function that attacks images and tells which of them are misclassified."""
 
-    def attempt(x: Any, y: Any) -> tuple[Any, Any]:
-        found = attack.perturb(predict, x, y, tf.random.fold_in(seed, i))
-        return found, misclassified(y, predict(found))
+    def attempt(x: Images, y: Labels) -> tuple[Images, tf.Tensor]:
+        x_adv = attack.perturb(predict, x, y, seed)
+        return x_adv, misclassified(y, predict(x_adv))
 
     return attempt

@@ -1,4 +1,4 @@
-"""The only ascent loop, and what every attack shares."""
+"""The interface of attacks and their registry."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hydra_tf.core.graphs import Graphs
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.randomness import stateless_seed
 from hydra_tf.core.registry import Registry
-from hydra_tf.core.types import Ball, Norm
+from hydra_tf.core.types import Ball, Classifier, Images, Labels, Norm, Seed
 
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack within a norm ball on a model that outputs logits.
+    """An attack in a norm ball on a model that outputs logits.
 
     Args:
         norm: ``"linf"`` or ``"l2"``.
@@ -29,10 +29,10 @@ class Attack:
     epsilon: float = 8 / 255
 
     def __post_init__(self) -> None:
-        Ball(self.norm, self.epsilon)  # refuses what is no ball
+        Ball(self.norm, self.epsilon)  # validates norm and epsilon
 
-    def perturb(self, predict: Predict, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Return adversarial images; pure, for use inside a graph.
+    def perturb(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
+        """Return adversarial images; a pure function, for use in a graph.
 
         Args:
             predict: maps images to logits in inference mode.
@@ -42,24 +42,24 @@ class Attack:
         """
         raise NotImplementedError
 
-    def __call__(self, model: Any, x: Any, y: Any, seed: int = 0) -> tf.Tensor:
+    def __call__(self, model: Classifier, x: Any, y: Any, seed: int = 0) -> Images:
         """Attack a model on one batch.
 
-        The graph of an attack on a model is traced once and kept with the model, until a layer
-        of it is changed in place.
+        The graph is traced once per model and traced again if a layer of the model was changed
+        in place.
 
         Args:
             model: a Keras model (or :class:`hydra_tf.RobustModel`) that outputs logits.
             x: [batch, ...] images in [0, 1].
             y: [batch] integer labels, or [batch, classes] one-hot.
-            seed: every random number of the attack follows from it.
+            seed: seed of all random numbers of the attack.
 
         Returns:
-            [batch, ...] float32 adversarial images within the ball and [0, 1].
+            [batch, ...] float32 adversarial images in the ball and in [0, 1].
 
         Raises:
-            ValueError: a model that outputs probabilities, images outside [0, 1] or of the
-                wrong shape, labels out of range or not as many.
+            ValueError: for a model that outputs probabilities, images outside [0, 1] or of
+                the wrong shape, labels out of range or not one per image.
         """
         if tf.executing_eagerly():
             check_use(model, x, y)
@@ -73,12 +73,12 @@ class Attack:
 _graphs = Graphs()
 
 
-def _compiled(attack: Attack, model: Any) -> Any:
-    """The traced graph of this attack on this model; it goes when the model goes."""
+def _compiled(attack: Attack, model: Classifier) -> Callable[[Images, Labels, Seed], Images]:
+    """Return the graph of the attack on the model, traced at the first call."""
 
-    def trace(model: Callable[[], Any]) -> Any:
+    def trace(model: Callable[[], Classifier]) -> Callable[[Images, Labels, Seed], Images]:
         @tf.function(reduce_retracing=True)
-        def run(x: Any, y: Any, seed: Any) -> Any:
+        def run(x: Images, y: Labels, seed: Seed) -> Images:
             return attack.perturb(inference(model()), x, y, seed)
 
         return run

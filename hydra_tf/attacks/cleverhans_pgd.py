@@ -1,4 +1,4 @@
-"""CleverHans's own PGD behind this library's interface: the independent judge."""
+"""CleverHans's PGD as an attack of this library, an independent reference."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hydra_tf.attacks.ascent import check_steps, default_step_size
 from hydra_tf.attacks.base import ATTACKS, Attack
 from hydra_tf.attacks.inference import Predict
+from hydra_tf.attacks.step_sizes import check_steps, step_size_or_default
 from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import Images, Labels, Seed
 
 
 @ATTACKS.register()
@@ -24,11 +25,11 @@ class CleverHansPGD(Attack):
         epsilon: radius in units of pixel values in [0, 1].
         steps: ascent steps.
         step_size: length of a step, at most epsilon; ``2.5 * epsilon / steps`` when left out.
-        random_start: start uniformly in the ball. CleverHans draws it from TensorFlow's
-            global generator, so it follows `tf.random.set_seed` and not the call's seed.
+        random_start: start uniformly in the ball. CleverHans draws the start from TensorFlow's
+            global generator: `tf.random.set_seed` seeds it, the seed of the call is ignored.
 
     Raises:
-        ImportError: when CleverHans is not installed.
+        ImportError: if CleverHans is not installed.
 
     Example:
         >>> CleverHansPGD(epsilon=0.1, steps=10).steps
@@ -41,7 +42,7 @@ class CleverHansPGD(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Known without importing it: a command line ends here, not in the middle of its work.
+        # Checked here, without an import, so that a command fails before it starts its work.
         if importlib.util.find_spec("cleverhans") is None:
             raise ImportError(
                 "The attack cleverhans_pgd needs CleverHans, which is not installed; run "
@@ -50,17 +51,19 @@ class CleverHansPGD(Attack):
         check_steps(self.steps, self.step_size)
         if self.step_size is not None and self.step_size > self.epsilon:
             raise ValueError(
-                f"CleverHans takes no step_size ({self.step_size}) above epsilon ({self.epsilon})."
+                f"CleverHans needs a step_size of at most epsilon ({self.epsilon:g}), not "
+                f"{self.step_size:g}."
             )
 
-    def perturb(self, predict: Predict, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def perturb(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
         """Return CleverHans's images; see :meth:`Attack.perturb`."""
         if self.epsilon == 0:
             return x
-        load = tf.autograph.experimental.do_not_convert(importlib.import_module)  # else it warns
-        judge = load("cleverhans.tf2.attacks.projected_gradient_descent")
-        step_size = default_step_size(self.step_size, self.epsilon, self.steps)
-        return judge.projected_gradient_descent(
+        # AutoGraph warns about importlib.
+        load = tf.autograph.experimental.do_not_convert(importlib.import_module)
+        module = load("cleverhans.tf2.attacks.projected_gradient_descent")
+        step_size = step_size_or_default(self.step_size, self.epsilon, self.steps)
+        return module.projected_gradient_descent(
             predict,
             x,
             self.epsilon,

@@ -4,42 +4,42 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from hydra_tf.attacks.ascent import check_steps, climb
+from hydra_tf.attacks.ascent import Evaluation, ascent_loop
 from hydra_tf.attacks.base import ATTACKS, Attack
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import likely_targets, misclassified, targeted_margin
-from hydra_tf.attacks.norms import lengths, project, wide
-from hydra_tf.attacks.survivors import attack_again
+from hydra_tf.attacks.norms import broadcast_to_images, lengths, project
+from hydra_tf.attacks.restarts import attack_repeatedly
+from hydra_tf.attacks.step_sizes import check_steps
 from hydra_tf.core.lazy import tf
-from hydra_tf.core.types import Norm
+from hydra_tf.core.types import Images, Labels, Norm, Seed
 
-OVERSHOOT = 1.05  # eta: how far beyond the linearised boundary a step goes
-BACKWARDS = 0.9  # beta: what is kept of the change once the sample is broken
-BIAS = 0.1  # alpha_max: the largest weight of the step that starts at the image itself
-_FAR = 1e30  # beyond what any pixel has room for
+OVERSHOOT = 1.05  # eta: step length as a multiple of the distance to the linearised boundary
+BACKWARD = 0.9  # beta: share of the change that is kept once the sample is broken
+MAX_BIAS = 0.1  # alpha_max: largest weight of the step from the image itself
+_LARGE = 1e30  # larger than any change of a pixel
 
 
 @ATTACKS.register()
 @dataclass(frozen=True)
 class FAB(Attack):
-    """Targeted FAB: the nearest boundary to each likely class, whatever the logits' scale.
+    """Targeted FAB: the smallest change to each likely class, at any scale of the logits.
 
-    It looks for the smallest change that breaks a sample and counts it when it lies in the
-    ball. A sample that the model gets wrong, or that holds, comes back as it is; one that is
-    broken has the smallest change towards the first class that breaks it. Nothing is random.
+    A change that breaks a sample counts if it lies in the ball. A sample that is misclassified,
+    or that is not broken, is returned unchanged; a broken one has the smallest change towards
+    the first target that breaks it. The attack draws no random numbers.
 
-    The paper's last search for the boundary on the way back to the image is left out: an
-    image just beyond the boundary is one that another device's rounding may mend.
+    The final search of the paper, which moves the result closer to the boundary, is left out:
+    rounding on another device could move such an image back across the boundary.
 
     Args:
         norm: ``"linf"`` or ``"l2"``.
         epsilon: radius in units of pixel values in [0, 1].
-        steps: steps towards the boundary of each class.
-        targets: number of likely wrong classes to try, at most all.
+        steps: steps towards the boundary of each target.
+        targets: number of wrong classes to target, the most likely first, at most all.
 
     Example:
         >>> FAB(epsilon=0.1, targets=3).targets
@@ -51,105 +51,115 @@ class FAB(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_steps(self.steps, None)
+        check_steps(self.steps)
         if self.targets < 1:
             raise ValueError(f"targets must be at least 1, not {self.targets}.")
 
-    def perturb(self, predict: Predict, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Return the broken images within the ball; see :meth:`Attack.perturb`.
+    def perturb(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
+        """Return the misclassified images in the ball; see :meth:`Attack.perturb`.
 
         Raises:
             ValueError: for a model of fewer than two classes.
         """
-        aims = likely_targets(y, predict(x), self.targets)
-        labels = tf.concat([y[:, None], aims], axis=1)
+        targets = likely_targets(y, predict(x), self.targets)
+        labels = tf.concat([y[:, None], targets], axis=1)
 
-        def attempt(i: Any, x: Any, labels: Any, _: Any) -> tuple[Any, Any]:
-            y, aim = labels[:, 0], tf.gather(labels, 1 + i, axis=1)
-            found = project(self._nearest(predict, x, y, aim), x, self.norm, self.epsilon)
-            broken = misclassified(y, predict(found))
-            return tf.where(wide(broken, x), found, x), broken
+        def attempt(
+            i: tf.Tensor, x: Images, labels: tf.Tensor, _: Seed
+        ) -> tuple[Images, tf.Tensor]:
+            y, target = labels[:, 0], tf.gather(labels, 1 + i, axis=1)
+            nearest = self._nearest_misclassified(predict, x, y, target)
+            x_adv = project(nearest, x, self.norm, self.epsilon)
+            broken = misclassified(y, predict(x_adv))
+            return tf.where(broadcast_to_images(broken, x), x_adv, x), broken
 
-        return attack_again(attempt, x, labels, seed, aims.shape[1])[0]
+        return attack_repeatedly(attempt, x, labels, seed, targets.shape[1])[0]
 
-    def _nearest(self, predict: Predict, x: tf.Tensor, y: tf.Tensor, aim: tf.Tensor) -> tf.Tensor:
-        """The nearest misclassified image met (Algorithm 1); `x` itself without any."""
+    def _nearest_misclassified(
+        self, predict: Predict, x: Images, y: Labels, target: Labels
+    ) -> Images:
+        """Return the nearest misclassified image that is met (Algorithm 1), `x` if none is."""
 
-        def move(_: Any, x_now: Any, seen: Any, best: Any, distance: Any) -> tuple[Any, ...]:
-            gradient, _, values = seen
-            x_next = _towards_boundary(x, x_now, gradient, values, self.norm)
+        def update(
+            _: tf.Tensor, x_now: Images, evaluation: Evaluation, best: Images, distance: tf.Tensor
+        ) -> tuple[Images, Images, tf.Tensor]:
+            x_next = _step_to_boundary(x, x_now, evaluation, self.norm)
             wrong = misclassified(y, predict(x_next))
-            length = tf.reshape(lengths(x_next - x, self.norm), [-1])
-            nearer = wrong & (length < distance)
-            best = tf.where(wide(nearer, x), x_next, best)
-            back = x + BACKWARDS * (x_next - x)
-            x_next = tf.where(wide(wrong, x), back, x_next)
-            return x_next, best, tf.where(nearer, length, distance)
+            next_distance = tf.reshape(lengths(x_next - x, self.norm), [-1])
+            nearer = wrong & (next_distance < distance)
+            best = tf.where(broadcast_to_images(nearer, x), x_next, best)
+            backward = x + BACKWARD * (x_next - x)
+            x_next = tf.where(broadcast_to_images(wrong, x), backward, x_next)
+            return x_next, best, tf.where(nearer, next_distance, distance)
 
-        # What is misclassified already cannot be improved on.
-        never = tf.where(misclassified(y, predict(x)), 0.0, np.float32(np.inf))
-        loss = functools.partial(targeted_margin, y, aim)
-        return climb(predict, x, loss, move, x, never, steps=self.steps)[1]
+        # A misclassified image has distance 0, which no other image improves.
+        distance = tf.where(misclassified(y, predict(x)), 0.0, np.float32(np.inf))
+        loss = functools.partial(targeted_margin, y, target)
+        return ascent_loop(predict, x, loss, update, x, distance, steps=self.steps)[1]
 
 
-def _towards_boundary(
-    x: tf.Tensor, x_now: tf.Tensor, gradient: tf.Tensor, values: tf.Tensor, norm: Norm
-) -> tf.Tensor:
-    """One step (section 2.3): from here and from the image itself to the linearised boundary."""
+def _step_to_boundary(x: Images, x_now: Images, evaluation: Evaluation, norm: Norm) -> Images:
+    """Combine steps from `x_now` and from `x` to the linearised boundary (section 2.3)."""
+    gradient, _, losses = evaluation
     axes = list(range(1, len(x.shape)))
-    at_image = values + tf.reduce_sum(gradient * (x - x_now), axes)
-    both = tf.concat([x_now, x], 0)
-    slopes = tf.concat([gradient, gradient], 0)
-    steps = to_plane(both, slopes, -tf.concat([values, at_image], 0), norm)
-    here, image = tf.split(both + OVERSHOOT * steps, 2)
-    near, far = tf.split(lengths(steps, norm), 2)
-    bias = tf.minimum(tf.math.divide_no_nan(near, near + far), BIAS)
-    return tf.clip_by_value((1.0 - bias) * here + bias * image, 0.0, 1.0)
+    losses_at_x = losses + tf.reduce_sum(gradient * (x - x_now), axes)
+    origins = tf.concat([x_now, x], 0)
+    gradients = tf.concat([gradient, gradient], 0)
+    steps = step_to_hyperplane(origins, gradients, -tf.concat([losses, losses_at_x], 0), norm)
+    from_now, from_x = tf.split(origins + OVERSHOOT * steps, 2)
+    distance_now, distance_x = tf.split(lengths(steps, norm), 2)
+    bias = tf.math.divide_no_nan(distance_now, distance_now + distance_x)
+    bias = tf.minimum(bias, MAX_BIAS)
+    return tf.clip_by_value((1.0 - bias) * from_now + bias * from_x, 0.0, 1.0)
 
 
-def to_plane(x: tf.Tensor, slope: tf.Tensor, rise: tf.Tensor, norm: Norm) -> tf.Tensor:
-    """Return the smallest changes of `x` within [0, 1] by which linear functions rise so much.
+def step_to_hyperplane(x: Images, slope: tf.Tensor, increase: tf.Tensor, norm: Norm) -> tf.Tensor:
+    """Return the smallest changes of `x` in [0, 1] that increase linear functions as asked.
 
-    Pixel j moves by ``min(t * s_j, room_j)``, its room being what [0, 1] leaves and s_j = 1
-    in the Linf norm, ``|slope_j|`` in the L2 norm. The rise is then concave and piecewise
-    linear in t, so Newton's method from t = 0 never overshoots and ends at the exact t as
-    soon as no further pixel runs out of room. Where all pixels together cannot rise so much
-    they go as far as they can.
+    The absolute change of pixel j is ``min(t * s_j, limit_j)``, where limit_j is the distance
+    to the end of [0, 1] and s_j is 1 in the Linf norm, ``|slope_j|`` in the L2 norm. The
+    increase is concave and piecewise linear in t, so Newton's method from t = 0 never
+    overshoots and reaches the exact t once no further pixel reaches its limit. If the increase
+    is out of reach, all pixels go to their limits.
 
     Args:
         x: [batch, ...] images in [0, 1].
-        slope: [batch, ...] gradients of the functions.
-        rise: [batch] how much the functions are to rise, or fall where negative.
-        norm: which changes are small, ``"linf"`` or ``"l2"``.
+        slope: [batch, ...] gradients of the linear functions.
+        increase: [batch] required increase; a decrease where negative.
+        norm: the norm that is minimised, ``"linf"`` or ``"l2"``.
 
     Example:
         >>> x, slope = tf.constant([[0.5, 0.9]]), tf.constant([[1.0, 2.0]])
-        >>> to_plane(x, slope, tf.constant([0.4]), "linf").numpy().round(4).tolist()
+        >>> step_to_hyperplane(x, slope, tf.constant([0.4]), "linf").numpy().round(4).tolist()
         [[0.2, 0.1]]
     """
     axes = list(range(1, len(x.shape)))
-    # Only ratios count; slopes of 1 at most cannot overflow when squared.
-    unit = tf.reduce_max(tf.abs(slope), axes)
-    slope = tf.math.divide_no_nan(slope, wide(unit, x)) * wide(tf.sign(rise), x)
-    rise = tf.math.divide_no_nan(tf.abs(rise), unit)
-    room = tf.where(slope > 0, 1.0 - x, x)
-    steep = tf.abs(slope)
+    # The result depends on ratios only. Slopes of at most 1 do not overflow when squared.
+    largest = tf.reduce_max(tf.abs(slope), axes)
+    slope = tf.math.divide_no_nan(slope, broadcast_to_images(largest, x))
+    slope *= broadcast_to_images(tf.sign(increase), x)
+    increase = tf.math.divide_no_nan(tf.abs(increase), largest)
+    limit = tf.where(slope > 0, 1.0 - x, x)
+    steepness = tf.abs(slope)
 
-    def wish(t: Any) -> Any:
-        # No factor of ones in the Linf norm: TensorFlow's optimizer crashes on one when the
-        # batch is known to be empty.
-        return wide(t, x) if norm == "linf" else wide(t, x) * steep
+    def unlimited_change(t: tf.Tensor) -> tf.Tensor:
+        # In the Linf norm without a factor of ones, on which TensorFlow's optimizer crashes if
+        # the batch is known to be empty.
+        t = broadcast_to_images(t, x)
+        return t if norm == "linf" else t * steepness
 
-    def body(t: Any, full: Any, _: Any) -> tuple[Any, Any, Any]:
-        done = tf.reduce_sum(tf.where(full, steep * room, 0.0), axes)
-        rates = steep if norm == "linf" else tf.square(steep)
-        rate = tf.reduce_sum(tf.where(full, 0.0, rates), axes)
-        reached = tf.where(rate > 0, (rise - done) / rate, t)
-        # Not further: an infinite t times a slope of 0 is no number.
-        t = tf.maximum(t, tf.minimum(reached, _FAR))
-        fuller = full | (wish(t) >= room)
-        return t, fuller, tf.reduce_any(fuller & ~full)
+    def body(
+        t: tf.Tensor, at_limit: tf.Tensor, _: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        limited_increase = tf.reduce_sum(tf.where(at_limit, steepness * limit, 0.0), axes)
+        rates = steepness if norm == "linf" else tf.square(steepness)
+        rate = tf.reduce_sum(tf.where(at_limit, 0.0, rates), axes)
+        t_next = tf.where(rate > 0, (increase - limited_increase) / rate, t)
+        # An infinite t times a slope of 0 would be NaN.
+        t = tf.maximum(t, tf.minimum(t_next, _LARGE))
+        now_at_limit = at_limit | (unlimited_change(t) >= limit)
+        return t, now_at_limit, tf.reduce_any(now_at_limit & ~at_limit)
 
-    start = tf.zeros_like(rise), tf.zeros_like(x, tf.bool), tf.constant(True)
+    start = tf.zeros_like(increase), tf.zeros_like(x, tf.bool), tf.constant(True)
     t, _, _ = tf.while_loop(lambda *state: state[2], body, start)
-    return tf.sign(slope) * tf.minimum(wish(t), room)
+    return tf.sign(slope) * tf.minimum(unlimited_change(t), limit)

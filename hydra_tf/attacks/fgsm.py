@@ -8,13 +8,13 @@ from hydra_tf.attacks.ascent import ascend
 from hydra_tf.attacks.base import ATTACKS, Attack
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import cross_entropy
-from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import Images, Labels, Seed
 
 
 @ATTACKS.register()
 @dataclass(frozen=True)
 class FGSM(Attack):
-    """One step of length epsilon up the cross-entropy, from the image itself.
+    """One step of length epsilon that increases the cross-entropy, from the image itself.
 
     Args:
         norm: ``"linf"`` or ``"l2"``.
@@ -25,7 +25,7 @@ class FGSM(Attack):
         0.1
     """
 
-    def perturb(self, predict: Predict, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def perturb(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
         """Return the images after one step; see :meth:`Attack.perturb`."""
         return ascend(
             predict,

@@ -1,25 +1,28 @@
-"""The network as attacks see it."""
+"""The model as a function of images, with gradients that do not vanish in float16."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from hydra_tf.core.keras_models import all_layers
 from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import Classifier, Images, Logits
 
-Predict = Callable[[Any], Any]
+Predict = Callable[[Images], Logits]
 
 
-def inference(model: Any) -> Predict:
-    """Return what maps images to a model's logits in inference mode.
+def inference(model: Classifier) -> Predict:
+    """Return a function that maps images to the model's logits in inference mode.
 
-    Where layers compute in float16, the gradients of a network that is sure of its answer
-    vanish on their way back, and hide the network from the attack. There each sample's
-    gradient goes back with a largest entry of 1, and gets its size again at the images.
+    In float16 the gradients of confident predictions underflow to zero in the backward pass,
+    which would mask them from the attack. If a layer computes in float16, the gradient of each
+    sample is therefore scaled to a largest entry of 1 at the logits, and scaled back at the
+    images.
 
     Args:
-        model: a Keras model ``(x, training) -> logits``; its weights get no gradient.
+        model: a Keras model ``(x, training) -> logits``; with float16 layers its weights get no
+            gradient.
 
     Example:
         >>> import keras
@@ -28,31 +31,33 @@ def inference(model: Any) -> Predict:
         TensorShape([1, 3])
     """
 
-    def predict(x: Any) -> Any:
+    def predict(x: Images) -> Logits:
         return model(x, training=False)
 
-    half = any(layer.compute_dtype == "float16" for layer in all_layers(model))
-    if not half:
+    has_float16 = any(layer.compute_dtype == "float16" for layer in all_layers(model))
+    if not has_float16:
         return predict
-    plainly = tf.autograph.experimental.do_not_convert  # AutoGraph knows no custom gradients
-    return cast(Predict, plainly(plainly(_with_gradients_of_size_one)(predict)))
+    # AutoGraph does not support custom gradients.
+    do_not_convert = tf.autograph.experimental.do_not_convert
+    return cast(Predict, do_not_convert(do_not_convert(_with_scaled_gradients)(predict)))
 
 
-def _with_gradients_of_size_one(predict: Predict) -> Predict:
+def _with_scaled_gradients(predict: Predict) -> Predict:
     @tf.custom_gradient
-    def run(x: Any) -> tuple[Any, Callable[..., Any]]:
+    def run(x: Images) -> tuple[Logits, Callable[..., tuple[tf.Tensor, list[None]]]]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
             logits = predict(x)
 
-        def gradient(upstream: Any, variables: Any = ()) -> tuple[Any, list[None]]:
+        def gradient(
+            upstream: tf.Tensor, variables: Sequence[tf.Variable] = ()
+        ) -> tuple[tf.Tensor, list[None]]:
             size = tf.reduce_max(tf.abs(upstream), axis=1)
             unit = tf.cast(tf.math.divide_no_nan(upstream, size[:, None]), logits.dtype)
-            none = tf.UnconnectedGradients.ZERO
-            found = tape.gradient(logits, x, output_gradients=unit, unconnected_gradients=none)
-            return found * tf.reshape(size, [-1] + [1] * (len(x.shape) - 1)), [
-                None for _ in variables
-            ]
+            zero = tf.UnconnectedGradients.ZERO
+            scaled = tape.gradient(logits, x, output_gradients=unit, unconnected_gradients=zero)
+            size = tf.reshape(size, [-1] + [1] * (len(x.shape) - 1))
+            return scaled * size, [None] * len(variables)
 
         return tf.cast(logits, tf.float32), gradient
 

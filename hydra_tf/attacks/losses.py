@@ -1,19 +1,19 @@
-"""Losses that no scale of the logits can hide, and losses towards a target class."""
+"""Untargeted and targeted losses of attacks, and which samples are misclassified."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import Labels, Logits
 
-Loss = Callable[[Any], Any]
+Loss = Callable[[Logits], tf.Tensor]
 
 
-def cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Cross-entropy of each sample, [batch], for integer labels and logits in float32.
+def cross_entropy(y: Labels, logits: Logits) -> tf.Tensor:
+    """Return the cross-entropy of each sample, [batch] float32, for integer labels.
 
     Example:
         >>> cross_entropy([0], [[0.0, 0.0]]).numpy().round(4).tolist()
@@ -23,8 +23,8 @@ def cross_entropy(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
 
 
-def margin(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """The largest wrong logit less the right one (Carlini and Wagner, 2017), [batch].
+def margin(y: Labels, logits: Logits) -> tf.Tensor:
+    """Return the largest wrong logit minus the right one (Carlini and Wagner, 2017), [batch].
 
     Positive where the sample is misclassified.
 
@@ -38,10 +38,10 @@ def margin(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return wrong - tf.gather(logits, y, batch_dims=1)
 
 
-def misclassified(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Where the prediction is not the label, [batch] booleans.
+def misclassified(y: Labels, logits: Logits) -> tf.Tensor:
+    """Return [batch] booleans, true where the prediction is not the label.
 
-    Of equal logits the first is the prediction, as in every accuracy.
+    If several logits are largest, the first is the prediction, as in all accuracies.
 
     Example:
         >>> misclassified([0, 1], [[2.0, 2.0], [2.0, 2.0]]).numpy().tolist()
@@ -50,13 +50,12 @@ def misclassified(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.argmax(logits, axis=-1, output_type=tf.int32) != tf.cast(y, tf.int32)
 
 
-def dlr(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Difference of logits ratio (Croce and Hein, ICML 2020, eq. 6), [batch].
+def dlr(y: Labels, logits: Logits) -> tf.Tensor:
+    """Return the difference of logits ratio (Croce and Hein, ICML 2020, eq. 6), [batch].
 
-    The margin over the gap between the first and the third logit: neither a shift nor a
-    factor of the logits changes it, so a network cannot hide its gradients by being sure.
-    Two classes have no third logit; what is left is the margin, whose gradient has the same
-    direction at every factor.
+    The margin divided by the gap between the largest and the third largest logit. It is
+    invariant to shift and scale of the logits, so confident predictions do not mask gradients.
+    With two classes it is the margin, the direction of whose gradient is invariant too.
 
     Args:
         y: [batch] integer labels.
@@ -69,8 +68,8 @@ def dlr(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(margin(y, logits), _gap(logits, 3))
 
 
-def targeted_margin(y: tf.Tensor, target: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """The target's logit less the right one, [batch]; positive where the sample is broken.
+def targeted_margin(y: Labels, target: Labels, logits: Logits) -> tf.Tensor:
+    """Return the target's logit minus the right one, [batch]; positive if misclassified.
 
     Example:
         >>> targeted_margin([0], [2], [[5.0, 3.0, 1.0]]).numpy().tolist()
@@ -80,15 +79,16 @@ def targeted_margin(y: tf.Tensor, target: tf.Tensor, logits: tf.Tensor) -> tf.Te
     return tf.gather(logits, target, batch_dims=1) - tf.gather(logits, y, batch_dims=1)
 
 
-def targeted_dlr(y: tf.Tensor, target: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Targeted difference of logits ratio (Croce and Hein, ICML 2020, eq. 7), [batch].
+def targeted_dlr(y: Labels, target: Labels, logits: Logits) -> tf.Tensor:
+    """Return the targeted difference of logits ratio (Croce and Hein, 2020, eq. 7), [batch].
 
-    The target's logit less the right one, over the gap between the first logit and the
-    mean of the third and fourth; three classes leave out the fourth, two the division.
+    The target's logit minus the right one, divided by the gap between the largest logit and
+    the mean of the third and fourth largest. With three classes it is the gap to the third;
+    with two nothing is divided.
 
     Args:
         y: [batch] integer labels.
-        target: [batch] classes to be taken for.
+        target: [batch] target classes.
         logits: [batch, classes].
 
     Example:
@@ -98,8 +98,8 @@ def targeted_dlr(y: tf.Tensor, target: tf.Tensor, logits: tf.Tensor) -> tf.Tenso
     return tf.math.divide_no_nan(targeted_margin(y, target, logits), _gap(logits, 4))
 
 
-def _gap(logits: tf.Tensor, last: int) -> Any:
-    """The first logit less the mean of the third to the `last`, [batch]; 1 without a third."""
+def _gap(logits: Logits, last: int) -> tf.Tensor:
+    """Return the largest logit minus the mean of the third to `last` largest; or else 1."""
     logits = tf.cast(logits, tf.float32)
     if logits.shape[-1] < 3:
         return tf.ones_like(logits[:, 0])
@@ -107,8 +107,8 @@ def _gap(logits: tf.Tensor, last: int) -> Any:
     return ranked[:, 0] - tf.reduce_mean(ranked[:, 2:], axis=-1)
 
 
-def targeted_cross_entropy(y: tf.Tensor, target: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Less the cross-entropy of the target, [batch]; the label has no say.
+def targeted_cross_entropy(y: Labels, target: Labels, logits: Logits) -> tf.Tensor:
+    """Return minus the cross-entropy of the target, [batch]; the label is ignored.
 
     Example:
         >>> targeted_cross_entropy([0], [1], [[0.0, 0.0]]).numpy().round(4).tolist()
@@ -118,16 +118,16 @@ def targeted_cross_entropy(y: tf.Tensor, target: tf.Tensor, logits: tf.Tensor) -
     return -cross_entropy(target, logits)
 
 
-def likely_targets(y: tf.Tensor, logits: tf.Tensor, count: int) -> tf.Tensor:
-    """Return the wrong classes of largest logits, [batch, min(count, classes - 1)].
+def likely_targets(y: Labels, logits: Logits, count: int) -> tf.Tensor:
+    """Return the wrong classes with the largest logits, [batch, min(count, classes - 1)].
 
     Args:
         y: [batch] integer labels.
-        logits: [batch, classes] of the images themselves.
-        count: how many, at least 1.
+        logits: [batch, classes] of the benign images.
+        count: number of classes, at least 1.
 
     Raises:
-        ValueError: when there is no wrong class.
+        ValueError: if there is no wrong class.
 
     Example:
         >>> likely_targets([0], [[5.0, 1.0, 3.0]], 9).numpy().tolist()
@@ -138,7 +138,7 @@ def likely_targets(y: tf.Tensor, logits: tf.Tensor, count: int) -> tf.Tensor:
     if classes is None or classes < 2:
         raise ValueError(
             "A targeted attack needs a model that outputs logits of a known number of classes, "
-            f"at least 2, but its output has the shape {tuple(logits.shape)}."
+            f"at least 2, but the output has the shape {tuple(logits.shape)}."
         )
     right = tf.one_hot(y, classes, on_value=True, off_value=False)
     wrong = tf.where(right, tf.cast(-np.inf, logits.dtype), logits)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.randomness import for_samples
 from hydra_tf.core.registry import unknown
-from hydra_tf.core.types import Norm
+from hydra_tf.core.types import Images, Norm, Seed
 
 STARTS = ("uniform", "normal", "zero")
 _TINY = 1e-12  # keeps divisions by a vanishing norm finite
 
 
 def lengths(
-    batch: tf.Tensor, norm: Norm = "l2", axes: list[int] | None = None, least_square: float = 0.0
+    batch: Images, norm: Norm = "l2", axes: list[int] | None = None, least_square: float = 0.0
 ) -> tf.Tensor:
-    """Return the length of each sample, with axes of one kept for broadcasting.
+    """Return the length of each sample, [batch, 1, ...], to broadcast against images.
 
     Args:
         batch: [batch, ...].
         norm: ``"linf"`` or ``"l2"``.
-        axes: what a length is taken over, when not over all of a sample.
-        least_square: what the square of an L2 length is at least taken for.
+        axes: axes of the length; all but the first by default.
+        least_square: lower limit of the square of an L2 length.
 
     Example:
         >>> lengths(tf.constant([[3.0, -4.0]])).numpy().tolist()
@@ -35,36 +33,35 @@ def lengths(
     return tf.sqrt(tf.maximum(squares, least_square) if least_square else squares)
 
 
-def project(x_adv: tf.Tensor, x: tf.Tensor, norm: Norm, epsilon: Any) -> tf.Tensor:
-    """Return the images of `x_adv` moved into the pixel range and the ball around `x`.
+def project(x_adv: Images, x: Images, norm: Norm, epsilon: float | tf.Tensor) -> Images:
+    """Return images clipped to [0, 1] and then projected onto the ball around `x`.
 
     Args:
         x_adv: [batch, ...] candidate images.
         x: [batch, ...] ball centres, pixel values in [0, 1].
         norm: ``"linf"`` or ``"l2"``.
-        epsilon: radius in pixel values, a number or a scalar tensor.
+        epsilon: radius in pixel values.
 
     Example:
         >>> project(tf.constant([[0.9]]), tf.constant([[0.5]]), "linf", 0.25).numpy().tolist()
         [[0.75]]
     """
-    boxed = tf.clip_by_value(x_adv, 0.0, 1.0)
-    change = boxed - x
+    change = tf.clip_by_value(x_adv, 0.0, 1.0) - x
     if norm == "linf":
         return tf.clip_by_value(x + tf.clip_by_value(change, -epsilon, epsilon), 0.0, 1.0)
-    # Shrinking towards x, which lies in the pixel range, stays in the pixel range.
+    # On the line to x, which lies in [0, 1], so that the result does too.
     return x + change * tf.minimum(1.0, epsilon / lengths(change, least_square=_TINY))
 
 
 def steepest_step(gradient: tf.Tensor, norm: Norm) -> tf.Tensor:
     """Return the direction of unit norm along which a linear function grows fastest.
 
-    The direction does not depend on the gradient's size: where a network is confident its
-    gradients all but vanish, and a floor under their length would stall the attack there.
+    The gradient is normalised without a lower limit on its length, because the gradients of
+    confident predictions are tiny and a limit would stop the attack there.
 
     Args:
         gradient: [batch, ...].
-        norm: ``"linf"`` gives the sign, ``"l2"`` the gradient over its length.
+        norm: ``"linf"`` gives the sign, ``"l2"`` the gradient divided by its length.
 
     Example:
         >>> steepest_step(tf.constant([[3.0, -4.0]]), "linf").numpy().tolist()
@@ -78,9 +75,9 @@ def steepest_step(gradient: tf.Tensor, norm: Norm) -> tf.Tensor:
 
 
 def random_start(
-    x: tf.Tensor, norm: Norm, epsilon: Any, seed: tf.Tensor, start: str = "uniform"
-) -> tf.Tensor:
-    """Return where an attack begins.
+    x: Images, norm: Norm, epsilon: float | tf.Tensor, seed: Seed, start: str = "uniform"
+) -> Images:
+    """Return the first images of an attack.
 
     Args:
         x: [batch, ...] ball centres.
@@ -88,10 +85,10 @@ def random_start(
         epsilon: radius in pixel values.
         seed: int32 tensor of shape [2].
         start: ``"uniform"`` draws from the whole ball, ``"normal"`` adds 0.001 * N(0, I) as
-            TRADES does, ``"zero"`` begins at `x`.
+            TRADES does, ``"zero"`` is `x`.
 
     Raises:
-        ValueError: for another `start`.
+        ValueError: for an unknown `start`.
 
     Example:
         >>> random_start(tf.constant([[0.5]]), "linf", 0.1, [0, 0], "zero").numpy().tolist()
@@ -102,23 +99,23 @@ def random_start(
     if start == "zero":
         return x
     if start == "normal":
-        moved = x + 0.001 * normal(x, seed)
+        start_images = x + 0.001 * normal(x, seed)
     elif norm == "linf":
         noise = _uniform(tf.shape(x), seed, -1.0, x.dtype)
-        moved = x + epsilon * noise
+        start_images = x + epsilon * noise
     else:
         # A direction from the sphere times u^(1/n) is uniform in the ball.
         seeds = tf.random.split(seed, 2)
         noise = normal(x, seeds[0])
-        long = lengths(noise, least_square=_TINY)
+        length = lengths(noise, least_square=_TINY)
         size = tf.cast(tf.reduce_prod(tf.shape(x)[1:]), x.dtype)
-        radii = _uniform(tf.shape(long), seeds[1], 0.0, x.dtype)
-        moved = x + epsilon * radii ** (1.0 / size) * noise / long
-    return project(moved, x, norm, epsilon)
+        radii = _uniform(tf.shape(length), seeds[1], 0.0, x.dtype)
+        start_images = x + epsilon * radii ** (1.0 / size) * noise / length
+    return project(start_images, x, norm, epsilon)
 
 
-def normal(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Return N(0, I) of the form of a batch.
+def normal(x: Images, seed: Seed) -> tf.Tensor:
+    """Return standard normal noise of the shape of a batch.
 
     Args:
         x: [batch, ...] images.
@@ -134,16 +131,18 @@ def normal(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _uniform(shape: tf.Tensor, seed: tf.Tensor, low: float, dtype: Any) -> tf.Tensor:
-    """Numbers from `low` to 1 for each sample."""
-    return for_samples(lambda each: tf.random.stateless_uniform(each, seed, low, 1.0, dtype), shape)
+def _uniform(shape: tf.Tensor, seed: Seed, low: float, dtype: tf.DType) -> tf.Tensor:
+    """Return uniform numbers in [low, 1)."""
+    return for_samples(
+        lambda shape: tf.random.stateless_uniform(shape, seed, low, 1.0, dtype), shape
+    )
 
 
-def wide(flags: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """Return [batch] values with axes of one added, to broadcast against `x`.
+def broadcast_to_images(values: tf.Tensor, x: Images) -> tf.Tensor:
+    """Return [batch] values as [batch, 1, ...], to broadcast against images.
 
     Example:
-        >>> wide(tf.zeros([5]), tf.zeros([5, 8, 8, 1])).shape.as_list()
+        >>> broadcast_to_images(tf.zeros([5]), tf.zeros([5, 8, 8, 1])).shape.as_list()
         [5, 1, 1, 1]
     """
-    return tf.reshape(flags, [-1] + [1] * (len(x.shape) - 1))
+    return tf.reshape(values, [-1] + [1] * (len(x.shape) - 1))

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from hydra_tf.attacks.ascent import ascend_best, check_steps, default_step_size
+from hydra_tf.attacks.ascent import ascend_best
 from hydra_tf.attacks.base import ATTACKS, Attack
 from hydra_tf.attacks.inference import Predict
-from hydra_tf.attacks.losses import cross_entropy, margin
+from hydra_tf.attacks.losses import UNTARGETED
 from hydra_tf.attacks.norms import random_start
-from hydra_tf.attacks.survivors import attack_again
+from hydra_tf.attacks.restarts import attack_repeatedly
+from hydra_tf.attacks.step_sizes import check_steps, step_size_or_default
 from hydra_tf.core.lazy import tf
-
-LOSSES = {"ce": cross_entropy, "margin": margin}
+from hydra_tf.core.types import Images, Labels, Seed
 
 
 @ATTACKS.register()
 @dataclass(frozen=True)
 class PGD(Attack):
-    """PGD that keeps the best iterate, restarted for the samples that still hold.
+    """PGD that returns the best iterate, restarted for the samples that are not yet broken.
 
-    A sample that a restart breaks keeps that restart's best iterate and is left out of the
-    next ones; one that none breaks keeps the best iterate of the first.
+    A sample that a restart breaks has the best iterate of that restart and is left out of
+    later ones. A sample that no restart breaks has the best iterate of the first.
 
     Args:
         norm: ``"linf"`` or ``"l2"``.
@@ -30,8 +30,9 @@ class PGD(Attack):
         steps: ascent steps per restart.
         step_size: length of a step in the same norm; ``2.5 * epsilon / steps`` when left out.
         restarts: independent starts.
-        start: ``"uniform"`` in the ball, ``"normal"`` beside the image, or ``"zero"``.
-        loss: what is climbed: ``"ce"`` (cross-entropy) or ``"margin"``.
+        start: ``"uniform"`` in the ball, ``"normal"`` (the image plus 0.001 * N(0, I)), or
+            ``"zero"`` (the image).
+        loss: the loss to maximise: ``"ce"`` (cross-entropy) or ``"margin"``.
 
     Example:
         >>> PGD(epsilon=0.1, steps=10).rate
@@ -52,18 +53,18 @@ class PGD(Attack):
 
     @property
     def rate(self) -> float:
-        """The step size in force."""
-        return default_step_size(self.step_size, self.epsilon, self.steps)
+        """The step size, the default included."""
+        return step_size_or_default(self.step_size, self.epsilon, self.steps)
 
-    def perturb(self, predict: Predict, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def perturb(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
         """Return the best images of all restarts; see :meth:`Attack.perturb`."""
 
-        def restart(_: Any, x: Any, y: Any, seed: Any) -> tuple[Any, Any]:
+        def restart(_: tf.Tensor, x: Images, y: Labels, seed: Seed) -> tuple[Images, tf.Tensor]:
             return ascend_best(
                 predict,
                 x,
                 random_start(x, self.norm, self.epsilon, seed, self.start),
-                lambda logits: LOSSES[self.loss](y, logits),
+                lambda logits: UNTARGETED[self.loss](y, logits),
                 y,
                 norm=self.norm,
                 epsilon=self.epsilon,
@@ -71,4 +72,4 @@ class PGD(Attack):
                 steps=self.steps,
             )
 
-        return attack_again(restart, x, y, seed, self.restarts)[0]
+        return attack_repeatedly(restart, x, y, seed, self.restarts)[0]

@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from hydra_tf.attacks.base import ATTACKS, Attack
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import margin, misclassified
-from hydra_tf.attacks.norms import lengths, project, wide
+from hydra_tf.attacks.norms import broadcast_to_images, lengths, project
 from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import Images, Labels, Logits, Seed
 
-HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after so many of 10,000 queries
-TILES = 5  # the L2 attack starts with a bump on each of 5 x 5 tiles
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # halvings of p in 10,000 queries
+TILES = 5  # the L2 attack starts from 5 x 5 tiles
+
+# Maps the number of the window size, the benign images, the current images and a seed to
+# candidate images.
+Proposal: TypeAlias = "Callable[[tf.Tensor, Images, Images, Seed], Images]"
+IntArray: TypeAlias = "np.ndarray[Any, np.dtype[np.int32]]"
+FloatArray: TypeAlias = "np.ndarray[Any, np.dtype[np.floating[Any]]]"
 
 
 @ATTACKS.register()
 @dataclass(frozen=True)
 class Square(Attack):
-    """Square attack: squares at random places, kept where they raise the margin.
+    """Square attack: random changes of square windows, accepted if they increase the margin.
 
-    It asks for logits only, so that nothing done to gradients stops it. Vectors, [batch,
-    features], are images of one row, in which a square is a stretch of neighbours; arrays
-    [batch, height, width] are images of one channel; those of more axes count as vectors.
+    The attack needs logits only, so masked gradients do not affect it. Vectors, [batch,
+    features], are treated as images of one row, whose windows are intervals; arrays [batch,
+    height, width] as images of one channel; arrays with more axes as vectors.
 
-    A sample that the model gets wrong comes back as it is, and one that is broken is left
-    out from the next size of squares on; one that holds has the image of the largest margin.
+    A misclassified sample is returned unchanged. A broken sample is left out as soon as the
+    window size changes. A sample that is not broken has the image of the largest margin.
 
     Args:
         norm: ``"linf"`` or ``"l2"``.
         epsilon: radius in units of pixel values in [0, 1].
-        queries: how often the model may be asked about an image's changes.
-        p_init: share of an image's pixels that the first square changes, in (0, 1].
+        queries: number of changed images that the model may evaluate per image.
+        p_init: share of the pixels in the first window, in (0, 1].
 
     Example:
         >>> Square(queries=10_000).share(300)
@@ -52,12 +60,12 @@ class Square(Attack):
             raise ValueError(f"p_init is a share of the pixels in (0, 1], not {self.p_init}.")
 
     def share(self, query: int) -> float:
-        """The share of an image's pixels in a query's square: p_init, halved nine times."""
-        at = query * 10_000 // self.queries
-        return self.p_init / 2 ** sum(at > halving for halving in HALVINGS)
+        """Return the share of the pixels in the window of a query."""
+        scaled_query = query * 10_000 // self.queries
+        return self.p_init / 2 ** sum(scaled_query > halving for halving in HALVINGS)
 
     def window(self, query: int, height: int, width: int) -> tuple[int, int]:
-        """Height and width of a query's window, in pixels.
+        """Return height and width of the window of a query, in pixels.
 
         Example:
             >>> Square().window(0, 28, 28), Square().window(0, 1, 20)
@@ -68,77 +76,102 @@ class Square(Attack):
             return 1, max(1, round(pixels))
         side = max(round(math.sqrt(pixels)), 1 if self.norm == "linf" else 3)
         if self.norm == "l2":
-            side += side % 2 == 0  # a bump of odd size has a middle
+            side += side % 2 == 0  # odd, so that the window has a central pixel
         side = min(side, height, width)
         return side, side
 
-    def perturb(self, predict: Predict, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Return the images of largest margin met; see :meth:`Attack.perturb`.
+    def perturb(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
+        """Return the images of the largest margin; see :meth:`Attack.perturb`.
 
         Raises:
-            ValueError: for images whose size is not known when the graph is traced.
+            ValueError: for images of unknown size.
         """
         if None in x.shape[1:]:
             raise ValueError(
-                f"The Square attack needs images of one known size, not {tuple(x.shape)}."
+                f"The Square attack needs images of a known size, not of shape {tuple(x.shape)}."
             )
-        images = tf.reshape(x, [-1, *_as_image(tuple(x.shape[1:]))])
+        images = tf.reshape(x, [-1, *_image_shape(tuple(x.shape[1:]))])
 
-        def ask(images: Any) -> Any:
+        def predict_images(images: Images) -> Logits:
             return predict(tf.reshape(images, [-1, *x.shape[1:]]))
 
-        found = self._search(ask, images, y, seed)
-        return tf.stop_gradient(tf.reshape(found, [-1, *x.shape[1:]]))
+        best = self._search(predict_images, images, y, seed)
+        return tf.stop_gradient(tf.reshape(best, [-1, *x.shape[1:]]))
 
-    def _stages(self, height: int, width: int) -> tuple[list[tuple[int, int]], Any]:
-        """The sizes of windows, falling, and the number of the query that ends each."""
+    def _stages(self, height: int, width: int) -> tuple[list[tuple[int, int]], IntArray]:
+        """Return the window sizes, largest first, and the number of the query that ends each."""
         windows = [self.window(i, height, width) for i in range(self.queries)]
         sizes = sorted(set(windows), reverse=True)
         return sizes, np.cumsum([windows.count(size) for size in sizes]).astype(np.int32)
 
-    def _search(self, ask: Predict, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        # Loops of its own: there is no gradient to climb.
-        wrong = misclassified(y, ask(x))
-        best = tf.where(wide(wrong, x), x, START[self.norm](x, self.epsilon, seed))
-        logits = ask(best)
+    def _search(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
+        wrong = misclassified(y, predict(x))
+        start = INITIAL_IMAGES[self.norm](x, self.epsilon, seed)
+        start = tf.where(broadcast_to_images(wrong, x), x, start)
+        logits = predict(start)  # the first query
+        best = _Best(start, margin(y, logits), misclassified(y, logits))
         sizes, ends = self._stages(x.shape[1], x.shape[2])
-        move = MOVE[self.norm](x, self.epsilon, sizes)
+        propose = PROPOSALS[self.norm](x, self.epsilon, sizes)
 
-        def stage(k: Any, i: Any, best: Any, value: Any, broken: Any) -> tuple[Any, ...]:
-            """All queries with windows of one size, about the samples that still hold."""
-            where = tf.where(~broken)
-            x_left, y_left, *found = (tf.gather(z, where[:, 0]) for z in (x, y, best, value))
+        def stage(k: tf.Tensor, i: tf.Tensor, best: _Best) -> tuple[tf.Tensor, tf.Tensor, _Best]:
+            """Run all queries of one window size on the samples that are not yet broken."""
+            remaining = tf.where(~best.broken)
+            x_left, y_left, images, margins = (
+                tf.gather(values, remaining[:, 0]) for values in (x, y, best.images, best.margins)
+            )
 
-            def query(i: Any, old: Any, value: Any, broken: Any) -> tuple[Any, ...]:
-                moved = move(k, x_left, old, tf.random.fold_in(seed, i))
-                logits = ask(moved)
-                raised = margin(y_left, logits)
-                # What is broken may move on, but only to where the margin is larger still.
-                better = raised > value
-                broken |= better & misclassified(y_left, logits)
-                best = tf.where(wide(better, x), moved, old)
-                return i + 1, best, tf.maximum(raised, value), broken
+            def query(i: tf.Tensor, left: _Best) -> tuple[tf.Tensor, _Best]:
+                candidate = propose(k, x_left, left.images, tf.random.fold_in(seed, i))
+                return i + 1, left.updated(candidate, predict(candidate), y_left)
 
             end = tf.gather(ends, k)
+            _, left = tf.while_loop(
+                lambda i, left: (i < end) & ~tf.reduce_all(left.broken),
+                query,
+                (i, _Best(images, margins, tf.zeros_like(y_left, tf.bool))),
+            )
+            updates = [
+                tf.tensor_scatter_nd_update(old, remaining, new)
+                for old, new in zip(best, left, strict=True)
+            ]
+            return k + 1, end, _Best(*updates)
 
-            def going(i: Any, *found: Any) -> Any:
-                return (i < end) & ~tf.reduce_all(found[2])
+        def unfinished(k: tf.Tensor, _: tf.Tensor, best: _Best) -> tf.Tensor:
+            return (k < len(sizes)) & ~tf.reduce_all(best.broken)
 
-            _, *found = tf.while_loop(going, query, (i, *found, tf.zeros_like(y_left, tf.bool)))
-            old = (best, value, broken)
-            new = map(tf.tensor_scatter_nd_update, old, [where] * 3, found)
-            return (k + 1, end, *new)
-
-        def unfinished(k: Any, *state: Any) -> Any:
-            return (k < len(sizes)) & ~tf.reduce_all(state[3])
-
-        # The start was the first query.
-        found = (best, margin(y, logits), misclassified(y, logits))
-        return tf.while_loop(unfinished, stage, (tf.constant(0), tf.constant(1), *found))[2]
+        state = tf.while_loop(unfinished, stage, (tf.constant(0), tf.constant(1), best))
+        return state[2].images
 
 
-def _as_image(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Height, width and channels that a sample's shape is read as."""
+class _Best(NamedTuple):
+    """The image of largest margin of each sample so far.
+
+    Args:
+        images: [batch, height, width, channels].
+        margins: [batch].
+        broken: [batch] booleans, true where the image is misclassified.
+    """
+
+    images: Images
+    margins: tf.Tensor
+    broken: tf.Tensor
+
+    def updated(self, candidate: Images, logits: Logits, y: Labels) -> _Best:
+        """Return the best images after the evaluation of a candidate per sample.
+
+        A broken sample may change again, but only to an image of larger margin.
+        """
+        margins = margin(y, logits)
+        better = margins > self.margins
+        return _Best(
+            tf.where(broadcast_to_images(better, candidate), candidate, self.images),
+            tf.maximum(margins, self.margins),
+            self.broken | (better & misclassified(y, logits)),
+        )
+
+
+def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return height, width and channels for the shape of a sample."""
     if len(shape) == 3:
         return shape[0], shape[1], shape[2]
     if len(shape) == 2:
@@ -146,128 +179,134 @@ def _as_image(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return 1, math.prod(shape), 1
 
 
-def _signs(uniform: Any) -> Any:
+def _signs(uniform: tf.Tensor) -> tf.Tensor:
     return tf.where(uniform < 0.5, -1.0, 1.0)
 
 
-def _stripes(x: Any, epsilon: float, seed: Any) -> Any:
-    """The start in the Linf ball: columns of random sign."""
+def _linf_start(x: Images, epsilon: float, seed: Seed) -> Images:
+    """Return images with vertical stripes of random sign."""
     _, _, width, channels = x.shape
     signs = _signs(tf.random.stateless_uniform([tf.shape(x)[0], 1, width, channels], seed))
     return project(x + epsilon * signs, x, "linf", epsilon)
 
 
-def _bumps(x: Any, epsilon: float, seed: Any) -> Any:
-    """The start in the L2 ball: a bump of random sign and direction on every tile."""
+def _l2_start(x: Images, epsilon: float, seed: Seed) -> Images:
+    """Return images with an eta pattern of random sign and orientation on every tile."""
     height, width, channels = x.shape[1:]
     tile = max(1, (width if height == 1 else min(height, width)) // TILES)
     rows, columns = np.arange(height)[:, None], np.arange(width)
     shape = [tf.shape(x)[0], -(-height // tile), -(-width // tile), 1 + channels]
-    drawn = tf.random.stateless_uniform(shape, seed)
-    drawn = tf.gather(tf.gather(drawn, rows[:, 0] // tile, axis=1), columns // tile, axis=2)
-    forms = bumps(min(height, tile), tile)[:, rows % tile, columns % tile, None]
-    change = tf.where(drawn[..., :1] < 0.5, *forms) * _signs(drawn[..., 1:])
+    uniform = tf.random.stateless_uniform(shape, seed)
+    uniform = tf.gather(tf.gather(uniform, rows[:, 0] // tile, axis=1), columns // tile, axis=2)
+    patterns = eta_patterns(min(height, tile), tile)[:, rows % tile, columns % tile, None]
+    change = tf.where(uniform[..., :1] < 0.5, *patterns) * _signs(uniform[..., 1:])
     change *= tf.math.divide_no_nan(epsilon, lengths(change, axes=[1, 2, 3]))
     return project(x + change, x, "l2", epsilon)
 
 
-def _squares(x: Any, epsilon: float, sizes: list[tuple[int, int]]) -> Any:
-    """The move in the Linf ball: in one square every channel goes to its bound."""
+def _linf_proposal(x: Images, epsilon: float, sizes: list[tuple[int, int]]) -> Proposal:
+    """Return the proposal in the Linf ball: a window changes by +-epsilon."""
     channels = x.shape[-1]
 
-    def move(k: Any, x: Any, old: Any, seed: Any) -> Any:
-        drawn = tf.random.stateless_uniform([tf.shape(x)[0], 2 + channels], seed)
-        rows, columns = _from_corner(x, tf.gather(sizes, k), drawn[:, :2])
-        signs = _signs(drawn[:, None, None, 2:])
-        inside = _within(rows, columns, tf.gather(sizes, k))
-        return project(tf.where(inside, x + epsilon * signs, old), x, "linf", epsilon)
+    def propose(k: tf.Tensor, x: Images, current: Images, seed: Seed) -> Images:
+        uniform = tf.random.stateless_uniform([tf.shape(x)[0], 2 + channels], seed)
+        rows, columns = _window_coordinates(x, tf.gather(sizes, k), uniform[:, :2])
+        signs = _signs(uniform[:, None, None, 2:])
+        inside = _in_window(rows, columns, tf.gather(sizes, k))
+        return project(tf.where(inside, x + epsilon * signs, current), x, "linf", epsilon)
 
-    return move
+    return propose
 
 
-def _spending(x: Any, epsilon: float, sizes: list[tuple[int, int]]) -> Any:
-    """The move in the L2 ball (Algorithm 4): one square takes what another one spends.
+def _l2_proposal(x: Images, epsilon: float, sizes: list[tuple[int, int]]) -> Proposal:
+    """Return the proposal in the L2 ball (Algorithm 4).
 
-    A bump is added to the change within the first square, and the change there grows to
-    what both squares had, together with what the image has left of epsilon.
+    The first window gets an eta pattern, and the second is reset to the benign image. The
+    change in the first is scaled to the length that both windows had before, together with
+    what the image has not used of epsilon.
     """
     height, width, channels = x.shape[1:]
-    forms = np.zeros([len(sizes), 2, height * width], np.float32)
-    for form, (a, b) in zip(forms, sizes, strict=True):
-        form.reshape(2, height, width)[:, :a, :b] = bumps(a, b)
+    patterns = np.zeros([len(sizes), 2, height * width], np.float32)
+    for pattern, (a, b) in zip(patterns, sizes, strict=True):
+        pattern.reshape(2, height, width)[:, :a, :b] = eta_patterns(a, b)
 
-    def move(k: Any, x: Any, old: Any, seed: Any) -> Any:
-        drawn = tf.random.stateless_uniform([tf.shape(x)[0], 5 + channels], seed)
+    def propose(k: tf.Tensor, x: Images, current: Images, seed: Seed) -> Images:
+        uniform = tf.random.stateless_uniform([tf.shape(x)[0], 5 + channels], seed)
         size = tf.gather(sizes, k)
-        rows, columns = _from_corner(x, size, drawn[:, :2])
-        inside = _within(rows, columns, size)
-        both = inside | _within(*_from_corner(x, size, drawn[:, 2:4]), size)
-        form = tf.gather(forms, k)
-        places = tf.where(inside, rows * width + columns, 0)
-        lying = drawn[:, None, None, 4:5] < 0.5
-        bump = tf.where(lying, tf.gather(form[0], places), tf.gather(form[1], places))
-        change = old - x
-        taken = tf.where(inside, change, 0.0)
-        fresh = bump * _signs(drawn[:, None, None, 5:])
-        fresh += tf.math.divide_no_nan(taken, lengths(taken, axes=[1, 2, 3]))
-        fresh = tf.where(inside, fresh, 0.0)
+        rows, columns = _window_coordinates(x, size, uniform[:, :2])
+        inside = _in_window(rows, columns, size)
+        in_either = inside | _in_window(*_window_coordinates(x, size, uniform[:, 2:4]), size)
+        pattern = tf.gather(patterns, k)
+        positions = tf.where(inside, rows * width + columns, 0)
+        vertical = uniform[:, None, None, 4:5] < 0.5
+        eta = tf.where(vertical, tf.gather(pattern[0], positions), tf.gather(pattern[1], positions))
+        change = current - x
+        window_change = tf.where(inside, change, 0.0)
+        new = eta * _signs(uniform[:, None, None, 5:])
+        new += tf.math.divide_no_nan(window_change, lengths(window_change, axes=[1, 2, 3]))
+        new = tf.where(inside, new, 0.0)
         squares = tf.square(change)
-        spent = tf.reduce_sum(tf.where(both, squares, 0.0), [1, 2], keepdims=True)
-        left = epsilon**2 - tf.reduce_sum(squares, [1, 2, 3], keepdims=True)
-        length = tf.sqrt(spent + tf.maximum(0.0, left) / channels)
-        fresh *= tf.math.divide_no_nan(length, lengths(fresh, axes=[1, 2]))
-        return project(x + fresh + tf.where(both, 0.0, change), x, "l2", epsilon)
+        used = tf.reduce_sum(tf.where(in_either, squares, 0.0), [1, 2], keepdims=True)
+        unused = epsilon**2 - tf.reduce_sum(squares, [1, 2, 3], keepdims=True)
+        length = tf.sqrt(used + tf.maximum(0.0, unused) / channels)
+        new *= tf.math.divide_no_nan(length, lengths(new, axes=[1, 2]))
+        return project(x + new + tf.where(in_either, 0.0, change), x, "l2", epsilon)
 
-    return move
+    return propose
 
 
-def _from_corner(x: Any, size: Any, uniform: Any) -> tuple[Any, Any]:
-    """Rows and columns of an image, counted from the corner of a random window."""
+def _window_coordinates(
+    x: Images, size: tf.Tensor, uniform: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return rows and columns of the pixels, counted from the corner of a random window."""
     height, width = x.shape[1:3]
-    places = tf.cast([height, width] - size + 1, tf.float32)
-    corner = tf.cast(uniform * places, tf.int32)[:, None, None, :, None]
+    corners = tf.cast([height, width] - size + 1, tf.float32)
+    corner = tf.cast(uniform * corners, tf.int32)[:, None, None, :, None]
     rows = np.arange(height, dtype=np.int32)[:, None, None] - corner[..., 0, :]
     return rows, np.arange(width, dtype=np.int32)[:, None] - corner[..., 1, :]
 
 
-def _within(rows: Any, columns: Any, size: Any) -> Any:
-    """[batch, height, width, 1] booleans, true in a window of this size."""
+def _in_window(rows: tf.Tensor, columns: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Return [batch, height, width, 1] booleans, true in a window of the given size."""
     return (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
 
 
-def bumps(height: int, width: int) -> np.ndarray[Any, Any]:
-    """Return a peak and a trough above each other and beside each other (section 4.3).
+def eta_patterns(height: int, width: int) -> FloatArray:
+    """Return the patterns eta of the L2 attack (section 4.3), split vertically and horizontally.
+
+    Each consists of a positive and a negative peak, one above the other or one next to the
+    other.
 
     Args:
-        height: of both together, in pixels.
-        width: of both together, in pixels.
+        height: of the pattern, in pixels.
+        width: of the pattern, in pixels.
 
     Returns:
-        [2, height, width] float32, each of length 1. What is one pixel high has only the
-        second form.
+        [2, height, width] float32, both of length 1. A pattern of one row is always split
+        horizontally.
 
     Example:
-        >>> bumps(1, 4)[1].round(2).tolist()
+        >>> eta_patterns(1, 4)[1].round(2).tolist()
         [[0.14, 0.69, -0.14, -0.69]]
     """
-    beside = _halves(height, width)
-    forms = np.stack([_halves(width, height).T if height > 1 else beside, beside])
-    return (forms / np.linalg.norm(forms, axis=(1, 2), keepdims=True)).astype(np.float32)
+    horizontal = _two_peaks(height, width)
+    vertical = _two_peaks(width, height).T if height > 1 else horizontal
+    patterns = np.stack([vertical, horizontal])
+    return (patterns / np.linalg.norm(patterns, axis=(1, 2), keepdims=True)).astype(np.float32)
 
 
-def _halves(height: int, width: int) -> np.ndarray[Any, Any]:
-    return np.concatenate(
-        [_peak(height, width // 2), -_peak(height, width - width // 2)], axis=1
-    )  # fmt: skip
+def _two_peaks(height: int, width: int) -> FloatArray:
+    left = width // 2
+    return np.concatenate([_peak(height, left), -_peak(height, width - left)], axis=1)
 
 
-def _peak(height: int, width: int) -> np.ndarray[Any, Any]:
-    """Rectangles about the middle on each other, that of radius k - 1 of height 1 / k^2."""
+def _peak(height: int, width: int) -> FloatArray:
+    """Return a sum of centred rectangles, that of radius k - 1 with the value 1 / k^2."""
     rows, columns = np.arange(height)[:, None], np.arange(width)
-    radius = np.maximum(abs(rows - height // 2), abs(columns - width // 2))
-    every = np.arange(max(height, width) // 2 + 1)
-    return np.sum((radius[..., None] <= every) / (every + 1.0) ** 2, axis=-1)
+    distance = np.maximum(abs(rows - height // 2), abs(columns - width // 2))
+    radii = np.arange(max(height, width) // 2 + 1)
+    return np.sum((distance[..., None] <= radii) / (radii + 1.0) ** 2, axis=-1)
 
 
-START = {"linf": _stripes, "l2": _bumps}
-MOVE = {"linf": _squares, "l2": _spending}
+INITIAL_IMAGES = {"linf": _linf_start, "l2": _l2_start}
+PROPOSALS = {"linf": _linf_proposal, "l2": _l2_proposal}

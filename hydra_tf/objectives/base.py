@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hydra_tf.attacks.ascent import ascend, check_steps, default_step_size
+from hydra_tf.attacks.ascent import ascend
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import Loss
 from hydra_tf.attacks.norms import random_start
+from hydra_tf.attacks.step_sizes import check_steps, step_size_or_default
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.registry import Registry
 from hydra_tf.core.schedules import RAMPS
@@ -165,7 +166,8 @@ class Adversarial(Objective):
             loss,
             norm=self.norm,
             epsilon=epsilon,
-            step_size=epsilon_share * default_step_size(self.step_size, self.epsilon, self.steps),
+            step_size=epsilon_share
+            * step_size_or_default(self.step_size, self.epsilon, self.steps),
             steps=self.steps,
         )
 

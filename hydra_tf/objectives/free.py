@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_tf.attacks.ascent import check_steps
 from hydra_tf.attacks.losses import cross_entropy
 from hydra_tf.attacks.norms import project, steepest_step
+from hydra_tf.attacks.step_sizes import check_steps
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Ball, Classifier, Images, Labels, LossTerms, Norm, StepContext
 from hydra_tf.objectives.base import OBJECTIVES, Replayed

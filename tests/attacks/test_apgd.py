@@ -33,7 +33,7 @@ def climbed(attack, top, start=0.5):
         return tf.concat([tf.zeros_like(x), -tf.abs(x - top)], 1)
 
     x, y = tf.constant([[0.5]]), tf.constant([0])
-    best, broken = attack._climb(
+    best, broken = attack._ascend(
         predict, x, y, tf.constant([[start]]), lambda logits: margin(y, logits)
     )
     return seen, float(best[0, 0]), bool(broken[0])
@@ -57,21 +57,20 @@ def test_a_climb_by_hand():
 
 def checked(rises, shrunk, checked_loss, best_loss, span):
     one = lambda value: tf.constant([value])  # noqa: E731
-    kept = apgd.Memory(
-        before=one([0.0]), loss=one(1.0), best=one([0.9]), best_loss=one(best_loss),
-        best_gradient=one([-5.0]), broken=one(False), step_size=one(0.4), rises=one(rises),
-        checked_loss=one(checked_loss), shrunk=one(shrunk),
+    kept = apgd.State(
+        previous=one([0.0]), loss=one(1.0), best=one([0.9]), best_loss=one(best_loss),
+        best_gradient=one([-5.0]), broken=one(False), step_size=one(0.4), increases=one(rises),
+        checkpoint_loss=one(checked_loss), halved=one(shrunk),
     )  # fmt: skip
-    seen = (one([7.0]), None, one(1.0))
-    here, slope, kept = apgd._check(one([0.2]), seen, kept, tf.constant(span))
+    here, slope, kept = apgd._adapt_step_size(one([0.2]), one([7.0]), kept, tf.constant(span))
     back = np.isclose(here.numpy(), 0.9).item()
     assert slope.numpy().item() == (-5 if back else 7)
     assert kept.step_size.numpy().item() == pytest.approx(0.2 if back else 0.4)
     assert kept.loss.numpy().item() == (best_loss if back else 1)
     if span:
-        assert kept.rises.numpy().item() == 0
-        assert kept.shrunk.numpy().item() is back
-        assert kept.checked_loss.numpy().item() == best_loss
+        assert kept.increases.numpy().item() == 0
+        assert kept.halved.numpy().item() is back
+        assert kept.checkpoint_loss.numpy().item() == best_loss
     return back
 
 
@@ -98,7 +97,7 @@ def test_the_first_image_that_breaks_is_kept_and_ends_the_climb():
 
     x, y = tf.constant([[0.5], [0.9]]), tf.constant([0, 0])
     attack = APGD(epsilon=0.4, steps=20)
-    best, broken = attack._climb(predict, x, y, x, lambda logits: margin(y, logits))
+    best, broken = attack._ascend(predict, x, y, x, lambda logits: margin(y, logits))
     np.testing.assert_allclose(looks[:2], [[0.5, 0.9], [0.9, 1.0]], rtol=1e-6)
     assert len(looks) == 3  # the start, the step that breaks the first, the last look
     np.testing.assert_allclose(best, [[0.9], [0.9]])

@@ -91,7 +91,7 @@ def test_cleverhans_start_and_limits(trained):
     random = attacks.build("cleverhans_pgd:epsilon=0.1,steps=0,random_start=true")(net, x, y)
     moved = np.abs(random - x)[(x > 0.1) & (x < 0.9)]
     assert 0.04 < moved.mean() < 0.06  # half the radius
-    with pytest.raises(ValueError, match=r"no step_size \(0.2\) above epsilon \(0.1\)"):
+    with pytest.raises(ValueError, match=r"at most epsilon \(0.1\), not 0.2"):
         attacks.build("cleverhans_pgd:epsilon=0.1,step_size=0.2")
 
 

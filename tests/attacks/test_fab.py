@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import optimize
 
 from hydra_tf.attacks.apgd import APGD
-from hydra_tf.attacks.fab import FAB, to_plane
+from hydra_tf.attacks.fab import FAB, step_to_hyperplane
 from hydra_tf.core.randomness import stateless_seed
 
 NORMS = ("linf", "l2")
@@ -17,7 +17,7 @@ NORMS = ("linf", "l2")
 
 def plane_step(x, slope, rise, norm):
     as_tensor = (tf.constant([each], tf.float32) for each in (x, slope, rise))
-    return to_plane(*as_tensor, norm).numpy()[0]
+    return step_to_hyperplane(*as_tensor, norm).numpy()[0]
 
 
 @pytest.mark.parametrize(

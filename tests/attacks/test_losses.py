@@ -72,5 +72,5 @@ def test_likely_targets_are_the_largest_wrong_logits_in_order():
 
 
 def test_a_model_without_wrong_classes_is_refused():
-    with pytest.raises(ValueError, match=r"at least 2, but its output has the shape \(3, 1\)"):
+    with pytest.raises(ValueError, match=r"at least 2, but the output has the shape \(3, 1\)"):
         losses.likely_targets([0, 0, 0], tf.zeros([3, 1]), 9)

@@ -50,13 +50,13 @@ def test_bumps_by_hand():
     # radius up to 1 with 1/4.
     peak = np.array([[0.25, 0.25], [0.25, 1.25]])
     expected = np.hstack([peak, -peak])
-    above, beside = square.bumps(2, 4)
+    above, beside = square.eta_patterns(2, 4)
     np.testing.assert_allclose(beside, expected / np.linalg.norm(expected), rtol=1e-6)
     # The other form halves the height: a row of width 4 about column 2 lies above another.
     row = np.array([1 / 9, 1 / 4 + 1 / 9, 1 + 1 / 4 + 1 / 9, 1 / 4 + 1 / 9])
     np.testing.assert_allclose(above, [row, -row] / np.linalg.norm([row, row]), rtol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(square.bumps(7, 7), axis=(1, 2)), 1, rtol=1e-6)
-    five = square.bumps(5, 5)
+    np.testing.assert_allclose(np.linalg.norm(square.eta_patterns(7, 7), axis=(1, 2)), 1, rtol=1e-6)
+    five = square.eta_patterns(5, 5)
     np.testing.assert_allclose(five[0], five[1].T, rtol=1e-6)
 
 
@@ -65,7 +65,7 @@ def test_windows_are_uniform_over_their_places(shape):
     x = tf.zeros([4000, *shape])
     uniform = tf.random.stateless_uniform([4000, 2], [1, 2])
     size = tf.constant([3, 3])
-    inside = square._within(*square._from_corner(x, size, uniform), size).numpy()[..., 0]
+    inside = square._in_window(*square._window_coordinates(x, size, uniform), size).numpy()[..., 0]
     assert (inside.sum((1, 2)) == 9).all()
     tops, lefts = (inside.any(axis).argmax(1) for axis in (2, 1))
     for corner, places in ((tops, shape[0] - 2), (lefts, shape[1] - 2)):
@@ -77,7 +77,7 @@ def test_windows_are_uniform_over_their_places(shape):
 def test_the_linf_move_sets_one_square_to_the_bounds():
     x = tf.fill([50, 6, 6, 2], 0.5)
     old = x + 0.02
-    moved = square._squares(x, 0.1, [(4, 4), (2, 2)])(1, x, old, tf.constant([3, 4])).numpy()
+    moved = square._linf_proposal(x, 0.1, [(4, 4), (2, 2)])(1, x, old, tf.constant([3, 4])).numpy()
     changed = ~np.isclose(moved, 0.52)
     assert (changed.sum((1, 2)) == 4).all()
     np.testing.assert_allclose(np.abs(moved[changed] - 0.5), 0.1, rtol=1e-5)
@@ -91,7 +91,7 @@ def test_the_l2_move_spends_what_it_takes_and_what_is_left():
     x = tf.fill([40, 9, 9, 2], 0.5)
     change = rng.normal(size=(40, 9, 9, 2)).astype("float32")
     change *= 0.2 / np.sqrt((change**2).sum((1, 2, 3), keepdims=True))
-    move = square._spending(x, 0.3, [(3, 3)])
+    move = square._l2_proposal(x, 0.3, [(3, 3)])
     moved = move(0, x, x + change, tf.constant([1, 1])).numpy() - 0.5
     # All of epsilon is in use, though the change before had 0.2 of 0.3 only.
     np.testing.assert_allclose(np.sqrt((moved**2).sum((1, 2, 3))), 0.3, rtol=1e-4)
@@ -103,7 +103,7 @@ def test_the_l2_move_spends_what_it_takes_and_what_is_left():
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.1), ("l2", 0.5)])
 def test_starts_fill_the_ball(norm, epsilon):
     x = tf.fill([20, 10, 11, 2], 0.5)
-    start = square.START[norm](x, epsilon, tf.constant([5, 0])).numpy() - 0.5
+    start = square.INITIAL_IMAGES[norm](x, epsilon, tf.constant([5, 0])).numpy() - 0.5
     if norm == "l2":
         np.testing.assert_allclose(np.sqrt((start**2).sum((1, 2, 3))), epsilon, rtol=1e-5)
         # A peak and its trough sum to all but nothing on each of the 5 x 5 tiles of 2 x 2.
@@ -177,7 +177,9 @@ def test_images_without_a_known_size_are_refused():
     def run(x):
         return Square().perturb(lambda z: z, x, tf.zeros(2, tf.int32), stateless_seed(0))
 
-    with pytest.raises(ValueError, match=r"images of one known size, not \(None, None, 4, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"images of a known size, not of shape \(None, None, 4, 1\)"
+    ):
         run(tf.zeros([2, 4, 4, 1]))
 
 
