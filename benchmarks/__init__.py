@@ -1,1 +1,1 @@
-"""Speed, memory and size, each as a ratio against a named peer or limit in one run."""
+"""Benchmarks of speed, memory and size; each prints a ratio to a named reference."""

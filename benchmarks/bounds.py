@@ -2,11 +2,11 @@
 
     python -m benchmarks.bounds [--networks=mnist_cnn] [--methods=ibp,crown_ibp] [--rounds=25]
 
-The plain step is the cross-entropy of the logits, backwards, and SGD with momentum. The other
-minimises the cross-entropy of the negated lower bounds of the margins at epsilon = 2/255,
-without the allowance for rounding, as training does. The steps are run in turn in one process,
-so that the ratio holds on a noisy machine. The targets on mnist_cnn are 3 for ``ibp`` and 8
-for ``crown_ibp``.
+The plain step computes the cross-entropy of the logits and its gradients and applies SGD with
+momentum. The other minimises the cross-entropy of the negated lower bounds of the margins at
+epsilon = 2/255, without the margin for rounding error, as in training. The steps alternate in
+one process, so that the ratio is reliable on a noisy machine. The targets on mnist_cnn are
+3 for ``ibp`` and 8 for ``crown_ibp``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EPSILON = 2 / 255
 
 
 def make_step(name: str, method: str | None):
-    """Return a function that makes one training step on fixed random images."""
+    """Return a function that takes one training step on fixed random images."""
     import keras
     import tensorflow as tf
 
@@ -57,7 +57,7 @@ def make_step(name: str, method: str | None):
 
 
 def seconds(step) -> float:
-    """Wall-clock seconds of one call."""
+    """Return the wall-clock seconds of one call."""
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
@@ -70,7 +70,7 @@ def compare(name: str, methods: list[str], rounds: int) -> None:
         step()
     times = np.empty((rounds, len(steps)))
     for i in range(rounds):
-        # The order turns: whatever a step leaves in the caches helps each as often.
+        # The order rotates, so that the state of the caches affects all equally often.
         for k in np.roll(np.arange(len(steps)), i):
             times[i, k] = seconds(steps[k])
     plain = np.median(times[:, 0])

@@ -1,11 +1,11 @@
-"""Certification by randomized smoothing against the network's bare forward passes.
+"""Certification by randomized smoothing compared with the network's bare forward passes.
 
     python -m benchmarks.certification [--networks=mnist_cnn,cnn_large] [--rounds=9]
 
 One side is `hydra_tf.evaluation.certify` of 32 images, noise, votes and bounds included; the
 other is ``model(x, training=False)`` in a `tf.function` on one fixed batch, at the fastest of
-several batch sizes. Both classify as many images a round and are run in turn in one process,
-so that the ratio of their throughputs holds on a noisy machine. The target is 0.9.
+several batch sizes. Both classify the same number of images per round and alternate in one
+process, so that the ratio of their throughputs is reliable on a noisy machine. The target is 0.9.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def make_sides(name: str):
 
 
 def throughput(run, images: int) -> float:
-    """Images a second of one round."""
+    """Return the images per second of one round."""
     start = time.perf_counter()
     run()
     return images / (time.perf_counter() - start)
@@ -69,10 +69,10 @@ def compare(name: str, rounds: int) -> None:
     best = max(trials, key=trials.get)
     pairs = []
     for i in range(rounds):
-        # The order alternates: whatever a side leaves in the caches helps each as often.
+        # The order alternates, so that the state of the caches affects both equally often.
         sides = (certify, bare[best]) if i % 2 else (bare[best], certify)
-        found = [throughput(*side) for side in sides]
-        pairs.append(found[::-1] if i % 2 else found)
+        pair = [throughput(*side) for side in sides]
+        pairs.append(pair[::-1] if i % 2 else pair)
     rates = np.array(pairs)
     low, middle, high = np.percentile(rates[:, 1] / rates[:, 0], [25, 50, 75])
     median = np.median(rates, axis=0)

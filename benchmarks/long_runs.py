@@ -1,13 +1,13 @@
-"""What the training loop adds to a step, how long a step waits for data, and memory over time.
+"""Overhead of the training loop, time spent waiting for data, and memory over time.
 
     python -m benchmarks.long_runs [--epochs=50]
 
 Loop: epochs of :func:`hydra_tf.training.train` on one device and of a bare loop that calls the
-same step on the same batches, in turn in one process (mnist_cnn, TRADES with ten steps, batch
-128); the target is 1.03. Waiting: the share of the time that a natural training step of cnn_large
-(the shortest step that such data meet here) waits for batches of 45,000 images of CIFAR's form,
-cropped and flipped; the target is 5%. Memory: the process's resident memory over many epochs,
-and the peaks of runs on folders of few and of ten times as many images.
+same step on the same batches, alternating in one process (mnist_cnn, TRADES with ten steps, batch
+128); the target is 1.03. Waiting: the share of time that a natural training step of cnn_large (the
+shortest step used with such data) waits for batches of 45,000 CIFAR-sized images, cropped and
+flipped; the target is 5%. Memory: resident memory of the process over many epochs,
+and peak memory of an epoch on image folders of two sizes, one ten times the other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 
 
 def loop_against_bare(epochs: int) -> np.ndarray:
-    """Return the ratios of the time of an epoch in the loop to that in a bare loop."""
+    """Return, per epoch, the time in the training loop divided by that in a bare loop."""
     import keras
     import tensorflow as tf
 
@@ -55,17 +55,17 @@ def loop_against_bare(epochs: int) -> np.ndarray:
     times = []
 
     class Clock(keras.callbacks.Callback):
-        """Times the loop's steps but the first, then as many of the bare loop."""
+        """Times all steps of an epoch but the first, then as many steps of the bare loop."""
 
         def on_train_batch_end(self, batch, logs=None):
             if batch == 0:
                 self.start = time.perf_counter()
             elif batch == data.steps - 1:
-                own = time.perf_counter() - self.start
+                loop = time.perf_counter() - self.start
                 start = time.perf_counter()
                 for _ in range(data.steps - 1):
                     float(step(iterator))
-                times.append((own, time.perf_counter() - start))
+                times.append((loop, time.perf_counter() - start))
 
     pipeline = hydra_tf.HydraCallback(1.0, epochs, restore_best_weights=False)
     hydra_tf.training.train(
@@ -76,12 +76,12 @@ def loop_against_bare(epochs: int) -> np.ndarray:
         callbacks=[Clock()],
         verbose=0,
     )
-    own, other = np.array(times[1:]).T
-    return own / other
+    loop, reference = np.array(times[1:]).T
+    return loop / reference
 
 
 def waiting(steps: int = 60) -> tuple[float, float]:
-    """Return the share of time that steps wait for data, and the seconds of a step."""
+    """Return the share of time spent waiting for data, and the seconds per step."""
     import keras
     import tensorflow as tf
 
@@ -123,7 +123,7 @@ def waiting(steps: int = 60) -> tuple[float, float]:
 
 
 def resident() -> float:
-    """Megabytes of memory that this process holds now."""
+    """Return the resident memory of this process in megabytes."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -134,11 +134,11 @@ def memory_over_epochs(epochs: int) -> list[float]:
 
     import hydra_tf
 
-    held: list[float] = []
+    memory: list[float] = []
 
-    class Watch(keras.callbacks.Callback):
+    class MemoryLog(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            held.append(resident())
+            memory.append(resident())
 
     data = hydra_tf.data.load("digits", batch_size=64)
     net = hydra_tf.models.build("mnist_cnn", input_shape=data.image_shape, num_classes=10, seed=0)
@@ -151,15 +151,15 @@ def memory_over_epochs(epochs: int) -> list[float]:
             data.steps,
             hydra_tf.HydraCallback(1.0, epochs),
             validation_data=data.validation,
-            callbacks=[Watch()],
+            callbacks=[MemoryLog()],
             checkpoints=hydra_tf.training.Checkpoints(folder),
             verbose=0,
         )
-    return held
+    return memory
 
 
 def peak_on_folder(count: int) -> float:
-    """Return the peak memory, in megabytes, of an epoch on a folder of so many images."""
+    """Return the peak memory, in megabytes, of an epoch on a folder of `count` images."""
     with tempfile.TemporaryDirectory() as folder:
         write_images(folder, count)
         result = subprocess.run(
@@ -172,14 +172,14 @@ def peak_on_folder(count: int) -> float:
 
 
 def write_images(folder: str, count: int) -> None:
-    """Write JPEG images of random blots in two classes."""
+    """Write JPEG images of smooth noise in two classes."""
     import tensorflow as tf
 
-    chance = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for name in ("dark", "light"):
         os.makedirs(os.path.join(folder, name))
     for i in range(count):
-        pixels = tf.image.resize(chance.integers(0, 256, (8, 8, 3)), (256, 256))
+        pixels = tf.image.resize(generator.integers(0, 256, (8, 8, 3)), (256, 256))
         name = os.path.join(folder, ("dark", "light")[i % 2], f"{i:05}.jpg")
         tf.io.write_file(name, tf.io.encode_jpeg(tf.cast(pixels, tf.uint8)))
 
@@ -197,7 +197,7 @@ def one_epoch(folder: str) -> None:
 
 
 def main() -> None:
-    """Parse the arguments and print what was measured."""
+    """Parse the arguments and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--long", type=int, default=100)
@@ -210,10 +210,10 @@ def main() -> None:
     print(f"loop / bare loop: {middle:.3f} ({low:.3f}-{high:.3f})", flush=True)
     share, seconds = waiting()
     print(f"waiting for data: {share:.2%} of steps of {seconds * 1e3:.0f} ms", flush=True)
-    held = memory_over_epochs(arguments.long)
+    memory = memory_over_epochs(arguments.long)
     print(
-        f"resident memory after epoch 10: {held[9]:.0f} MB, after epoch {len(held)}: "
-        f"{held[-1]:.0f} MB",
+        f"resident memory after epoch 10: {memory[9]:.0f} MB, after epoch {len(memory)}: "
+        f"{memory[-1]:.0f} MB",
         flush=True,
     )
     few, many = (peak_on_folder(count) for count in (300, 3000))

@@ -1,8 +1,8 @@
-"""Exact mask selection against `tf.sort` and `tf.math.top_k`.
+"""Exact mask selection compared with `tf.sort` and `tf.math.top_k`.
 
     python -m benchmarks.mask_selection [--weights=2400000] [--rounds=20]
 
-The three are run in turn in one process. The target is ten times faster than `tf.sort` at
+The three alternate in one process. The target is ten times faster than `tf.sort` at
 2.4 million weights.
 """
 
@@ -45,21 +45,22 @@ def main() -> None:
         def by_top_k(values: tf.Tensor, kept: int = kept) -> tf.Tensor:
             return tf.math.top_k(tf.abs(values), kept).values
 
-        ways = (radix, by_sorting, by_top_k)
+        functions = (radix, by_sorting, by_top_k)
         times = []
-        for way in ways:
-            way(scores)
+        for function in functions:
+            function(scores)
         for _ in range(arguments.rounds):
             row = []
-            for way in ways:
+            for function in functions:
                 start = time.perf_counter()
-                way(scores).numpy()
+                function(scores).numpy()
                 row.append(time.perf_counter() - start)
             times.append(row)
         measured = np.array(times)
         ratios = np.median(measured / measured[:, :1], axis=0)
-        own = 1e3 * np.median(measured[:, 0])
-        print(f"| {100 * density:g}% of {size:,} | {own:.1f} | {ratios[1]:.1f} | {ratios[2]:.1f} |")
+        milliseconds = 1e3 * np.median(measured[:, 0])
+        cells = (f"{value:.1f}" for value in (milliseconds, *ratios[1:]))
+        print(f"| {100 * density:g}% of {size:,} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

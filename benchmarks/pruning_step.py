@@ -1,10 +1,10 @@
-"""A pruning step against the same robust step on the plain, unmasked network.
+"""A pruning step compared with the same robust step on the plain, unmasked network.
 
     python -m benchmarks.pruning_step [--networks=mnist_cnn,cnn_large] [--rounds=15]
 
-Both steps are TRADES with ten attack steps and SGD with momentum; they are run in turn in
-one process, so that the ratio holds on a noisy machine. The target is 1.05. Peak memory is
-the median of three further processes of each kind of step; the target is 1.15.
+Both steps are TRADES with ten attack steps and SGD with momentum; they alternate in one
+process, so that the ratio is reliable on a noisy machine. The target is 1.05. Peak memory is
+the median of three separate processes per kind of step; the target is 1.15.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CASES = {
 
 
 def make_step(name: str, masked: bool):
-    """Return a function that makes one training step on fixed random images."""
+    """Return a function that takes one training step on fixed random images."""
     import keras
     import tensorflow as tf
 
@@ -61,7 +61,7 @@ def make_step(name: str, masked: bool):
 
 
 def seconds(step) -> float:
-    """Wall-clock seconds of one call."""
+    """Return the wall-clock seconds of one call."""
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
@@ -74,10 +74,10 @@ def compare(name: str, rounds: int) -> None:
         step()
     pairs = []
     for i in range(rounds):
-        # The order alternates: whatever a step leaves in the caches helps each as often.
+        # The order alternates, so that the state of the caches affects both equally often.
         if i % 2:
-            late = seconds(masked)
-            pairs.append((seconds(plain), late))
+            masked_seconds = seconds(masked)
+            pairs.append((seconds(plain), masked_seconds))
         else:
             pairs.append((seconds(plain), seconds(masked)))
     times = np.array(pairs)
@@ -93,7 +93,7 @@ def compare(name: str, rounds: int) -> None:
 
 
 def peak_memory(name: str, masked: bool) -> float:
-    """Peak resident memory in kB of fresh processes that make three steps of one kind."""
+    """Return the peak memory in kB (median of three processes) of three steps of one kind."""
     command = [sys.executable, "-m", "benchmarks.pruning_step", "--probe", name, str(int(masked))]
     runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3)]
     return float(np.median([int(run.stdout.split()[-1]) for run in runs]))
@@ -108,7 +108,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.probe:
         step = make_step(arguments.probe[0], arguments.probe[1] == "1")
-        gc.collect()  # the plain network that a masked one was made from
+        gc.collect()  # frees the plain network that was masked
         for _ in range(3):
             step()
         # Not getrusage: its peak is inherited from the process that started this one.

@@ -1,11 +1,10 @@
-"""Kill a run again and again: does it end with the bits of a run that was left alone?
+"""Kill a run repeatedly and check that it ends with the same bits as an undisturbed run.
 
     python -m benchmarks.resume [--kills=30] [--seed=0]
 
-A small run of ``flags.train`` on real digits is made twice by the same command. The second is
-killed (SIGKILL) at random moments, while it loads, trains, writes checkpoints and judges, and
-started anew each time, until it has been killed so often; then it is left to finish. All files
-that hold a result are compared bit by bit.
+The same ``flags.train`` command on the digits is run twice. The second run is killed (SIGKILL)
+at random moments, while it loads data, trains, writes checkpoints or evaluates, and restarted,
+`kills` times; then it finishes. All files with results are compared bit by bit.
 """
 
 from __future__ import annotations
@@ -28,52 +27,52 @@ RECIPE = [
 
 
 def command(out: pathlib.Path, epochs: int) -> list[str]:
-    """The command of a run of three times so many epochs."""
+    """Return the command of a run with `epochs` epochs in each of the three phases."""
     phases = [f"--{name}_epochs={epochs}" for name in ("pretrain", "prune", "finetune")]
     return [sys.executable, "-m", "flags.train", *RECIPE, *phases, f"--out={out}"]
 
 
 def results(out: pathlib.Path) -> dict[str, object]:
-    """All that a run has found: weights, scores and masks, metrics, report."""
+    """Return all results of a run: weights, scores, masks, metrics and report."""
     import keras
 
-    import hydra_tf  # noqa: F401 - its layers are in the file
+    import hydra_tf  # noqa: F401 - registers the layers
 
-    found: dict[str, object] = {}
+    values: dict[str, object] = {}
     for name in ("model.keras", "dense.keras"):
         for i, variable in enumerate(keras.saving.load_model(out / name).variables):
-            found[f"{name} {i} {variable.path}"] = keras.ops.convert_to_numpy(variable).tobytes()
+            values[f"{name} {i} {variable.path}"] = keras.ops.convert_to_numpy(variable).tobytes()
     for i, line in enumerate((out / "metrics.jsonl").read_text().splitlines()):
-        found[f"metrics {i}"] = line
+        values[f"metrics {i}"] = line
     report = json.loads((out / "report.json").read_text())
-    return {**found, "report": json.dumps(report, sort_keys=True)}
+    return {**values, "report": json.dumps(report, sort_keys=True)}
 
 
 def kill_and_resume(folder: pathlib.Path, kills: int, epochs: int, seed: int) -> list[str]:
     """Return the names of the results that differ; none should.
 
     Args:
-        folder: an empty folder to work in.
-        kills: how often to kill the run.
-        epochs: of each phase.
-        seed: of the moments.
+        folder: an empty folder for the runs.
+        kills: number of kills.
+        epochs: epochs of each phase.
+        seed: seed of the moments of the kills.
     """
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     started = time.monotonic()
     subprocess.run(command(folder / "whole", epochs), check=True, **quiet)
     length = time.monotonic() - started
-    chance = random.Random(seed)
-    done = 0
-    while done < kills:
+    generator = random.Random(seed)
+    killed = 0
+    while killed < kills:
         process = subprocess.Popen(command(folder / "killed", epochs), **quiet)
         try:
-            process.wait(chance.uniform(0.0, 1.1 * length))
+            process.wait(generator.uniform(0.0, 1.1 * length))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            done += 1
+            killed += 1
         else:
-            # It came to its end: what is killed from now on is a run made anew.
+            # The run finished; the remaining kills hit a new one.
             if process.returncode:
                 return [f"a run that was started again ended with status {process.returncode}"]
             if differing(folder):
@@ -84,25 +83,25 @@ def kill_and_resume(folder: pathlib.Path, kills: int, epochs: int, seed: int) ->
 
 
 def differing(folder: pathlib.Path) -> list[str]:
-    """Names of results that differ between the two runs."""
+    """Return the names of the results that differ between the two runs."""
     one, other = results(folder / "whole"), results(folder / "killed")
     return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
 
 
 def main() -> None:
-    """Parse the arguments and print what was found."""
+    """Parse the arguments and print the number of differences."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = kill_and_resume(
+        differences = kill_and_resume(
             pathlib.Path(folder), arguments.kills, arguments.epochs, arguments.seed
         )
         count = len(results(pathlib.Path(folder) / "whole"))
-    print(f"{arguments.kills} kills, {count} results compared, {len(found)} differ")
-    sys.exit(bool(found))
+    print(f"{arguments.kills} kills, {count} results compared, {len(differences)} differ")
+    sys.exit(bool(differences))
 
 
 if __name__ == "__main__":

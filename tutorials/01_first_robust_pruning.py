@@ -1,4 +1,4 @@
-"""A first robust pruning: train, prune and look at the mask, in about a minute.
+"""A first robust pruning: train, prune and inspect the mask, in about a minute.
 
 Run it from a checkout:  python tutorials/01_first_robust_pruning.py
 """
@@ -6,12 +6,12 @@ Run it from a checkout:  python tutorials/01_first_robust_pruning.py
 # %% [markdown]
 # # A first robust pruning
 #
-# A robust network keeps its answer when an adversary moves every pixel by up to epsilon.
-# HYDRA prunes such a network by asking the robust loss itself which connections matter:
-# the weights are frozen, every weight gets a trainable importance score, the top scores
-# of a layer are kept, and SGD on the robust loss moves the scores.
+# A robust network keeps its prediction when an adversary changes every pixel by up to
+# epsilon. HYDRA uses the robust loss to decide which weights to keep: the weights are
+# frozen, each gets a trainable importance score, the weights with the largest scores of a
+# layer are kept, and SGD on the robust loss trains the scores.
 #
-# The data are 1,797 real handwritten digits of 8x8 pixels that scikit-learn ships.
+# The data are the 1,797 handwritten digits of 8x8 pixels in scikit-learn.
 
 # %%
 import keras
@@ -26,7 +26,7 @@ print("images", data.image_shape, "classes", data.num_classes)
 # %% [markdown]
 # ## Any Keras network that outputs logits
 #
-# Nothing about it is special to this library. `RobustModel` puts masks on a copy of its
+# The network needs nothing from this library. `RobustModel` makes a copy with masked
 # layers and trains it with the objective that the string names.
 
 # %%
@@ -47,8 +47,8 @@ model.compile(optimizer=keras.optimizers.SGD(0.05, momentum=0.9), metrics=["accu
 # %% [markdown]
 # ## Three phases in one `fit`
 #
-# Pretrain all weights, prune by training the scores, fine-tune what is left: 5% of the
-# weights.
+# Pretrain all weights, prune by training the scores, fine-tune the kept weights, 5% of
+# all.
 
 # %%
 pipeline = hydra_tf.HydraCallback(
@@ -67,10 +67,10 @@ model.fit(
 )
 
 # %% [markdown]
-# ## What is left
+# ## Which weights are kept
 #
-# Every layer keeps exactly the same share. Of the first layer's filters some lost all
-# their weights: nobody told the network to drop whole filters.
+# Every layer keeps the same share. Some filters of the first layer lost all their weights,
+# although single weights are pruned, not whole filters.
 
 # %%
 for row in hydra_tf.sparsity.report(model)["layers"]:
@@ -79,7 +79,7 @@ mask = np.asarray(model.net.layers[0].mask)
 print("weights kept in each first-layer filter:", mask.sum((0, 1, 2)).astype(int).tolist())
 
 # %% [markdown]
-# ## How good is it?
+# ## Evaluation
 #
 # Accuracy on the test split, and under PGD with 20 steps and 3 restarts.
 
@@ -90,9 +90,9 @@ robust = hydra_tf.evaluation.robust_accuracy(model, data.test, attack)
 print(f"benign accuracy {benign:.1%}, robust accuracy {robust:.1%}")
 
 # %% [markdown]
-# ## A plain Keras model to take home
+# ## A plain Keras model
 #
-# `strip_masks` writes the zeros into the kernels and gives plain Keras layers back.
+# `strip_masks` writes the zeros into the kernels and returns plain Keras layers.
 
 # %%
 plain = hydra_tf.strip_masks(model)

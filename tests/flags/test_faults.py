@@ -1,4 +1,4 @@
-"""Runs that are killed, told to stop, or out of room: nothing of them is lost."""
+"""Runs that are killed, stopped, or out of disk space lose nothing."""
 
 import json
 import re
@@ -18,14 +18,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a run that nothing happened to, ``whole``."""
+    """A folder with an undisturbed run, ``whole``."""
     path = tmp_path_factory.mktemp("runs")
     subprocess.run(command(path / "whole", 1), check=True, cwd=ROOT, capture_output=True)
     return path
 
 
 def finish(folder, name):
-    """Run the command of ``whole`` again under another name, and compare."""
+    """Run the command again until the run is finished; compare the results with ``whole``."""
     result = subprocess.run(
         command(folder / name, 1), cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -38,33 +38,33 @@ def finish(folder, name):
         (folder / "killed").rename(folder / name)
 
 
-def wait_for_checkpoint(out, process, least=1):
-    while len(list((out / "checkpoints").glob("at-*.npz"))) < least:
+def wait_for_checkpoint(out, process, count=1):
+    while len(list((out / "checkpoints").glob("at-*.npz"))) < count:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
 
 
-def start(folder, name, **how):
+def start(folder, name, **kwargs):
     return subprocess.Popen(
         command(folder / name, 1),
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        **how,
+        **kwargs,
     )
 
 
-def test_a_run_that_is_killed_goes_on_to_the_same_bits(folder):
+def test_a_killed_run_resumes_to_the_same_bits(folder):
     process = start(folder, "cut")
-    wait_for_checkpoint(folder / "cut", process, least=2)
+    wait_for_checkpoint(folder / "cut", process, count=2)
     process.kill()
     process.communicate()
     assert not (folder / "cut" / "report.json").exists()
     finish(folder, "cut")
 
 
-def test_sigterm_ends_with_a_checkpoint_and_a_status_of_its_own(folder):
+def test_sigterm_writes_a_checkpoint_and_ends_with_status_75(folder):
     process = start(folder, "told")
     wait_for_checkpoint(folder / "told", process)
     process.send_signal(signal.SIGTERM)
@@ -75,13 +75,13 @@ def test_sigterm_ends_with_a_checkpoint_and_a_status_of_its_own(folder):
     finish(folder, "told")
 
 
-def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(folder):
+def test_a_full_disk_is_one_sentence_and_the_run_can_be_resumed(folder):
     size = max(path.stat().st_size for path in (folder / "whole").glob("*.keras"))
 
-    def little_room():
+    def limit_file_size():
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-    result = start(folder, "full", preexec_fn=little_room)
+    result = start(folder, "full", preexec_fn=limit_file_size)
     _, errors = result.communicate(timeout=300)
     assert result.returncode == 2
     assert "checkpoint cannot be written" in errors
@@ -90,7 +90,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(fold
     finish(folder, "full")
 
 
-def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(tmp_path):
+def test_a_dry_run_estimates_a_run_and_writes_nothing(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "flags.train", *RECIPE, f"--out={tmp_path / 'run'}", "--dry_run"],
         cwd=ROOT,
@@ -108,7 +108,7 @@ def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_tells_its_versions_and_a_hash_of_what_was_asked(folder):
+def test_a_config_has_versions_and_a_hash(folder):
     content = json.loads((folder / "whole" / "config.json").read_text())
     assert set(content["versions"]) == {"tensorflow", "keras", "numpy"}
     assert len(content["hash"]) == 12
@@ -117,24 +117,24 @@ def test_a_run_tells_its_versions_and_a_hash_of_what_was_asked(folder):
 
 def test_two_processes_do_not_share_a_directory(folder):
     config = json.loads((folder / "whole" / "config.json").read_text())
-    claim = [
+    prepare = [
         "from flags.shared import run_directory",
         f"run_directory.prepare({str(folder / 'shared')!r}, {config!r}, overwrite=True)",
     ]
-    hold = "\n".join([*claim, "print('held', flush=True)", "input()"])
-    how = {"cwd": ROOT, "text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    first = subprocess.Popen([sys.executable, "-c", hold], **how)
-    assert first.stdout.readline() == "held\n"
-    again = [sys.executable, "-c", "\n".join(claim)]
+    hold = "\n".join([*prepare, "print('locked', flush=True)", "input()"])
+    options = {"cwd": ROOT, "text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    first = subprocess.Popen([sys.executable, "-c", hold], **options)
+    assert first.stdout.readline() == "locked\n"
+    again = [sys.executable, "-c", "\n".join(prepare)]
     second = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=False)
     assert "UsageError: Another process is using" in second.stderr
     first.kill()
     first.communicate()
-    # The lock has gone with its process.
+    # The lock ends with its process.
     third = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=False)
     assert third.returncode == 0, third.stderr
 
 
 @pytest.mark.slow(seconds=750)
-def test_thirty_kills_change_no_bit(tmp_path):
+def test_thirty_kills_do_not_change_the_results(tmp_path):
     assert kill_and_resume(tmp_path, kills=30, epochs=3, seed=0) == []

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import hydra_tf
+from hydra_tf.sparsity.methods import METHODS
+from hydra_tf.sparsity.score_init import SCORE_INITS
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARIES = ["train", "evaluate", "certify", "export", "study"]
@@ -35,13 +37,17 @@ def call(binary, *flags, module="flags"):
 
 
 @pytest.mark.parametrize("binary", BINARIES)
-def test_help_teaches_without_loading_tensorflow(binary):
+def test_help_is_printed_without_loading_tensorflow(binary):
     start = time.monotonic()
     result = call(binary, "--help")
     elapsed = time.monotonic() - start
     assert result.returncode == 0
     assert f"python -m flags.{binary}" in result.stdout
     assert "--out" in result.stdout or "--attacks" in result.stdout
+    if binary in ("train", "study"):
+        text = " ".join(result.stdout.split())
+        assert ", ".join(METHODS.names()) in text
+        assert ", ".join(SCORE_INITS.names()) in text
     # The contract is two seconds; loading TensorFlow alone takes longer than the allowance.
     assert elapsed < 4
 
@@ -68,6 +74,7 @@ def test_importing_a_binary_does_not_load_tensorflow(binary):
         (["--dataset=cifar11"], "did you mean"),
         (["--attacks=pgdd"], 'did you mean "pgd"'),
         (["--method=hydro"], "hydra"),
+        (["--method=hydra:score_init=snp"], 'did you mean "snip"'),
         (["--pretrain_epochs=-1"], "at least 0"),
         (["--learning_rate=nan"], "positive"),
         (["--batch_size=0"], "at least 1"),
@@ -124,7 +131,7 @@ def test_train_writes_the_run_directory(finished):
     assert report["density"] == pytest.approx(0.05, abs=1e-3)
 
 
-def test_a_finished_run_is_not_done_again_and_another_is_refused(finished):
+def test_a_finished_run_is_not_repeated_and_another_is_refused(finished):
     out, _ = finished
     before = (out / "report.json").stat().st_mtime_ns
     again = call("train", *SMALL, "--density=0.05", f"--out={out}")
@@ -253,7 +260,7 @@ def test_a_data_set_that_is_not_prepared_is_one_line(tmp_path):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_study_tabulates_and_goes_on_where_it_stopped(tmp_path):
+def test_study_tabulates_and_resumes(tmp_path):
     flags = [*SMALL, "--densities=0.1", "--seeds=2", "--tflite", f"--out={tmp_path}"]
     result = call("study", *flags)
     assert result.returncode == 0, result.stderr
@@ -271,7 +278,17 @@ def test_study_tabulates_and_goes_on_where_it_stopped(tmp_path):
     assert stamp == {p: p.stat().st_mtime_ns for p in tmp_path.glob("seed*/*/model.keras")}
 
 
-def test_overwrite_never_touches_what_is_no_run(tmp_path):
+def test_networks_of_a_study_have_folders_of_their_own(tmp_path):
+    code = "import sys; from flags.study import _folder; print(_folder(sys.argv[1], 0.05))"
+    command = [sys.executable, "-c", code, "hydra:score_init=snip"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == "hydra-score_init-snip-0.05\n"
+    result = call("study", *SMALL, "--methods=lwm,lwm", f"--out={tmp_path / 'a'}")
+    assert result.returncode == 2
+    assert "give 2 networks the folder 'lwm-0.1'; list each of them once" in result.stderr
+
+
+def test_overwrite_keeps_folders_that_are_not_runs(tmp_path):
     precious = tmp_path / "backup" / "precious"
     precious.parent.mkdir()
     precious.write_text("mine")
@@ -282,7 +299,7 @@ def test_overwrite_never_touches_what_is_no_run(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "not json"])
-def test_a_config_that_is_none_is_explained(content, tmp_path):
+def test_an_invalid_config_is_explained(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
     result = call("evaluate", f"--run={tmp_path}")
     assert result.returncode == 2

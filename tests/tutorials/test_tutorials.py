@@ -1,4 +1,4 @@
-"""The tutorials run offline, and end with what they promise."""
+"""The tutorials run offline and print the expected results."""
 
 import os
 import re
