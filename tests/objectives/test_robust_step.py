@@ -73,7 +73,7 @@ def test_variables_left_out_do_not_move():
 
 
 def test_score_step_by_hand_and_masks_follow():
-    # dL/ds = dL/d(w m) * w * sign(s), straight through; then the mask is chosen anew.
+    # dL/ds = dL/d(w m) * w * sign(s), straight through; then the mask is chosen again.
     net = hydra_tf.mask_model(linear_net())
     hydra_tf.set_density(net, 0.5)
     layer = masked_layers(net)[0]

@@ -41,7 +41,11 @@ from hydra_tf.training.long_runs.loop_graphs import (
 from hydra_tf.training.long_runs.loop_options import LoopOptions
 from hydra_tf.training.long_runs.moving_average import MovingAverage
 from hydra_tf.training.long_runs.preemption import PreemptionError, sigterm_deferred
-from hydra_tf.training.long_runs.run_identity import require_same_run, run_identity
+from hydra_tf.training.long_runs.run_identity import (
+    require_same_position,
+    require_same_run,
+    run_identity,
+)
 from hydra_tf.training.robust_model import RobustModel
 from hydra_tf.training.step.batch_checks import plain_sentences
 from hydra_tf.training.step.phases import PHASES, trained_variables
@@ -253,9 +257,7 @@ class _Loop:
             self.store_bad_batches(position, self._last_steps)
             raise
         last = epoch + 1 == first + self.pipeline.plan[phase] or self.model.stop_training
-        if (
-            average is not None and not last
-        ):  # the last epoch of a phase leaves the average in place
+        if average is not None and not last:  # after its last epoch, the average stays
             average.swap()
         self.position, self.sums = RunPosition(epoch + 1, 0), MetricSums()
         self._save()
@@ -343,7 +345,7 @@ class _Loop:
     def _restore(self) -> None:
         """Restore the newest checkpoint, if there is one."""
         newest = self.checkpoints.newest() if self.checkpoints else None
-        self._require_same_position(RunPosition() if newest is None else newest[0])
+        require_same_position(self.strategy, RunPosition() if newest is None else newest[0])
         if newest is None or self.checkpoints is None:
             return
         self.position, arrays = newest
@@ -370,21 +372,3 @@ class _Loop:
     def _identity(self) -> dict[str, Any]:
         """Return what identifies this run."""
         return run_identity(self.model, self.pipeline, self.steps_per_epoch, self.options)
-
-    def _require_same_position(self, position: RunPosition) -> None:
-        """Check that all workers start at the same position.
-
-        Raises:
-            ValueError: when they have found different checkpoints.
-        """
-        if self.strategy.cluster_resolver is None:
-            return
-        local = tf.constant([float(position.epoch), float(position.step)])
-        total = self.strategy.reduce(
-            tf.distribute.ReduceOp.SUM, self.strategy.run(lambda: local), axis=None
-        )
-        if not np.array_equal(total, local * self.strategy.num_replicas_in_sync):
-            raise ValueError(
-                "The workers have found different checkpoints; all of them must use one shared "
-                "folder."
-            )

@@ -1,4 +1,4 @@
-"""What identifies the run that a checkpoint belongs to."""
+"""Checks that a checkpoint belongs to this run, and that all workers resume from the same one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from hydra_tf.objectives import OBJECTIVES
 from hydra_tf.training.callbacks.pipeline import HydraCallback
+from hydra_tf.training.long_runs.checkpoints import RunPosition
 from hydra_tf.training.long_runs.loop_options import LoopOptions
 from hydra_tf.training.robust_model import RobustModel
 from hydra_tf.training.step.optimizer import optimizer_settings
@@ -102,3 +104,26 @@ def _as_json(value: Any) -> Any:
         return value.item()
     name = getattr(value, "__name__", type(value).__name__)
     return [name, value.get_config()] if hasattr(value, "get_config") else name
+
+
+def require_same_position(strategy: tf.distribute.Strategy, position: RunPosition) -> None:
+    """Check that all workers start at the same position.
+
+    Args:
+        strategy: the strategy of the run; one without a cluster has nothing to compare.
+        position: the position that this worker has found.
+
+    Raises:
+        ValueError: when the workers have found different checkpoints.
+
+    Example:
+        >>> require_same_position(tf.distribute.get_strategy(), RunPosition(1, 0))
+    """
+    if strategy.cluster_resolver is None:
+        return
+    local = tf.constant([float(position.epoch), float(position.step)])
+    total = strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: local), axis=None)
+    if not np.array_equal(total, local * strategy.num_replicas_in_sync):
+        raise ValueError(
+            "The workers have found different checkpoints; all of them must use one shared folder."
+        )
