@@ -9,7 +9,7 @@ import numpy as np
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Labels, Logits
 
-Loss = Callable[[Logits], tf.Tensor]
+Loss = Callable[[Logits], "tf.Tensor"]
 
 
 def cross_entropy(y: Labels, logits: Logits) -> tf.Tensor:
