@@ -50,15 +50,15 @@ setup(
     install_requires=[
         "absl-py>=1.4",
         "ai-edge-litert>=2.1",
-        "keras>=3.10",
-        "matplotlib>=3.8",
+        "keras>=3.11",
+        "matplotlib>=3.10.7",
         "mlxtend>=0.23",
         "numpy>=1.26",
         "scikit-learn>=1.4",
         "scipy>=1.11",
         "tensorboard>=2.20",
         "tensorflow>=2.20",
-        "tensorflow-datasets>=4.9.7",
+        "tensorflow-datasets>=4.9.10",
         "wrapt>=1.15",
     ],
     extras_require={

@@ -184,11 +184,13 @@ def check_exact_on_affine_networks(method, net, epsilon=0.1):
     low = bounds.margin_lower_bound(net, x, y, epsilon, method, rounding=False).numpy()
     for sample, (image, label) in enumerate(zip(x, y, strict=True)):
         point = tf.constant(image[None])
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(persistent=True) as tape:
             tape.watch(point)
             logits = net(point)[0]
             margins = logits[label] - logits
-        rows = tape.jacobian(margins, point).numpy().reshape(CLASSES, *image.shape)
+        # Vectorized, it is wrong in the third digit with TensorFlow 2.20.
+        rows = tape.jacobian(margins, point, experimental_use_pfor=False)
+        rows = rows.numpy().reshape(CLASSES, *image.shape)
         corners = np.clip(image - np.float32(epsilon) * np.sign(rows), 0, 1)
         logits = net(corners).numpy()
         attained = logits[:, label] - np.diagonal(logits)

@@ -22,6 +22,7 @@ def by_sorting(scores, kept):
 
 TINY = float(np.float32(1e-45))
 NASTY = [0.0, -0.0, TINY, -TINY, 2 * TINY, 1e-39, 1.0, -1.0, 1 + 2**-23, 3e38, np.inf, -np.inf]
+NASTY = [float(np.float32(value)) for value in NASTY]
 
 
 @settings(deadline=None, max_examples=120)

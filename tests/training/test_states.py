@@ -96,8 +96,8 @@ def test_metrics_are_right_for_either_form_of_labels(first):
     forms = {"rows": np.eye(10)[Y], "integers": Y, "column": Y[:, None]}
     for form in (first, *forms):
         found = model.evaluate(X, forms[form], verbose=0, return_dict=True)
-        assert found["accuracy"] == pytest.approx(right)
-        assert found[own] == pytest.approx(right)
+        assert float(found["accuracy"]) == pytest.approx(right)
+        assert float(found[own]) == pytest.approx(right)
     history = model.fit(X, forms["rows"], validation_data=(X, Y), verbose=0).history
     right = float(np.mean(np.argmax(model.predict(X, verbose=0), 1) == Y))
     assert history["val_accuracy"] == pytest.approx([right])
