@@ -1,4 +1,4 @@
-"""Networks by name, and masks on any network and off again."""
+"""Networks by name, and functions that mask a network and strip its masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["MODELS", "build", "mask_model", "strip_masks", "synchronize_batchnor
 
 
 def __getattr__(name: str) -> Any:
-    # Masking loads Keras, which looking up a name must not.
+    # Masking imports Keras, which looking up a name must not do.
     if name in ("mask_model", "strip_masks", "synchronize_batchnorm"):
         return getattr(importlib.import_module("hydra_tf.models.masking"), name)
-    raise AttributeError(f"hydra_tf.models has no name {name!r}.")
+    raise AttributeError(f"hydra_tf.models has no attribute {name!r}.")

@@ -1,13 +1,13 @@
-"""Masks on any functional or Sequential Keras model, and off again."""
+"""Copies of functional and Sequential Keras models with masks, and without them."""
 
 from __future__ import annotations
 
 import contextlib
 import fnmatch
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import keras
+import tensorflow as tf
 from absl import logging
 
 from hydra_tf.core.keras_models import all_layers, functional_class
@@ -20,19 +20,19 @@ Choice = str | Sequence[str] | Callable[[keras.layers.Layer], bool]
 _PLAIN = {masked: plain for plain, masked in MASKED.items()}
 
 
-def _chosen(choice: Choice, model: keras.Model) -> set[int]:
-    """Identities of the layers that a choice picks, with all layers of a picked model."""
-    found: set[int] = set()
+def _selected_ids(choice: Choice, model: keras.Model) -> set[int]:
+    """Return the ids of the layers that a choice selects, and of all layers in selected models."""
+    selected: set[int] = set()
     for layer in model.layers:
-        if _picks(choice, layer):
-            found |= {id(layer), *map(id, all_layers(layer))}
+        if _matches(choice, layer):
+            selected |= {id(layer), *map(id, all_layers(layer))}
         elif hasattr(layer, "layers"):
-            found |= _chosen(choice, layer)
-    return found
+            selected |= _selected_ids(choice, layer)
+    return selected
 
 
-def _picks(choice: Choice, layer: keras.layers.Layer) -> bool:
-    """Whether a name pattern, a list of them, or a predicate picks the layer."""
+def _matches(choice: Choice, layer: keras.layers.Layer) -> bool:
+    """Return whether a layer matches a name pattern, one of a list of them, or a predicate."""
     if callable(choice):
         return bool(choice(layer))
     patterns = [choice] if isinstance(choice, str) else choice
@@ -40,11 +40,13 @@ def _picks(choice: Choice, layer: keras.layers.Layer) -> bool:
 
 
 def _check_choice(choice: Choice | None, model: keras.Model, argument: str) -> None:
-    """Refuse what is no choice, and a pattern that names no layer: most likely it is misspelt."""
+    """Check the type of a choice, and that each of its patterns matches a layer."""
     if choice is None or callable(choice):
         return
     patterns = [choice] if isinstance(choice, str) else choice
-    if not (isinstance(patterns, Sequence) and all(isinstance(each, str) for each in patterns)):
+    if not (
+        isinstance(patterns, Sequence) and all(isinstance(pattern, str) for pattern in patterns)
+    ):
         raise TypeError(
             f"{argument} must be a name pattern, a list of them or a predicate on layers, not "
             f"{choice!r}."
@@ -57,40 +59,49 @@ def _check_choice(choice: Choice | None, model: keras.Model, argument: str) -> N
             )
 
 
-def _require_graph(model: Any) -> None:
-    """Refuse what cannot be cloned layer by layer."""
+def _require_cloneable(model: keras.Model) -> None:
+    """Check that a model can be cloned layer by layer."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected a Keras model, not {type(model).__name__}.")
     if not isinstance(model, keras.Sequential | functional_class()):
         raise TypeError(
             f"{type(model).__name__} is a subclassed model, whose layers cannot be replaced; "
-            "build it with the functional API, or pass the functional model inside it."
+            "build it with the functional API, or pass the functional model in it."
         )
     if not model.built:
-        raise ValueError("The model is not built yet; call it on a batch or give it an Input.")
+        raise ValueError("The model is not built yet; call it on a batch or add an Input.")
     for layer in all_layers(model):
         if isinstance(layer, keras.layers.Lambda):
             raise ValueError(
                 f'The layer "{layer.name}" is a Lambda, which cannot be copied or loaded safely; '
-                "write it with keras.ops, or as a registered layer of your own."
+                "write it with keras.ops, or as a registered custom layer."
             )
 
 
 def _clone(
     model: keras.Model, replace: Callable[[keras.layers.Layer], keras.layers.Layer]
 ) -> keras.Model:
-    """Clone a model with `replace` applied to each layer, and carry the weights over."""
-    pairs: dict[int, tuple[keras.layers.Layer, keras.layers.Layer]] = {}
+    """Clone a model with `replace` applied to each layer, and copy the weights."""
+    clones: dict[int, tuple[keras.layers.Layer, keras.layers.Layer]] = {}
+
+    nested: dict[int, keras.Model] = {}
 
     def clone_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if id(layer) not in pairs:
-            pairs[id(layer)] = (layer, replace(layer))
-        return pairs[id(layer)][1]
+        # Keras before 3.14 clones only the first level of nested models layer by layer.
+        if isinstance(layer, keras.Sequential | functional_class()):
+            if id(layer) not in nested:
+                nested[id(layer)] = keras.models.clone_model(
+                    layer, clone_function=clone_layer, recursive=True
+                )
+            return nested[id(layer)]
+        if id(layer) not in clones:
+            clones[id(layer)] = (layer, replace(layer))
+        return clones[id(layer)][1]
 
     with _uncompiled(model):
         clone = keras.models.clone_model(model, clone_function=clone_layer, recursive=True)
-    for source, target in pairs.values():
-        # A functional model also holds plain operations such as a + b.
+    for source, target in clones.values():
+        # The layers of a functional model include plain operations such as a + b.
         if isinstance(source, keras.layers.Layer):
             _copy_weights(source, target)
     return clone
@@ -98,23 +109,24 @@ def _clone(
 
 @contextlib.contextmanager
 def _uncompiled(model: keras.Model) -> Iterator[None]:
-    """Hide from Keras that models are compiled: it clones losses too, and fails on own ones."""
-    compiled = [part for part in (model, *all_layers(model)) if getattr(part, "compiled", False)]
-    for part in compiled:
-        part.compiled = False
+    """Mark models as not compiled: Keras would also clone losses, and fails on custom ones."""
+    models = (model, *all_layers(model))
+    compiled = [layer for layer in models if getattr(layer, "compiled", False)]
+    for layer in compiled:
+        layer.compiled = False
     try:
         yield
     finally:
-        for part in compiled:
-            part.compiled = True
+        for layer in compiled:
+            layer.compiled = True
 
 
 def _copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
-    """Copy the weights of one layer to its masked, plain or like counterpart."""
+    """Copy the weights of a layer to its clone, which may add or remove a mask."""
     if isinstance(source, MaskedKernel) == isinstance(target, MaskedKernel):
         target.set_weights(source.get_weights())
-        # Some layers compute what they use from their weights, as Normalization does.
-        store: dict[str, Any] = {}
+        # Some layers, such as Normalization, derive values from their weights on loading.
+        store: dict[str, tf.Tensor] = {}
         source.save_own_variables(store)
         target.load_own_variables(store)
         return
@@ -122,7 +134,7 @@ def _copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> Non
         target.kernel.assign(source.kernel)
         target.scores.assign(initial_scores(source.kernel, fan_in=target.fan_in))
     else:
-        # Adding zero turns the -0.0 of pruned negative weights into 0.0, which compresses.
+        # Adding zero turns the -0.0 of pruned negative weights into 0.0, which compresses better.
         target.kernel.assign(keras.ops.where(source.mask, source.kernel, 0.0) + 0.0)
     if target.bias is not None:
         target.bias.assign(source.bias)
@@ -133,26 +145,26 @@ def mask_model(
 ) -> keras.Model:
     """Return a copy of a model whose convolution and dense kernels have scores and masks.
 
-    Weights and outputs are unchanged: every mask keeps everything until
+    Weights and outputs are unchanged: masks keep all weights until
     :func:`hydra_tf.set_density`, and the scores start as ``sqrt(6/fan_in) * w / max|w|``
     (arXiv 2002.10509, section 3.2). Nested models and shared layers stay nested and
-    shared; layers that are masked already keep their masks. Layers with weights that
-    cannot be masked are left alone and listed in the log and in
+    shared; layers that are already masked keep their masks. Layers with weights that
+    cannot be masked are unchanged, and are listed in the log and in
     :func:`hydra_tf.sparsity.report`. The copy is not compiled.
 
     Args:
         model: a built functional or Sequential model.
-        include: only these layers, as a name pattern (``"conv*"``), a list of them, or a
-            predicate on layers; all of them when left out. A nested model that is picked
-            stands for all its layers.
-        exclude: not these layers, given likewise.
+        include: mask only these layers: a name pattern (``"conv*"``), a list of them, or a
+            predicate on layers; all layers by default. A nested model that is selected
+            selects all its layers.
+        exclude: do not mask these layers, in the same form.
 
     Returns:
         A new Keras model.
 
     Raises:
-        TypeError: for a subclassed model, or a choice of another type.
-        ValueError: for a model that is not built, has nothing to mask or has a Lambda layer,
+        TypeError: for a subclassed model, or a choice of an invalid type.
+        ValueError: for a model that is not built, has no layers to mask or has a Lambda layer,
             and for a pattern that matches no layer.
 
     Example:
@@ -160,43 +172,44 @@ def mask_model(
         >>> mask_model(net).layers[0].__class__.__name__
         'MaskedDense'
     """
-    _require_graph(model)
+    _require_cloneable(model)
     _check_choice(include, model, "include")
     _check_choice(exclude, model, "exclude")
 
-    wanted = (
-        {id(layer) for layer in all_layers(model)} if include is None else _chosen(include, model)
-    )
-    wanted -= set() if exclude is None else _chosen(exclude, model)
+    selected = {id(layer) for layer in all_layers(model)}
+    if include is not None:
+        selected = _selected_ids(include, model)
+    if exclude is not None:
+        selected -= _selected_ids(exclude, model)
 
     def replace(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if id(layer) not in wanted:
+        if id(layer) not in selected:
             return type(layer).from_config(layer.get_config())
         return MASKED.get(type(layer), type(layer)).from_config(layer.get_config())
 
     masked = _clone(model, replace)
     if not masked_layers(masked):
         kinds = ", ".join(sorted(kind.__name__ for kind in MASKED))
-        raise ValueError(f"The model has nothing to mask: no chosen layer is one of {kinds}.")
-    left = [
+        raise ValueError(f"The model has nothing to mask: no selected layer is one of {kinds}.")
+    unmasked = [
         f"{layer.name} ({type(layer).__name__})"
         for layer in all_layers(masked, in_wrappers=False)
         if unmasked_kernels(layer)
     ]
-    if left:
-        logging.info("hydra_tf: layers left without a mask: %s.", ", ".join(left))
+    if unmasked:
+        logging.info("hydra_tf: layers without a mask: %s.", ", ".join(unmasked))
     return masked
 
 
 def strip_masks(model: keras.Model) -> keras.Model:
-    """Return a copy of plain Keras layers, with zeros where weights were pruned.
+    """Return a copy with plain Keras layers, in which pruned weights are zero.
 
     Args:
         model: a masked model (a plain one gives a plain copy), or a
             :class:`hydra_tf.RobustModel`.
 
     Returns:
-        A new Keras model with the same outputs and no trace of this library.
+        A new Keras model with the same outputs and no layers of this library.
 
     Example:
         >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(2, name="logits")])
@@ -204,7 +217,7 @@ def strip_masks(model: keras.Model) -> keras.Model:
         'Dense'
     """
     model = getattr(model, "net", model)
-    _require_graph(model)
+    _require_cloneable(model)
 
     def replace(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
@@ -216,9 +229,9 @@ def strip_masks(model: keras.Model) -> keras.Model:
 
 
 def synchronize_batchnorm(model: keras.Model) -> keras.Model:
-    """Return a copy of a model whose BatchNorm takes its statistics over all replicas.
+    """Return a copy of a model whose BatchNorm computes its statistics over all replicas.
 
-    Matters under a tf.distribute strategy only, where each replica sees a part of the batch.
+    This matters only under a tf.distribute strategy, where each replica has a slice of the batch.
 
     Args:
         model: a built functional or Sequential model.
@@ -228,7 +241,7 @@ def synchronize_batchnorm(model: keras.Model) -> keras.Model:
         >>> synchronize_batchnorm(net).layers[0].synchronized
         True
     """
-    _require_graph(model)
+    _require_cloneable(model)
 
     def replace(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()

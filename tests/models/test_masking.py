@@ -201,7 +201,7 @@ def test_choices_that_match_nothing_are_refused():
         with pytest.raises(ValueError, match=f"{argument}='cnov' matches no layer; the layers are"):
             hydra_tf.mask_model(sequential(), **{argument: ["conv", "cnov"]})
     for nothing in ([], "norm", lambda layer: False):
-        with pytest.raises(ValueError, match="nothing to mask: no chosen layer is one of Conv1D"):
+        with pytest.raises(ValueError, match="nothing to mask: no selected layer is one of Conv1D"):
             hydra_tf.mask_model(sequential(), include=nothing)
 
 
@@ -254,7 +254,7 @@ def test_other_layers_are_left_alone_and_listed(monkeypatch):
     np.testing.assert_array_equal(masked(X), net(X))
     assert [layer.name for layer in masked_layers(masked)] == ["logits"]
     assert logged == [
-        "hydra_tf: layers left without a mask: up (Conv2DTranspose), rows (TimeDistributed), "
+        "hydra_tf: layers without a mask: up (Conv2DTranspose), rows (TimeDistributed), "
         "scale (Scale), own (OwnDense)."
     ]
     weights = {"up": 2 * 2 * 3 * 2, "rows": 3 * 16 + 4 * 16, "scale": 8, "own": 6, "logits": 105}

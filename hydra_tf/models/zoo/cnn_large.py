@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from hydra_tf.core.lazy import keras
 from hydra_tf.models.zoo.base import MODELS, Network
@@ -29,7 +29,7 @@ class CNNLarge(Network):
         """Name of the Keras model."""
         return "cnn_large"
 
-    def connect(self, wire: Wiring, x: Any, num_classes: int) -> Any:
+    def connect(self, wire: Wiring, x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
         """Return the logits; see :class:`Network`."""
         shapes = ((32, 3, 1), (32, 4, 2), (64, 3, 1), (64, 4, 2))
         for i, (filters, kernel, stride) in enumerate(shapes, start=1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from hydra_tf.core.lazy import keras
 from hydra_tf.models.zoo.base import MODELS, Network
@@ -27,7 +27,7 @@ class CNNSmall(Network):
         """Name of the Keras model."""
         return "cnn_small"
 
-    def connect(self, wire: Wiring, x: Any, num_classes: int) -> Any:
+    def connect(self, wire: Wiring, x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
         """Return the logits; see :class:`Network`."""
         x = wire.relu(wire.conv(x, "conv1", 16, kernel=4, stride=2), "relu1")
         x = wire.relu(wire.conv(x, "conv2", 32, kernel=4, stride=2), "relu2")

@@ -1,4 +1,4 @@
-"""The network for MNIST: CNN-small under the name that says where it is used."""
+"""CNN-small under the name of its data set."""
 
 from __future__ import annotations
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from hydra_tf.core.lazy import keras
 from hydra_tf.models.zoo.base import MODELS, Network
 from hydra_tf.models.zoo.wiring import Wiring
 
-# Number of units in each of the four stages, of 64, 128, 256 and 512 channels, and whether
-# a unit is a bottleneck of three convolutions.
+# Number of units in each of the four stages (64, 128, 256 and 512 channels), and whether units
+# are bottlenecks of three convolutions.
 _STAGES = {18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False), 50: ((3, 4, 6, 3), True)}
 _FILTERS = (64, 128, 256, 512)
-_SMALL = 64  # images up to this size keep it up to the first stage
+_SMALL = 64  # images up to this size are not reduced before the first stage
 
 
 @MODELS.register("resnet18", depth=18)
@@ -23,11 +23,11 @@ _SMALL = 64  # images up to this size keep it up to the first stage
 class ResNet(Network):
     """ResNet-18, 34 or 50, with the stride of a bottleneck in its 3x3 convolution (v1.5).
 
-    It starts with a 7x7 convolution of stride 2 and max pooling or, where neither side of the
-    images exceeds 64 pixels, with a 3x3 convolution, as is usual on CIFAR-10.
+    It starts with a 7x7 convolution of stride 2 and max pooling or, if neither side of the
+    images exceeds 64 pixels, with a 3x3 convolution, as is usual for CIFAR-10.
 
     Args:
-        depth: number of convolutions and of fully connected layers: 18, 34 or 50.
+        depth: number of convolutional and fully connected layers: 18, 34 or 50.
 
     Example:
         >>> ResNet(depth=18)((32, 32, 3), 10).output_shape
@@ -40,14 +40,14 @@ class ResNet(Network):
 
     def __post_init__(self) -> None:
         if self.depth not in _STAGES:
-            raise ValueError(f"A ResNet here is 18, 34 or 50 layers deep, not {self.depth}.")
+            raise ValueError(f"The depth of a ResNet must be 18, 34 or 50, not {self.depth}.")
 
     @property
     def title(self) -> str:
         """Name of the Keras model."""
         return f"resnet{self.depth}"
 
-    def connect(self, wire: Wiring, x: Any, num_classes: int) -> Any:
+    def connect(self, wire: Wiring, x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
         """Return the logits; see :class:`Network`."""
         small = max(x.shape[1:3]) <= _SMALL
         kernel, stride = (3, 1) if small else (7, 2)
@@ -65,26 +65,32 @@ class ResNet(Network):
         return wire.dense(x, "logits", num_classes)
 
 
-def _basic(wire: Wiring, x: Any, name: str, filters: int, stride: int) -> Any:
+def _basic(
+    wire: Wiring, x: keras.KerasTensor, name: str, filters: int, stride: int
+) -> keras.KerasTensor:
     """Add two 3x3 convolutions to the input or its projection."""
     y = wire.conv(x, f"{name}_conv1", filters, stride=stride, bias=False)
     y = wire.relu(wire.norm(y, f"{name}_bn1"), f"{name}_relu1")
     y = wire.norm(wire.conv(y, f"{name}_conv2", filters, bias=False), f"{name}_bn2")
-    return _added(wire, x, y, name, stride, "relu2")
+    return _add_input(wire, x, y, name, stride, "relu2")
 
 
-def _bottleneck(wire: Wiring, x: Any, name: str, filters: int, stride: int) -> Any:
-    """Add a 3x3 convolution between two of 1x1, the last with four times the channels."""
+def _bottleneck(
+    wire: Wiring, x: keras.KerasTensor, name: str, filters: int, stride: int
+) -> keras.KerasTensor:
+    """Add a 3x3 convolution between two 1x1 convolutions, the last with four times the channels."""
     y = wire.conv(x, f"{name}_conv1", filters, kernel=1, bias=False)
     y = wire.relu(wire.norm(y, f"{name}_bn1"), f"{name}_relu1")
     y = wire.conv(y, f"{name}_conv2", filters, stride=stride, bias=False)
     y = wire.relu(wire.norm(y, f"{name}_bn2"), f"{name}_relu2")
     y = wire.norm(wire.conv(y, f"{name}_conv3", 4 * filters, kernel=1, bias=False), f"{name}_bn3")
-    return _added(wire, x, y, name, stride, "relu3")
+    return _add_input(wire, x, y, name, stride, "relu3")
 
 
-def _added(wire: Wiring, x: Any, y: Any, name: str, stride: int, last: str) -> Any:
-    """Add the input of a unit, projected where the shape changes, and rectify."""
+def _add_input(
+    wire: Wiring, x: keras.KerasTensor, y: keras.KerasTensor, name: str, stride: int, last: str
+) -> keras.KerasTensor:
+    """Add the input of a unit, projected if the shape changes, and apply ReLU."""
     filters = y.shape[-1]
     if stride > 1 or x.shape[-1] != filters:
         x = wire.conv(x, f"{name}_shortcut", filters, kernel=1, stride=stride, bias=False)

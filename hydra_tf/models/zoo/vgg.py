@@ -1,9 +1,9 @@
-"""VGG (Simonyan and Zisserman, ICLR 2015) with BatchNorm, as HYDRA cuts it for 32x32 images."""
+"""VGG (Simonyan and Zisserman, ICLR 2015) with BatchNorm, as HYDRA adapts it to 32x32 images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from hydra_tf.core.lazy import keras
 from hydra_tf.models.zoo.base import MODELS, Network
@@ -22,11 +22,11 @@ _FILTERS = (64, 128, 256, 512, 512)
 class VGG(Network):
     """Stages of 3x3 convolutions with pooling between them, and layers of 256 and 256.
 
-    The fifth stage is not followed by pooling; its output is averaged down to 2x2, which
-    leaves that of a 32x32 image as it is.
+    No pooling follows the fifth stage; its output is averaged to 2x2, which is its size already
+    for a 32x32 image.
 
     Args:
-        depth: number of convolutions and of fully connected layers: 11, 13, 16 or 19.
+        depth: number of convolutional and fully connected layers: 11, 13, 16 or 19.
 
     Example:
         >>> VGG(depth=11)((32, 32, 3), 10).output_shape
@@ -39,14 +39,14 @@ class VGG(Network):
 
     def __post_init__(self) -> None:
         if self.depth not in _STAGES:
-            raise ValueError(f"A VGG is 11, 13, 16 or 19 layers deep, not {self.depth}.")
+            raise ValueError(f"The depth of a VGG must be 11, 13, 16 or 19, not {self.depth}.")
 
     @property
     def title(self) -> str:
         """Name of the Keras model."""
         return f"vgg{self.depth}_bn"
 
-    def connect(self, wire: Wiring, x: Any, num_classes: int) -> Any:
+    def connect(self, wire: Wiring, x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
         """Return the logits; see :class:`Network`."""
         i = 0
         for stage, (convs, filters) in enumerate(zip(_STAGES[self.depth], _FILTERS, strict=True)):
@@ -62,10 +62,10 @@ class VGG(Network):
         return wire.dense(x, "logits", num_classes, stddev=0.01)
 
 
-def _average_to_2x2(x: Any) -> Any:
-    """Average over the four quarters of the image, overlapping by a row where it is odd.
+def _average_to_2x2(x: keras.KerasTensor) -> keras.KerasTensor:
+    """Average over the four quarters of the image, which overlap by a row if its size is odd.
 
-    An image of one pixel across is left at that.
+    A size of one pixel remains.
 
     Example:
         >>> _average_to_2x2(keras.Input([5, 8, 1])).shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from hydra_tf.core.lazy import keras
 from hydra_tf.models.zoo.base import MODELS, Network
@@ -17,7 +17,7 @@ class WideResNet(Network):
 
     Args:
         depth: 6n + 4, where n is the number of units in a block: 10, 16, 22, 28, 34, 40 ...
-        width: factor of the channels.
+        width: factor of the number of channels.
 
     Example:
         >>> WideResNet(depth=10, width=1)((32, 32, 3), 10).name
@@ -32,18 +32,18 @@ class WideResNet(Network):
     def __post_init__(self) -> None:
         if self.depth < 10 or self.depth % 6 != 4:
             raise ValueError(
-                "The depth of a wide residual network is 6n + 4 with n units in a block (10, 16, "
-                f"22, 28, 34, 40 ...), not {self.depth}."
+                "The depth of a wide residual network must be 6n + 4 with n units per block (10, "
+                f"16, 22, 28, 34, 40 ...), not {self.depth}."
             )
         if self.width < 1:
-            raise ValueError(f"The width is a factor of at least 1, not {self.width}.")
+            raise ValueError(f"The width must be a factor of at least 1, not {self.width}.")
 
     @property
     def title(self) -> str:
         """Name of the Keras model."""
         return f"wide_resnet_{self.depth}_{self.width}"
 
-    def connect(self, wire: Wiring, x: Any, num_classes: int) -> Any:
+    def connect(self, wire: Wiring, x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
         """Return the logits; see :class:`Network`."""
         x = wire.conv(x, "conv1", 16, bias=False)
         for block, (filters, stride) in enumerate(((16, 1), (32, 2), (64, 2)), start=1):
@@ -55,7 +55,9 @@ class WideResNet(Network):
         return wire.dense(x, "logits", num_classes)
 
 
-def _unit(wire: Wiring, x: Any, name: str, filters: int, stride: int) -> Any:
+def _unit(
+    wire: Wiring, x: keras.KerasTensor, name: str, filters: int, stride: int
+) -> keras.KerasTensor:
     """Add two convolutions, each after BatchNorm and ReLU, to the input or its projection."""
     y = wire.relu(wire.norm(x, f"{name}_bn1"), f"{name}_relu1")
     if x.shape[-1] != filters:

@@ -1,25 +1,25 @@
-"""Layers as the reference networks have them: padding, initialisation, names.
+"""Layers with the padding, initialisation and names of the reference networks.
 
-The published networks were written in PyTorch. What differs from Keras's defaults is put
-right here, so that weights trained there give the same outputs.
+The published networks were written in PyTorch. Its defaults are reproduced here where Keras
+differs, so that weights trained in PyTorch give the same outputs.
 """
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from hydra_tf.core.lazy import keras
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """Makes the layers of one network and connects them.
+    """Creates the layers of one network and connects them.
 
     Args:
-        seed: every initial weight is a function of it and of the layer's name; None draws
-            new weights.
+        seed: the initial weights are a function of it and of the layer's name; None draws
+            random weights.
 
     Example:
         >>> images = keras.Input([8, 8, 1])
@@ -30,8 +30,14 @@ class Wiring:
     seed: int | None
 
     def conv(
-        self, x: Any, name: str, filters: int, kernel: int = 3, stride: int = 1, bias: bool = True
-    ) -> Any:
+        self,
+        x: keras.KerasTensor,
+        name: str,
+        filters: int,
+        kernel: int = 3,
+        stride: int = 1,
+        bias: bool = True,
+    ) -> keras.KerasTensor:
         """Convolve, padded by (kernel - 1) // 2 zeros on every side.
 
         Initialised with Kaiming normal weights on the outgoing connections (He et al., 2015)
@@ -40,7 +46,7 @@ class Wiring:
         padding = (kernel - 1) // 2
         same = all(_same_is_symmetric(n, kernel, stride, padding) for n in x.shape[1:3])
         if padding and not same:
-            # Keras pads an even image on the far side only, which shifts every window.
+            # Keras pads even sizes at the bottom and right only, which shifts every window.
             x = keras.layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
         return keras.layers.Conv2D(
             filters,
@@ -52,36 +58,39 @@ class Wiring:
             name=name,
         )(x)
 
-    def max_pool(self, x: Any, name: str, size: int, stride: int) -> Any:
+    def max_pool(
+        self, x: keras.KerasTensor, name: str, size: int, stride: int
+    ) -> keras.KerasTensor:
         """Take the maximum over windows, padded by (size - 1) // 2 zeros on every side.
 
-        Zeros stand for the padding that never wins only where the input is never negative, as
-        behind a ReLU.
+        Padding with zeros requires inputs that are never negative, such as the output of a ReLU.
         """
         padding = (size - 1) // 2
         same = all(_same_is_symmetric(n, size, stride, padding) for n in x.shape[1:3])
         if padding and not same:
             x = keras.layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
-        how = "same" if padding and same else "valid"
-        return keras.layers.MaxPooling2D(size, stride, how, name=name)(x)
+        mode = "same" if padding and same else "valid"
+        return keras.layers.MaxPooling2D(size, stride, mode, name=name)(x)
 
-    def norm(self, x: Any, name: str) -> Any:
-        """Normalise over the batch, with a tenth of each batch going into the averages."""
+    def norm(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+        """Normalise over the batch; each batch has weight 0.1 in the moving averages."""
         return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
-    def relu(self, x: Any, name: str) -> Any:
-        """Rectify."""
+    def relu(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+        """Apply ReLU."""
         return keras.layers.ReLU(name=name)(x)
 
-    def dense(self, x: Any, name: str, units: int, stddev: float | None = None) -> Any:
+    def dense(
+        self, x: keras.KerasTensor, name: str, units: int, stddev: float | None = None
+    ) -> keras.KerasTensor:
         """Connect fully, with biases of 0.
 
         Args:
             x: Keras tensor [batch, inputs].
             name: name of the layer.
             units: number of outputs.
-            stddev: standard deviation of normal weights; uniform within 1/sqrt(inputs) when
-                left out.
+            stddev: standard deviation of normal weights; None for uniform weights within
+                1/sqrt(inputs).
         """
         if stddev is None:
             initializer = self._scaled(name, 1 / 3, "fan_in", "uniform")
@@ -90,7 +99,7 @@ class Wiring:
         return keras.layers.Dense(units, kernel_initializer=initializer, name=name)(x)
 
     def _seed(self, name: str) -> int | None:
-        """Seed of a layer: not its place, so that a deeper network starts from the same layers."""
+        """Return the seed of a layer: from its name, so that deeper networks share layers."""
         return None if self.seed is None else zlib.crc32(f"{self.seed}/{name}".encode())
 
     def _scaled(
@@ -99,12 +108,12 @@ class Wiring:
         scale: float,
         mode: Literal["fan_in", "fan_out"],
         distribution: Literal["untruncated_normal", "uniform"],
-    ) -> Any:
+    ) -> keras.initializers.Initializer:
         return keras.initializers.VarianceScaling(scale, mode, distribution, seed=self._seed(name))
 
 
 def _same_is_symmetric(size: int, kernel: int, stride: int, padding: int) -> bool:
-    """Whether Keras's "same" places its windows as symmetric padding does.
+    """Return whether "same" in Keras places windows like symmetric padding.
 
     Example:
         >>> _same_is_symmetric(32, kernel=3, stride=2, padding=1)
