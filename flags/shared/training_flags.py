@@ -144,7 +144,7 @@ def training_settings() -> Config:
     if FLAGS.extra:
         spec, share = mixing.split_share(FLAGS.extra)
         data.DATASETS.build(spec)
-        mixing.extra_of(share, FLAGS.batch_size)
+        mixing.extra_per_batch(share, FLAGS.batch_size)
     for spec in attack_specs(FLAGS.attacks):
         attacks.build(spec, **ball_of(objective))
     for name in ("pretrain_epochs", "prune_epochs", "finetune_epochs"):

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import Images, Seed
 
-Augment = Callable[[Any, Any], Any]
+Augment = Callable[[Images, Seed], Images]
 
 
 def check_crop(padding: int) -> None:
-    """Refuse a padding that is negative.
+    """Check that a padding is at least 0.
 
     Raises:
-        ValueError: saying what is expected.
+        ValueError: for a negative padding.
 
     Example:
         >>> check_crop(4)
     """
     if padding < 0:
         raise ValueError(
-            f"crop is the number of pixels to pad by, at least 0 (no cropping), not {padding}."
+            f"crop must be a number of pixels to pad by, at least 0 (no cropping), not {padding}."
         )
 
 
 def random_crop(images: tf.Tensor, seed: tf.Tensor, padding: int = 4) -> tf.Tensor:
-    """Pad with 0 on every side and cut each image back to its size at a random place.
+    """Pad with 0 on every side and crop each image to its size at a random position.
 
     Args:
         images: [batch, height, width, channels].
         seed: integers of shape [2]; the same seed gives the same crops.
-        padding: pixels of padding, and so the largest shift either way.
+        padding: pixels of padding, which is the largest shift in each direction.
 
     Returns:
         Images of the same shape and dtype.
@@ -73,11 +74,11 @@ def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 @dataclass(frozen=True)
 class CropAndFlip:
-    """Random crop and flip of a batch, of whatever dtype it is.
+    """Random crop and flip of a batch of any dtype.
 
     Args:
         padding: see :func:`random_crop`; 0 for no cropping.
-        flip: whether to mirror at random.
+        flip: whether to mirror images at random.
 
     Example:
         >>> CropAndFlip(1, flip=True)(tf.zeros([3, 2, 2, 1], tf.uint8), [0, 1]).dtype.name
@@ -103,11 +104,11 @@ class CropAndFlip:
 
 
 def crop_and_flip(padding: int, flip: bool) -> Augment | None:
-    """Return the augmentation made of the two, or None when neither is asked for.
+    """Return an augmentation that crops and flips, or None if it would do neither.
 
     Args:
         padding: see :func:`random_crop`; 0 for no cropping.
-        flip: whether to mirror at random.
+        flip: whether to mirror images at random.
 
     Raises:
         ValueError: for a negative padding.

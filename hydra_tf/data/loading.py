@@ -1,4 +1,4 @@
-"""The registry of data sets, and how one becomes batches to train on."""
+"""Loading of a data set as batches for training, validation and test."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any, Literal
 
 from hydra_tf.core.lazy import tf
 from hydra_tf.data.augmentation import Augment
-from hydra_tf.data.batches import Training, fixed, prefetched
-from hydra_tf.data.extra_images import check_match, extra_of, split_share
+from hydra_tf.data.batches import TrainingBatches, evaluation_batches, prefetch
+from hydra_tf.data.extra_images import check_compatible, extra_per_batch, split_share
 from hydra_tf.data.passes import Passes
 from hydra_tf.data.sets.base import DATASETS, build
 from hydra_tf.data.source import Source
+
+_SPLITS = ("train", "validation", "test")
+DataSetSpec = str | Mapping[str, Any] | Callable[[], Source]
 
 
 @dataclass(frozen=True)
@@ -21,16 +24,16 @@ class DataSplits:
 
     Args:
         name: name of the data set.
-        train: shuffled anew in every iteration, and augmented: the n-th iteration is
+        train: shuffled again in every iteration, and augmented; the n-th iteration is
             ``train_pass(first_epoch + n)``.
         validation: in a fixed order; for every choice made during training.
         test: in a fixed order; for the final report only.
         image_shape: (height, width, channels).
         num_classes: number of classes.
-        sizes: number of images of ``"train"``, ``"validation"`` and ``"test"``, extra ones not
-            counted.
-        steps: number of training batches of a whole pass.
-        last_batch: number of images of the last of them.
+        sizes: number of images of ``"train"``, ``"validation"`` and ``"test"``, without extra
+            images.
+        steps: number of training batches in a complete pass.
+        last_batch: number of images in the last of these batches.
         train_pass: (n, first_step=0) -> the training batches of pass n from `first_step` on.
     """
 
@@ -43,18 +46,18 @@ class DataSplits:
     sizes: Mapping[str, int]
     steps: int
     last_batch: int
-    train_pass: Callable[..., Any]
+    train_pass: Callable[..., tf.data.Dataset]
 
 
 def load(
-    spec: Any,
+    spec: DataSetSpec,
     batch_size: int = 128,
     seed: int = 0,
     augment: Augment | bool | None = None,
     drop_remainder: bool = False,
     first_epoch: int = 0,
     first_step: int = 0,
-    extra: Any = None,
+    extra: DataSetSpec | None = None,
     as_bytes: bool = False,
     worker: tuple[int, int] = (0, 1),
 ) -> DataSplits:
@@ -69,24 +72,26 @@ def load(
         batch_size: images per batch.
         seed: seed of the order and the augmentation.
         augment: None for the data set's own augmentation, False for none, or a function
-            (images [batch, height, width, channels], seed int64 [2]) -> images. Images that
-            are decoded are cut at random before it, unless it is False.
-        drop_remainder: leave out the last training batch if it is not full.
+            (images [batch, height, width, channels], seed int64 [2]) -> images. Unless it is
+            False, images that are decoded are cropped at random before it.
+        drop_remainder: drop the last training batch if it is not full.
         first_epoch: number of passes to skip, so that a resumed run sees what the
             interrupted one would have seen.
         first_step: number of batches of that pass to skip, before anything is decoded. The
             first iteration is then shorter than the others, and the cardinality of ``train``
             unknown; ``steps`` is that of a whole pass.
-        extra: a data set whose training images (all, if it is cut from one pile) are mixed into
-            every batch, as a ``share`` of it that stands among its parameters and is 0.5 when
-            left out: ``"npz:path=tiny.npz,share=0.5"``. The labelled images give a pass its
-            length; the extra ones go on in the next pass where they have stopped in this.
-        as_bytes: leave training images that are held as bytes uint8 in [0, 255], where `augment`
-            needs no floats: a quarter of what goes to the device. :func:`training.train` takes
-            them as they are, :func:`hydra_tf.core.pixels.unit_floats` makes floats of them.
-        worker: (number of this worker, how many share each batch): training images of the
-            shares of others are not decoded but black. They are still read, so that the order
-            is the same everywhere; images that need no decoding are there for all.
+        extra: a data set whose training images (all images, if its splits are made by
+            hydra_tf) are mixed into every batch. Its additional parameter ``share`` is their
+            share of a batch, 0.5 by default: ``"npz:path=tiny.npz,share=0.5"``. The labelled
+            images determine the length of a pass; the extra images continue in the next pass
+            where they stopped in the previous one.
+        as_bytes: keep 8-bit training images uint8 in [0, 255] if `augment` does not need
+            floats, which quarters the transfer to the device. :func:`training.train` accepts
+            them, and :func:`hydra_tf.core.pixels.unit_floats` converts them.
+        worker: (number of this worker, number of workers that split each batch). Training
+            images in the slices of other workers are black instead of decoded. They are still
+            read, so that the order is the same on every worker. Images that need no decoding
+            are complete on every worker.
 
     Returns:
         The three splits, each of known cardinality.
@@ -94,7 +99,7 @@ def load(
     Raises:
         ValueError: unknown data set or parameter, or a value out of range.
         TypeError: a value of the wrong type.
-        FileNotFoundError: when the data set has to be prepared first.
+        FileNotFoundError: when the data set is not prepared.
 
     Example:
         >>> splits = load("digits", batch_size=64)
@@ -107,105 +112,104 @@ def load(
     _check_whole("first_epoch", first_epoch, 0)
     _check_whole("first_step", first_step, 0)
     augment = _checked_augment(augment)
-    part = build(spec)
-    more, share = (None, 0.0) if extra is None else _build_extra(extra)
-    extra_count = 0 if more is None else extra_of(share, batch_size)
-    source = _read(part)
+    data_set = build(spec)
+    extra_set, share = (None, 0.0) if extra is None else _build_extra(extra)
+    extra_count = 0 if extra_set is None else extra_per_batch(share, batch_size)
+    source = _read(data_set)
     sizes = {split: _count(getattr(source, split), split) for split in _SPLITS}
     shape = _image_shape(source)
-    main = Passes(source, sizes["train"], seed, random=augment is not False)
-    training = Training(
+    main = Passes(source, sizes["train"], seed, random_crops=augment is not False)
+    training = TrainingBatches(
         main,
         batch_size,
         drop_remainder,
         source.augment if augment is None else augment or None,
-        None if more is None else _extra_passes(more, main, shape),
+        None if extra_set is None else _extra_passes(extra_set, main, shape),
         extra_count,
         as_bytes,
-    ).of_worker(*worker)
+    ).for_worker(*worker)
     return DataSplits(
-        name=DATASETS.parse(spec)[0] if isinstance(spec, str | Mapping) else _name_of(part),
+        name=DATASETS.parse(spec)[0] if isinstance(spec, str | Mapping) else _name_of(data_set),
         train=training.from_pass(first_epoch, first_step),
-        validation=fixed(source, source.validation, batch_size),
-        test=fixed(source, source.test, batch_size),
+        validation=evaluation_batches(source, source.validation, batch_size),
+        test=evaluation_batches(source, source.test, batch_size),
         image_shape=shape,
         num_classes=source.num_classes,
         sizes=sizes,
         steps=training.steps,
         last_batch=training.last_batch,
-        train_pass=lambda n, first_step=0: prefetched(training.one_pass(n, first_step)),
+        train_pass=lambda n, first_step=0: prefetch(training.one_pass(n, first_step)),
     )
 
 
-_SPLITS = ("train", "validation", "test")
-
-
-def _check_whole(name: str, value: Any, least: int) -> None:
-    """Refuse what is not a whole number of at least `least`."""
+def _check_whole(name: str, value: object, least: int) -> None:
+    """Check that a value is a whole number of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, not {value!r}.")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}.")
 
 
-def _checked_augment(augment: Any) -> Augment | Literal[False] | None:
-    """Refuse what is no augmentation and no way to leave it out."""
+def _checked_augment(augment: Augment | bool | None) -> Augment | Literal[False] | None:
+    """Return `augment`, which must be a function, False or None."""
     if augment is True or not (augment is None or augment is False or callable(augment)):
         raise TypeError(
-            "augment is None (the data set's own), False (none) or a function of (images, seed), "
+            "augment must be None (the data set's), False (none) or a function of (images, seed), "
             f"not {augment!r}."
         )
     return augment
 
 
-def _read(part: Callable[[], Any]) -> Source:
+def _read(data_set: Callable[[], Source]) -> Source:
     """Read a data set."""
-    source = part()
+    source = data_set()
     if not isinstance(source, Source):
         raise TypeError(f"A data set given as a callable must return a Source, not {source!r}.")
     return source
 
 
-def _build_extra(extra: Any) -> tuple[Callable[[], Source], float]:
-    """The data set of extra images, not yet read, and its share of a batch."""
+def _build_extra(extra: DataSetSpec) -> tuple[Callable[[], Source], float]:
+    """Return the data set of extra images, not yet read, and its share of a batch."""
     spec, share = split_share(extra)
-    whole: dict[str, float] = {}
+    no_splits: dict[str, float] = {}
     if isinstance(spec, str | Mapping) and "test_share" in DATASETS.parameters(
         DATASETS.parse(spec)[0]
     ):
-        # Cut from one pile, of which nothing is needed for validation and test.
-        whole = {"validation_share": 0.0, "test_share": 0.0}
-    return DATASETS.build(spec, **whole), share
+        # Its splits are made here, and only training images are needed.
+        no_splits = {"validation_share": 0.0, "test_share": 0.0}
+    return DATASETS.build(spec, **no_splits), share
 
 
-def _extra_passes(part: Callable[[], Source], main: Passes, shape: tuple[int, int, int]) -> Passes:
-    """The passes over extra images, which must fit the labelled ones."""
-    source = _read(part)
-    check_match(shape, main.source.num_classes, _image_shape(source), source.num_classes)
-    return replace(main, source=source, size=_count(source.train, "extra"), lane=1)
+def _extra_passes(
+    extra_set: Callable[[], Source], main: Passes, shape: tuple[int, int, int]
+) -> Passes:
+    """Return the passes over extra images, which must be compatible with the labelled ones."""
+    source = _read(extra_set)
+    check_compatible(shape, main.source.num_classes, _image_shape(source), source.num_classes)
+    return replace(main, source=source, size=_count(source.train, "extra"), stream=1)
 
 
-def _name_of(part: Any) -> str:
-    """Name of a data set that was handed over as an object."""
+def _name_of(data_set: Callable[[], Source]) -> str:
+    """Return the name of a data set that was passed as an object."""
     try:
-        return str(DATASETS.config(part)["name"])
+        return str(DATASETS.config(data_set)["name"])
     except TypeError:
-        return getattr(part, "__name__", type(part).__name__)
+        return getattr(data_set, "__name__", type(data_set).__name__)
 
 
 def _count(examples: tf.data.Dataset, split: str) -> int:
-    """Number of examples of a split; Keras needs it to know the length of an epoch."""
+    """Return the number of examples of a split, which Keras needs for the length of an epoch."""
     count = int(examples.cardinality())
     if count < 1:
         raise ValueError(
-            f"The {split} split is empty, endless or of unknown length; it must hold at least one "
-            "example, and tf.data.experimental.assert_cardinality can tell how many."
+            f"The {split} split is empty, endless or of unknown length; it needs at least one "
+            "example, and tf.data.experimental.assert_cardinality can set its length."
         )
     return count
 
 
 def _image_shape(source: Source) -> tuple[int, int, int]:
-    """Shape of an image, all three axes known."""
+    """Return the shape of an image, of which all three axes must be known."""
     examples = source.train
     if source.decode is not None:
         decode = source.decode
@@ -213,7 +217,7 @@ def _image_shape(source: Source) -> tuple[int, int, int]:
     shape = examples.element_spec[0].shape
     if shape.rank != 3 or not shape.is_fully_defined():
         raise ValueError(
-            f"Images must be of one known shape [height, width, channels], not {shape}; resize "
+            f"Images must have one known shape [height, width, channels], not {shape}; resize "
             "them first."
         )
     height, width, channels = shape.as_list()

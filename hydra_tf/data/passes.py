@@ -1,6 +1,6 @@
-"""Passes over training examples: pure functions of (seed, number of the pass, place in it).
+"""Passes over training examples: pure functions of (seed, number of the pass, position in it).
 
-Nothing here remembers anything, so that a run can be taken up in the middle of any pass.
+Nothing here keeps state, so that a run can be resumed in the middle of any pass.
 """
 
 from __future__ import annotations
@@ -8,34 +8,33 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from hydra_tf.core.lazy import tf
-from hydra_tf.data.decoding import ELSEWHERE
-from hydra_tf.data.source import Source
+from hydra_tf.data.source import Example, Source
+from hydra_tf.data.unreadable import OTHER_WORKER_LABEL
 
-# With the two numbers that tf.data takes for an operation's seed alone, the passes come in the
-# order of Dataset.shuffle(reshuffle_each_iteration=True), which published results were made with.
+# tf.data uses these two numbers when only an operation seed is set. With them, passes have the
+# order of Dataset.shuffle(reshuffle_each_iteration=True), which published results depend on.
 _STREAM, _SEEDS = 87654321, 2**31 - 1
 
 
-def pair(stream: Any, n: Any) -> tf.Tensor:
-    """Return the n-th pair of numbers of a random stream, without drawing those before it.
+def random_pair(stream: tf.Tensor, n: int | tf.Tensor) -> tf.Tensor:
+    """Return the n-th pair of numbers of a random stream, without drawing the previous ones.
 
-    The stream is Philox (Salmon et al., SC 2011) in the order in which ``Dataset.random`` and
-    the seeds of ``Dataset.shuffle`` come.
+    The stream is Philox (Salmon et al., SC 2011), in the order of ``Dataset.random`` and of the
+    seeds of ``Dataset.shuffle``.
 
     Args:
-        stream: int64 [2], at least 0, naming the stream.
+        stream: int64 [2], at least 0, identifies the stream.
         n: index of the pair, a whole number or scalar tensor.
 
     Returns:
         int64 [2], uniform in [0, 2^32).
 
     Example:
-        >>> [pair([3, 4], n).numpy().tolist() for n in range(2)]
+        >>> [random_pair([3, 4], n).numpy().tolist() for n in range(2)]
         [[1995848961, 2377083460], [192503441, 2649255194]]
     """
     stream, n = tf.cast(stream, tf.uint64), tf.cast(n, tf.uint64)
@@ -49,14 +48,16 @@ def pair(stream: Any, n: Any) -> tf.Tensor:
     return tf.reshape(tf.cast(block, tf.int64), [2, 2])[tf.cast(n % 2, tf.int32)]
 
 
-def shuffled(examples: tf.data.Dataset, buffer: Any, seeds: tf.Tensor) -> tf.data.Dataset:
+def shuffled(
+    examples: tf.data.Dataset, buffer: int | tf.Tensor, seeds: tf.Tensor
+) -> tf.data.Dataset:
     """Return examples in an order that depends on `seeds` alone.
 
-    ``Dataset.shuffle`` takes one number, and mixes in the global seed of TensorFlow.
+    ``Dataset.shuffle`` accepts one number only, and adds the global seed of TensorFlow.
 
     Args:
         examples: any dataset.
-        buffer: number of examples among which the next one is chosen.
+        buffer: number of examples from which the next one is chosen.
         seeds: int64 [2].
 
     Example:
@@ -80,33 +81,33 @@ def shuffled(examples: tf.data.Dataset, buffer: Any, seeds: tf.Tensor) -> tf.dat
 
 @dataclass(frozen=True)
 class Passes:
-    """The training examples of a source, in a new order in every pass.
+    """The training examples of a source, in another order in every pass.
 
     Args:
-        source: what a data set handed over.
+        source: the data set.
         size: number of training examples.
-        seed: seed of order and cuts.
-        lane: 0 for a run's own data, 1 for extra data, which draw other numbers.
-        random: whether images that are decoded are cut at random.
-        own: (number of the pass, place in it) -> whether to decode the image; the others are
-            black, their label ELSEWHERE. None decodes all.
+        seed: seed of the order and the random crops.
+        stream: number of the random stream: 0 for labelled images, 1 for extra images.
+        random_crops: whether decoded images are cropped at random.
+        decodes: (number of the pass, position in it) -> whether this worker decodes the image;
+            others are black with the label OTHER_WORKER_LABEL. None decodes all images.
     """
 
     source: Source
     size: int
     seed: int
-    lane: int = 0
-    random: bool = True
-    own: Callable[[Any, Any], Any] | None = None
+    stream: int = 0
+    random_crops: bool = True
+    decodes: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
 
-    def seeds(self, n: Any) -> tf.Tensor:
+    def seeds(self, n: int | tf.Tensor) -> tf.Tensor:
         """Return int64 [2], the seeds of pass `n`."""
-        return pair([_STREAM + self.lane, self.seed % _SEEDS], n)
+        return random_pair([_STREAM + self.stream, self.seed % _SEEDS], n)
 
-    def examples(self, n: Any, first: Any = 0) -> tf.data.Dataset:
-        """Return the examples of pass `n` from place `first` on.
+    def examples(self, n: int | tf.Tensor, first: int | tf.Tensor = 0) -> tf.data.Dataset:
+        """Return the examples of pass `n` from position `first` on.
 
-        What lies before is skipped while it is still encoded.
+        Examples before that position are skipped without decoding them.
 
         Args:
             n: number of the pass, a whole number or scalar tensor.
@@ -118,59 +119,61 @@ class Passes:
         else:
             records = source.order(seeds)
         records = records.skip(tf.cast(first, tf.int64))
-        decode = source.decode
+        decode, decodes = source.decode, self.decodes
         if decode is None:
             return records
-        cuts = tf.reverse(seeds, [0])  # another stream than that of the batches' augmentation
-        places = tf.data.Dataset.range(tf.cast(first, tf.int64), self.size)
+        crop_stream = tf.reverse(seeds, [0])  # not the stream of the batches' augmentation
+        positions = tf.data.Dataset.range(tf.cast(first, tf.int64), self.size)
 
-        def decode_own(record: Any, place: tf.Tensor) -> Any:
-            seed = pair(cuts, place) if self.random else None
+        def decode_at(record: tf.Tensor, position: tf.Tensor) -> Example:
+            seed = random_pair(crop_stream, position) if self.random_crops else None
             read = functools.partial(decode, record, seed)
-            if self.own is None:
+            if decodes is None:
                 return read()
-            return tf.cond(self.own(n, place), read, lambda: black)
+            return tf.cond(decodes(n, position), read, lambda: placeholder)
 
-        black = (
-            None if self.own is None else _elsewhere(source.train.map(lambda r: decode(r, None)))
+        placeholder = (
+            None if decodes is None else _placeholder(source.train.map(lambda r: decode(r, None)))
         )
-        return decoded(tf.data.Dataset.zip((records, places)), decode_own, source)
+        return decode_in_parallel(tf.data.Dataset.zip((records, positions)), decode_at, source)
 
-    def endless(self, place: Any) -> tf.data.Dataset:
-        """Return the examples of one pass after another, from `place` on.
+    def endless(self, position: int | tf.Tensor) -> tf.data.Dataset:
+        """Return the examples of one pass after another, from `position` on.
 
         Args:
-            place: number of examples to skip, over all passes.
+            position: number of examples to skip, over all passes.
         """
-        place = tf.cast(place, tf.int64)
-        start, within = place // self.size, place % self.size
+        position = tf.cast(position, tf.int64)
+        start, within = position // self.size, position % self.size
 
-        def one(n: tf.Tensor) -> tf.data.Dataset:
+        def examples_of(n: tf.Tensor) -> tf.data.Dataset:
             return self.examples(n, tf.where(n == start, within, 0))
 
-        return tf.data.Dataset.range(start, tf.int64.max).flat_map(one)
+        return tf.data.Dataset.range(start, tf.int64.max).flat_map(examples_of)
 
 
-def _elsewhere(examples: tf.data.Dataset) -> tuple[Any, Any]:
-    """What stands for an image that another worker decodes, as numbers."""
+def _placeholder(examples: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image and label that replace an image that another worker decodes."""
     image, label = examples.element_spec
     black = np.zeros(image.shape, image.dtype.as_numpy_dtype)
-    return black, np.asarray(ELSEWHERE, label.dtype.as_numpy_dtype)
+    return black, np.asarray(OTHER_WORKER_LABEL, label.dtype.as_numpy_dtype)
 
 
-def decoded(records: tf.data.Dataset, decode: Any, source: Source) -> tf.data.Dataset:
-    """Decode in parallel, in order; report after the last one what could not be read.
+def decode_in_parallel(
+    records: tf.data.Dataset, decode: Callable[..., Example], source: Source
+) -> tf.data.Dataset:
+    """Decode in parallel and in order; after the last example, warn of unreadable images.
 
     Args:
-        records: what `decode` takes.
+        records: the arguments of `decode`.
         decode: record -> (image, label).
-        source: where they come from.
+        source: the data set of the records.
     """
     examples = records.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if source.unreadable is None:
         return examples
-    # A dataset of nothing: it is asked when the examples are at their end.
-    report = tf.data.Dataset.from_generator(
-        source.unreadable.report, output_signature=examples.element_spec
+    # An empty dataset, which is read after the last example.
+    warning = tf.data.Dataset.from_generator(
+        source.unreadable.warn, output_signature=examples.element_spec
     )
-    return examples.concatenate(report)
+    return examples.concatenate(warning)

@@ -1,22 +1,25 @@
-"""What a data set hands over."""
+"""The three splits of a data set, as single examples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 from hydra_tf.core.lazy import tf
 from hydra_tf.data.augmentation import Augment
-from hydra_tf.data.decoding import Unreadable
+from hydra_tf.data.unreadable import UnreadableLog
+
+Example: TypeAlias = "tuple[tf.Tensor, tf.Tensor]"  # (image, label)
+Decode: TypeAlias = "Callable[[tf.Tensor, tf.Tensor | None], Example]"
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a data set hands over: single examples, not yet shuffled or batched.
+    """The splits of a data set as single examples, neither shuffled nor batched.
 
-    A data set that fits into memory needs the first four fields alone. One that does not
-    holds records, file names or encoded images say, and tells how they are shuffled and decoded.
+    A data set that fits into memory needs only the first four fields. A larger one yields records
+    (file names or encoded images, for example) and defines how to shuffle and decode them.
 
     Args:
         train: examples (image [height, width, channels], integer label); the image is uint8
@@ -26,13 +29,13 @@ class Source:
         num_classes: number of classes.
         augment: the data set's standard augmentation of training batches, if it has one.
         decode: (record, seed) -> (image, label), when examples are records; the seed is int64
-            [2], or None for an image that is not to be cut at random. A label of
-            ``decoding.UNREADABLE`` marks an image that the next good one of the batch replaces.
+            [2], or None for a centre crop in place of a random crop. An image with the label
+            ``unreadable.UNREADABLE_LABEL`` is replaced by the next readable one of the batch.
         order: seeds int64 [2] -> the training examples of a pass, in an order that depends on
-            the seeds alone; when left out, `train` is shuffled in memory as a whole.
-        look_up: batch of what `order` gives -> (images, labels), when those are places in a
-            table that is in memory.
-        unreadable: where `decode` notes what it could not read.
+            the seeds alone; when left out, all of `train` is shuffled in memory.
+        gather_batch: batch of the elements of `order` -> (images, labels), when these elements
+            are indices of a table in memory.
+        unreadable: where `decode` logs what it could not read.
     """
 
     train: tf.data.Dataset
@@ -40,7 +43,7 @@ class Source:
     test: tf.data.Dataset
     num_classes: int
     augment: Augment | None = None
-    decode: Callable[[Any, Any], tuple[Any, Any]] | None = None
-    order: Callable[[Any], Any] | None = None
-    look_up: Callable[[Any], tuple[Any, Any]] | None = None
-    unreadable: Unreadable | None = None
+    decode: Decode | None = None
+    order: Callable[[tf.Tensor], tf.data.Dataset] | None = None
+    gather_batch: Callable[[tf.Tensor], Example] | None = None
+    unreadable: UnreadableLog | None = None

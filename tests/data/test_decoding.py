@@ -9,13 +9,8 @@ import pytest
 import tensorflow as tf
 from absl import logging
 
-from hydra_tf.data.decoding import (
-    Decoder,
-    Unreadable,
-    centre,
-    decode_colours,
-    replace_unreadable,
-)
+from hydra_tf.data.sets.decoding import Decoder, central_square, decode_colours
+from hydra_tf.data.unreadable import UnreadableLog, replace_unreadable
 
 Encoded = Callable[..., bytes]
 
@@ -36,7 +31,7 @@ def test_a_short_side_of_256_is_cut_to_the_central_224(
 
 def test_other_sizes_are_cut_in_the_same_proportion() -> None:
     for height, width, size in ((512, 600, 448), (1, 1, 1), (3, 90_000, 3), (8, 9, 7)):
-        corner, side = centre(tf.constant([height, width]))
+        corner, side = central_square(tf.constant([height, width]))
         assert int(side) == size
         assert corner.numpy().tolist() == [(height - size) // 2, (width - size) // 2]
 
@@ -131,16 +126,16 @@ def test_the_next_good_image_of_a_batch_stands_in() -> None:
     ):
         found, targets = replace_unreadable(images, tf.constant(labels))
         assert targets.numpy().tolist() == tf.reshape(found, [5]).numpy().tolist() == expected
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Not one image of a batch"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="No image of a batch"):
         replace_unreadable(images[:2], tf.constant([-1, -1]))
 
 
 def test_one_warning_names_the_first_few(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(logging, "warning", lambda text, *parts: said.append(text % parts))
-    unreadable = Unreadable()
+    unreadable = UnreadableLog()
     for i in (7, 3, 1, 5, 2, 6, 4, 3):
-        unreadable.note(f"{i}.jpg".encode())
-    assert list(unreadable.report()) == [] == list(unreadable.report())
-    assert len(said) == 1 and said[0].startswith("7 of the images could not be read")
+        unreadable.add(f"{i}.jpg".encode())
+    assert list(unreadable.warn()) == [] == list(unreadable.warn())
+    assert len(said) == 1 and said[0].startswith("7 images could not be read")
     assert said[0].endswith("1.jpg, 2.jpg, 3.jpg, 4.jpg, 5.jpg and 2 more.")

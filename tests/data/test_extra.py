@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from hydra_tf import data
-from hydra_tf.data.extra_images import spread
+from hydra_tf.data.extra_images import interleaved_order
 
 
 def _source(size: int, mark: int, classes: int = 2, shape: tuple[int, ...] = (1, 1, 1)) -> Any:
@@ -94,7 +94,7 @@ def test_extra_images_are_augmented_and_scaled_as_the_others(npz_path: pathlib.P
 
 def test_both_kinds_are_spread_over_a_batch() -> None:
     for first, second in ((4, 4), (96, 32), (5, 2), (1, 7)):
-        order = spread((first, second)).numpy()
+        order = interleaved_order((first, second)).numpy()
         assert sorted(order) == list(range(first + second))
         half = (first + second) // 2
         share = (order[:half] >= first).sum()
@@ -120,16 +120,16 @@ GOOD = {"images": np.zeros((4, 8, 8, 1), np.uint8), "labels": np.arange(4)}
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
     [
-        ({"x": np.zeros(3)}, "is no .npz file of images and labels .*: it holds x"),
+        ({"x": np.zeros(3)}, "is not a .npz file of images and labels .*: it contains x"),
         (
             {**GOOD, "images": np.zeros((4, 8, 8), np.uint8)},
-            r"must hold uint8 images .*\[4, 8, 8\]",
+            r"must contain uint8 images .*\[4, 8, 8\]",
         ),
-        ({**GOOD, "images": np.zeros((4, 8, 8, 1))}, "must hold uint8 images .*float64"),
+        ({**GOOD, "images": np.zeros((4, 8, 8, 1))}, "must contain uint8 images .*float64"),
         ({**GOOD, "labels": np.arange(3)}, "and 3 labels"),
-        ({**GOOD, "labels": np.array([0, 1, -1, 2])}, "whole numbers from 0 on"),
-        ({**GOOD, "labels": np.zeros(4)}, "whole numbers from 0 on"),
-        ({**GOOD, "labels": np.array([None, 1, 2, 3])}, "is no .npz file"),
+        ({**GOOD, "labels": np.array([0, 1, -1, 2])}, "whole numbers of at least 0"),
+        ({**GOOD, "labels": np.zeros(4)}, "whole numbers of at least 0"),
+        ({**GOOD, "labels": np.array([None, 1, 2, 3])}, "is not a .npz file"),
     ],
 )
 def test_other_archives_are_refused(
@@ -147,7 +147,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: pathlib.Path) -> None:
     np.savez(tmp_path / "whole.npz", **GOOD)
     (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:300])
     for name in ("text.npz", "array.npy", "cut.npz"):
-        with pytest.raises(ValueError, match=r"is no .npz file of images and labels"):
+        with pytest.raises(ValueError, match=r"is not a .npz file of images and labels"):
             data.load(f"npz:path={tmp_path / name}")
     with pytest.raises(FileNotFoundError, match='absent" of images does not exist'):
         data.load(f"npz:path={tmp_path / 'absent'}")
@@ -158,15 +158,20 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "options", "error", "sentence"),
     [
-        ("npz:path={},share=0", {}, ValueError, "share is a share of every batch"),
-        ("npz:path={},share=1.0", {}, ValueError, "share is a share of every batch"),
+        ("npz:path={},share=0", {}, ValueError, "share must be a share of every batch"),
+        ("npz:path={},share=1.0", {}, ValueError, "share must be a share of every batch"),
         ("npz:path={},share=half", {}, TypeError, "share must be a number"),
         ({"name": "npz", "path": "x", "share": None}, {}, TypeError, "share must be a number"),
         ("npz:path={},share=0.01", {}, ValueError, "0 of the 8 images of a batch"),
         ("npz:path={},share=0.99", {}, ValueError, "8 of the 8 images of a batch"),
         ("npz:path=/absent", {}, FileNotFoundError, "does not exist"),
         ("nzp:path={}", {}, ValueError, 'Unknown data set "nzp"'),
-        ("mnist_5k", {}, ValueError, r"shape of the others, \(8, 8, 1\), not \(28, 28, 1\)"),
+        (
+            "mnist_5k",
+            {},
+            ValueError,
+            r"labelled images, \(8, 8, 1\), not \(28, 28, 1\)",
+        ),
         (_source(9, 0, 11, (8, 8, 1)), {}, ValueError, "11 classes, but the data set has 10"),
         (lambda: 3, {}, TypeError, "must return a Source"),
         ("digits", {"batch_size": 1}, ValueError, "0 of the 1 images of a batch"),

@@ -117,8 +117,8 @@ def test_damaged_files_are_counted_replaced_and_named(
     assert len(said) == 2 and said[0] == said[1]
     names = ", ".join(str(damaged / "train" / name) for name in ("a/2", "a/3", "a/7", "b/7"))
     assert said[0] == (
-        "4 of the images could not be read in this pass, and the next good ones stood in for "
-        f"them: {names.replace(',', '.png,')}.png."
+        "4 images could not be read in this pass and were replaced by the next readable "
+        f"ones: {names.replace(',', '.png,')}.png."
     )
 
 
@@ -149,7 +149,7 @@ def test_a_split_without_a_whole_image_ends_in_a_sentence(
 ) -> None:
     for path in (damaged / "test").glob("*/*.png"):
         path.write_bytes(b"")
-    with pytest.raises(Exception, match="Not one image of a batch could be read"):
+    with pytest.raises(Exception, match="No image of a batch could be read"):
         list(data.load(f"folder:path={damaged},size=4").test)
 
 
@@ -199,14 +199,19 @@ def _other_classes(root: pathlib.Path) -> None:
         (None, "path={},size=0", ValueError, "at least 1, not 0"),
         (None, "path={},channels=2", TypeError, "one of 1, 3"),
         (None, "path={},crop=-1", ValueError, "at least 0"),
-        (None, "path={},test_share=1.0", ValueError, "test_share is a share"),
-        (None, "path={},test_share=0.5,validation_share=0.5", ValueError, "leave no image"),
+        (None, "path={},test_share=1.0", ValueError, "test_share must be a share"),
+        (None, "path={},test_share=0.5,validation_share=0.5", ValueError, "leave no images"),
         (None, "path={},validation_share=0", ValueError, "The validation split is empty"),
-        (_empty_class, "path={}", ValueError, r'The class folder ".*c" holds no images'),
+        (_empty_class, "path={}", ValueError, r'The class folder ".*c" contains no images'),
         (_one_class, "path={}", ValueError, 'only the class folder "a"'),
-        (_no_class, "path={}", ValueError, "holds no class folders"),
-        (_train_only, "path={}", ValueError, "holds train, but splits need both train and test"),
-        (_other_classes, "path={}", ValueError, "not those of the training images: b, c are in"),
+        (_no_class, "path={}", ValueError, "contains no class folders"),
+        (_train_only, "path={}", ValueError, "contains train, but splits need both train and test"),
+        (
+            _other_classes,
+            "path={}",
+            ValueError,
+            "of the training images: b, c are in one",
+        ),
     ],
 )
 def test_bad_input_ends_in_a_sentence(

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from hydra_tf import data
-from hydra_tf.data.passes import pair, shuffled
+from hydra_tf.data.passes import random_pair, shuffled
 
 # The global seed that an operation's seed is joined with as long as nobody sets one.
 UNSET = 87654321
@@ -37,7 +37,7 @@ def test_passes_come_in_the_order_of_a_dataset_that_is_shuffled_anew(seed: int) 
     tf.random.set_seed(UNSET)
     old = tf.data.Dataset.range(50).shuffle(50, seed=seed, reshuffle_each_iteration=True)
     for n in range(5):
-        seeds = pair([UNSET, seed % (2**31 - 1)], n)
+        seeds = random_pair([UNSET, seed % (2**31 - 1)], n)
         new = shuffled(tf.data.Dataset.range(50), 50, seeds)
         assert list(new.as_numpy_iterator()) == list(old.as_numpy_iterator())
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from hydra_tf import data
-from hydra_tf.data.decoding import Decoder
+from hydra_tf.data.sets.decoding import Decoder
 
 Gather = Callable[..., tuple[np.ndarray, np.ndarray]]
 
@@ -81,7 +81,7 @@ def test_damaged_images_are_replaced_within_the_batch_and_named(
     images, labels = gather(data.load(f"imagenet:data_dir={tmp_path},size=8", batch_size=4).test)
     assert labels.tolist() == [1, 1, 2, 1, 4, 5, 6, 4, 8, 9, 10, 11]
     np.testing.assert_array_equal(images[3], images[1])
-    assert len(said) == 1 and "3 of the images" in said[0]
+    assert len(said) == 1 and "3 images" in said[0]
     assert "n0.JPEG, n3.JPEG, n7.JPEG" in said[0]
 
 
@@ -97,7 +97,7 @@ def test_an_image_without_a_name_is_told_by_its_class(
     said: list[str] = []
     monkeypatch.setattr(logging, "warning", lambda text, *parts: said.append(text % parts))
     list(data.load(f"imagenette:data_dir={tmp_path},variant=160px-v2,size=8").test)
-    assert len(said) == 1 and "2 of the images" in said[0]
+    assert len(said) == 1 and "2 images" in said[0]
     assert "an image of class 3 (" in said[0] and "an image of class 5 (" in said[0]
 
 
@@ -105,7 +105,7 @@ def test_an_image_without_a_name_is_told_by_its_class(
     ("spec", "error", "sentence"),
     [
         ("imagenet:size=0", ValueError, "at least 1, not 0"),
-        ("imagenet:buffer=0", ValueError, "buffer is a number of images, at least 1"),
+        ("imagenet:buffer=0", ValueError, "buffer must be a number of images, at least 1"),
         ("imagenette:validation_share=0.0", ValueError, "between 0 and 1"),
         ("imagenette:variant=tiny", TypeError, "one of full-size-v2"),
         ("imagenet:data_dir={}", FileNotFoundError, '"tfds build imagenet2012"'),
@@ -169,7 +169,7 @@ def test_records_of_a_damaged_file_are_replaced_and_named(
         lost = {i for i in range(36) if i not in labels}
         assert lost  # of the second file, from its damage on
         assert lost == set(range(min(lost), 14 + 13))
-        assert caplog.text.count(f"{len(lost)} of the images could not be read in this pass") == 1
+        assert caplog.text.count(f"{len(lost)} images could not be read in this pass") == 1
         assert "record " in caplog.text
         caplog.clear()
     assert passes[0] == passes[1]
@@ -195,7 +195,7 @@ def test_a_file_without_a_good_record_has_those_of_others(
         _, labels = gather(splits.train)
     assert len(labels) == 36
     assert not set(labels) & set(range(14, 27))
-    assert "13 of the images could not be read in this pass" in caplog.text
+    assert "13 images could not be read in this pass" in caplog.text
     assert gather(splits.test)[1].tolist() == [*range(8), *range(4)]
     assert f"of {empty}" in caplog.text
 

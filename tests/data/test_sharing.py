@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from hydra_tf import data
 from hydra_tf.core.pixels import unit_floats
-from hydra_tf.data.decoding import ELSEWHERE, UNREADABLE, replace_unreadable
-from hydra_tf.data.extra_images import spread
-from hydra_tf.data.worker_shares import OwnRows
+from hydra_tf.data.extra_images import interleaved_order
+from hydra_tf.data.unreadable import OTHER_WORKER_LABEL, UNREADABLE_LABEL, replace_unreadable
+from hydra_tf.data.worker_slices import WorkerSlice
 
 
 @pytest.mark.parametrize("workers", [2, 3])
@@ -19,15 +19,15 @@ def test_shares_are_those_of_the_replicas_by_brute_force(workers: int, extra: in
     size, labelled, steps = 23, 5, 5
     found: dict[int, list[tuple[int, int, int]]] = {}
     for worker in range(workers):
-        own = OwnRows(worker, workers, size, labelled, steps, extra)
-        found[worker] = [(0, 0, p) for p in range(size) if own.of_labelled(p)]
-        found[worker] += [(0, 1, p) for p in range(2 * 5 * extra) if extra and own.of_extra(p)]
+        own = WorkerSlice(worker, workers, size, labelled, steps, extra)
+        found[worker] = [(0, 0, p) for p in range(size) if own.has_labelled(p)]
+        found[worker] += [(0, 1, p) for p in range(2 * 5 * extra) if extra and own.has_extra(p)]
     wanted: dict[int, list[tuple[int, int, int]]] = {worker: [] for worker in range(workers)}
     for step in range(2 * 5):
         count = min(labelled, size - step % 5 * labelled)
         rows = [(0, 0, step % 5 * labelled + i) for i in range(count)]
         rows += [(0, 1, step * extra + i) for i in range(extra)]
-        rows = [rows[i] for i in spread((count, extra)).numpy()] if extra else rows
+        rows = [rows[i] for i in interleaved_order((count, extra)).numpy()] if extra else rows
         for worker in range(workers):
             share = range(len(rows) * worker // workers, len(rows) * (worker + 1) // workers)
             wanted[worker] += [rows[i] for i in share if rows[i][1] or step < 5]
@@ -64,7 +64,7 @@ def test_workers_together_have_the_batches_of_one(
             if name != "digits":  # which need no decoding
                 others = np.delete(np.arange(len(y)), np.s_[first:end])
                 assert not own_x[others].any()
-                assert (own_y[others] == ELSEWHERE).all()
+                assert (own_y[others] == OTHER_WORKER_LABEL).all()
 
 
 def test_a_worker_that_there_is_not_is_refused() -> None:
@@ -74,7 +74,7 @@ def test_a_worker_that_there_is_not_is_refused() -> None:
 
 def test_what_another_worker_decodes_stands_in_for_nothing() -> None:
     images = tf.reshape(tf.range(5.0), [5, 1, 1, 1])
-    labels = tf.constant([ELSEWHERE, UNREADABLE, ELSEWHERE, 3, 4])
+    labels = tf.constant([OTHER_WORKER_LABEL, UNREADABLE_LABEL, OTHER_WORKER_LABEL, 3, 4])
     replaced = replace_unreadable(images, labels)
     assert replaced[1].numpy()[1] == 3
     assert replaced[0].numpy().ravel()[1] == 3.0

@@ -139,7 +139,7 @@ def test_a_callable_and_a_mapping_name_a_data_set() -> None:
         ("digits", {"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ("digits", {"batch_size": 2.5}, TypeError, "batch_size must be a whole number"),
         ("digits", {"seed": -1}, ValueError, "seed must be at least 0"),
-        ("digits", {"augment": True}, TypeError, "augment is None"),
+        ("digits", {"augment": True}, TypeError, "augment must be None"),
         ("digits", {"batch_size": 2000, "drop_remainder": True}, ValueError, "leaves no batch"),
         (lambda: 3, {}, TypeError, "must return a Source"),
     ],

@@ -1,4 +1,4 @@
-"""The registered data sets, one file each, and what only they use."""
+"""The registered data sets, one file each, and the helpers that only they use."""
 
 from hydra_tf.data.sets.base import DATASETS, DataSet, build
 

@@ -16,12 +16,12 @@ build = DATASETS.build
 
 @dataclass(frozen=True)
 class DataSet(abc.ABC):
-    """A data set: parameters, and one method that reads it.
+    """Base of the data sets: their parameters, and one method that reads them.
 
     Args:
-        crop: training images are padded by so many pixels of 0 on every side and cut back
-            to their size at a random place; 0 leaves them as they are.
-        flip: whether half of the training images are mirrored left to right.
+        crop: training images are padded by this many pixels of 0 on every side and cropped to
+            their size at a random position; 0 leaves them unchanged.
+        flip: whether to mirror each training image left to right with probability 1/2.
     """
 
     crop: int = 0
@@ -35,5 +35,5 @@ class DataSet(abc.ABC):
         """Read the data set."""
 
     def augmentation(self) -> Augment | None:
-        """Return the augmentation that the parameters ask for, or None."""
+        """Return the augmentation defined by the parameters, or None."""
         return crop_and_flip(self.crop, self.flip)

@@ -18,7 +18,7 @@ class CIFAR100(PreparedDataSet):
         crop: pixels of random shift.
         flip: mirror at random.
         data_dir: folder of the prepared data sets, see :class:`PreparedDataSet`.
-        validation_share: share of the training images kept for validation.
+        validation_share: share of the training images used for validation.
 
     Example:
         >>> CIFAR100(data_dir="~/data").crop

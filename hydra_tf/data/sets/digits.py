@@ -1,4 +1,4 @@
-"""1,797 small digits (Alpaydin and Kaynak, 1998) that come with scikit-learn: no download."""
+"""1,797 small digits (Alpaydin and Kaynak, 1998) that come with scikit-learn."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hydra_tf.data.source import Source
 @DATASETS.register()
 @dataclass(frozen=True)
 class Digits(DataSet):
-    """1,257 training, 180 validation and 360 test images of 8x8x1, digits in proportion.
+    """1,257 training, 180 validation and 360 test images of 8x8x1, stratified.
 
     Args:
-        crop: pixels of random shift, see :class:`DataSet`; digits are centred, so none.
-        flip: mirror at random; left off, for digits read one way.
+        crop: pixels of random shift, see :class:`DataSet`; 0, since the digits are centred.
+        flip: mirror at random; off, since mirrored digits are not digits.
 
     Example:
         >>> int(Digits()().train.cardinality())
@@ -30,7 +30,7 @@ class Digits(DataSet):
         from sklearn.datasets import load_digits
 
         table = load_digits()
-        images = (table.images[..., np.newaxis] / 16.0).astype(np.float32)  # grey levels 0 to 16
+        images = (table.images[..., np.newaxis] / 16.0).astype(np.float32)  # from 0 to 16
         return split_arrays(
             images, table.target, validation=180, test=360, augment=self.augmentation()
         )

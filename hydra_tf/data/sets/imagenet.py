@@ -14,16 +14,16 @@ from hydra_tf.data.sets.records import PreparedPhotographs
 class ImageNet(PreparedPhotographs):
     """1,268,355 training, 12,812 validation and 50,000 test images, 1,000 classes.
 
-    The test images are those that ImageNet calls validation; the labels of its own test images
-    are not published.
+    The test images are ImageNet's validation split; the labels of its test split are not
+    published.
 
     Args:
-        crop: pixels of random shift on top of the cut.
+        crop: pixels of random shift after the random crop.
         flip: mirror at random.
         data_dir: folder of the prepared data sets, see :class:`PreparedDataSet`.
-        validation_share: share of the training images, the last ones, kept for validation.
+        validation_share: share of the training images, the last ones, used for validation.
         size: height and width that images are resized to.
-        buffer: number of encoded images among which the next one of a pass is chosen.
+        buffer: number of encoded images from which the next one of a pass is chosen.
 
     Example:
         >>> ImageNet(data_dir="~/data").size

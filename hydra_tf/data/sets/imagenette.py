@@ -1,4 +1,4 @@
-"""Imagenette (Howard, 2019): ten easily told classes of ImageNet."""
+"""Imagenette (Howard, 2019): ten easily distinguished classes of ImageNet."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Imagenette(PreparedPhotographs):
     """8,522 training, 947 validation and 3,925 test images, 10 classes.
 
     Args:
-        crop: pixels of random shift on top of the cut.
+        crop: pixels of random shift after the random crop.
         flip: mirror at random.
         data_dir: folder of the prepared data sets, see :class:`PreparedDataSet`.
-        validation_share: share of the training images, the last ones, kept for validation.
+        validation_share: share of the training images, the last ones, used for validation.
         size: height and width that images are resized to.
-        buffer: number of encoded images among which the next one of a pass is chosen.
-        variant: the prepared copy: images as they were, or with a short side of 320 or 160.
+        buffer: number of encoded images from which the next one of a pass is chosen.
+        variant: the prepared copy: original images, or a short side of 320 or 160 pixels.
 
     Example:
         >>> Imagenette(variant="160px-v2").full_name
@@ -35,5 +35,5 @@ class Imagenette(PreparedPhotographs):
 
     @property
     def full_name(self) -> str:
-        """Name in TensorFlow Datasets, with its configuration."""
+        """Name and configuration in TensorFlow Datasets."""
         return f"{self.builder_name}/{self.variant}"

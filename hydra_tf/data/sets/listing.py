@@ -1,4 +1,4 @@
-"""Folders of images by class: what is there, and what is wrong with it. Loads no TensorFlow."""
+"""Image files in folders by class, listed and checked without TensorFlow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Listing:
 
     Args:
         paths: the files.
-        labels: int64 [files], the place of each file's class among the class names.
+        labels: int64 [files], the index of each file's class among the class names.
     """
 
     paths: tuple[str, ...]
@@ -29,14 +29,14 @@ class Listing:
 
 
 def has_splits(path: str) -> bool:
-    """Return whether a folder holds the splits as folders, rather than the classes.
+    """Return whether the folders in a folder are splits rather than classes.
 
     Args:
         path: the folder.
 
     Raises:
         FileNotFoundError: when there is no such folder.
-        ValueError: when some of the splits are there and one that is needed is not.
+        ValueError: when it has folders of some splits, but not of both train and test.
 
     Example:
         >>> has_splits("no/such/folder")
@@ -46,21 +46,21 @@ def has_splits(path: str) -> bool:
     """
     if not os.path.isdir(path):
         raise FileNotFoundError(f'The folder "{path}" of images does not exist.')
-    found = [split for split in SPLITS if os.path.isdir(os.path.join(path, split))]
-    if found and not {"train", "test"} <= set(found):
+    present = [split for split in SPLITS if os.path.isdir(os.path.join(path, split))]
+    if present and not {"train", "test"} <= set(present):
         raise ValueError(
-            f'The folder "{path}" holds {" and ".join(found)}, but splits need both train and test '
-            "(validation can be left out, and is then taken from train); without any of the three, "
-            "its folders are the classes."
+            f'The folder "{path}" contains {" and ".join(present)}, but splits need both train and '
+            "test (a missing validation is taken from train); without any of the three, its "
+            "folders are the classes."
         )
-    return bool(found)
+    return bool(present)
 
 
 def class_names(path: str) -> tuple[str, ...]:
     """Return the names of the class folders, sorted.
 
     Args:
-        path: folder that holds a folder for each class.
+        path: folder with one folder for each class.
 
     Raises:
         ValueError: when there are fewer than two.
@@ -70,55 +70,55 @@ def class_names(path: str) -> tuple[str, ...]:
     if len(names) < 2:
         what = f'only the class folder "{names[0]}"' if names else "no class folders"
         raise ValueError(
-            f'The folder "{path}" holds {what}; it needs one folder of images for each of at least '
-            "two classes."
+            f'The folder "{path}" contains {what}; it needs one folder of images for each of at '
+            "least two classes."
         )
     return tuple(names)
 
 
 def list_images(path: str, classes: Sequence[str]) -> Listing:
-    """Return the image files of the classes; a warning tells of files that are no images.
+    """Return the image files of the classes, and warn of other files.
 
     Args:
-        path: folder that holds a folder for each class; deeper folders belong to the class.
-        classes: the class names that it must hold, and no others.
+        path: folder with one folder for each class, which may have further folders in it.
+        classes: the expected class names.
 
     Raises:
-        ValueError: when a class is missing, unknown or without images.
+        ValueError: when a class is missing, unknown or empty.
     """
     names = class_names(path)
     if different := sorted(set(names) ^ set(classes)):
         raise ValueError(
-            f'The classes of "{path}" are not those of the training images: {_some(different)} '
-            "are in one of them only."
+            f'The classes of "{path}" differ from those of the training images: '
+            f"{_first(different)} are in one of the two only."
         )
     paths: list[str] = []
     labels: list[int] = []
     others: list[str] = []
     for label, name in enumerate(classes):
         images: list[str] = []
-        for place, folders, files in os.walk(os.path.join(path, name)):
+        for folder, folders, files in os.walk(os.path.join(path, name)):
             folders.sort()
-            # Hidden files are other programs' notes, under the names of the images at that.
+            # Hidden files, such as "._0.png", are metadata of other programs.
             for file in sorted(file for file in files if not file.startswith(".")):
                 is_image = file.lower().endswith(_ENDINGS)
-                (images if is_image else others).append(os.path.join(place, file))
+                (images if is_image else others).append(os.path.join(folder, file))
         if not images:
             raise ValueError(
-                f'The class folder "{os.path.join(path, name)}" holds no images '
+                f'The class folder "{os.path.join(path, name)}" contains no images '
                 f"({', '.join(_ENDINGS)})."
             )
         paths += images
         labels += [label] * len(images)
     if others:
         logging.warning(
-            '%d files in "%s" are left out, as they are not named as images (%s): %s.',
-            *(len(others), path, ", ".join(_ENDINGS), _some(others)),
+            '%d files in "%s" are ignored, since their names do not end like images (%s): %s.',
+            *(len(others), path, ", ".join(_ENDINGS), _first(others)),
         )
     return Listing(tuple(paths), np.array(labels, np.int64))
 
 
-def _some(names: Sequence[str]) -> str:
-    """The first few names."""
+def _first(names: Sequence[str]) -> str:
+    """Return the first few names, and the number of the others."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

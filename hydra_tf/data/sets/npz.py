@@ -1,4 +1,4 @@
-"""Images and labels in a NumPy archive, such as the pseudo-labelled images of extra data."""
+"""Images and labels in a NumPy archive, such as extra images with pseudo-labels."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from hydra_tf.data.sets.base import DATASETS, DataSet
-from hydra_tf.data.sets.splitting import check_shares, parts_of, split_arrays
+from hydra_tf.data.sets.splitting import check_shares, share_sizes, split_arrays
 from hydra_tf.data.source import Source
 
-# The second pair of names is that of the 500,000 images of Carmon et al. (NeurIPS 2019).
-# What reading a file that is no archive, or a damaged one, may raise.
-_DAMAGE = (
+# Errors on reading a damaged archive or another file.
+_READ_ERRORS = (
     *(ValueError, OSError, EOFError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
+# The second pair of names is that of the 500,000 images of Carmon et al. (NeurIPS 2019).
 _KEYS = (("images", "labels"), ("data", "extrapolated_targets"))
 
 
@@ -29,16 +28,15 @@ _KEYS = (("images", "labels"), ("data", "extrapolated_targets"))
 class Npz(DataSet):
     """A ``.npz`` file of ``images`` uint8 [n, height, width, channels] and ``labels`` [n].
 
-    The names ``data`` and ``extrapolated_targets`` are understood too. The images are held in
-    memory once. They are split the same in every run and stratified; as extra data they are
-    taken whole.
+    The names ``data`` and ``extrapolated_targets`` are accepted too. The images are in memory
+    once. The split is stratified and the same in every run; as extra images all are used.
 
     Args:
         crop: pixels of random shift, see :class:`DataSet`.
         flip: mirror training images at random.
         path: the file.
-        validation_share: share of the images kept for validation.
-        test_share: share of the images kept for the test.
+        validation_share: share of the images used for validation.
+        test_share: share of the images used for the test.
 
     Example:
         >>> Npz(path="tiny.npz").flip
@@ -57,47 +55,47 @@ class Npz(DataSet):
         """Read the data set; see :class:`DataSet`.
 
         Raises:
-            FileNotFoundError: when there is no such file.
-            ValueError: when it does not hold images and labels.
+            FileNotFoundError: when the file does not exist.
+            ValueError: when it does not contain valid images and labels.
         """
         if not self.path:
             raise ValueError(
                 'The data set "npz" needs the path of its file: npz:path=/data/tiny.npz.'
             )
         images, labels = _read(os.path.expanduser(self.path))
-        validation, test = parts_of(len(labels), self.validation_share, self.test_share)
+        validation, test = share_sizes(len(labels), self.validation_share, self.test_share)
         return split_arrays(images, labels, validation, test, augment=self.augmentation())
 
 
-def _read(path: str) -> tuple[Any, Any]:
-    """Images uint8 [n, height, width, channels] and labels int64 [n] of a file."""
+def _read(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return images uint8 [n, height, width, channels] and labels int64 [n] of a file."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f'The file "{path}" of images does not exist.')
     try:
         if not zipfile.is_zipfile(path):
-            raise ValueError("it is no archive, or is cut short")
-        # Loading never runs code: arrays of Python objects, which are pickled, are refused.
+            raise ValueError("it is not an archive, or is truncated")
+        # Loading never runs code: pickled arrays of Python objects raise an error.
         with np.load(path, allow_pickle=False) as archive:
             for keys in _KEYS:
                 if set(keys) <= set(archive.files):
                     images, labels = (archive[key] for key in keys)
                     break
             else:
-                raise ValueError(f"it holds {', '.join(archive.files) or 'nothing'}")
-    except _DAMAGE as error:
+                raise ValueError(f"it contains {', '.join(archive.files) or 'nothing'}")
+    except _READ_ERRORS as error:
         raise ValueError(
-            f'"{path}" is no .npz file of images and labels (or data and extrapolated_targets): '
+            f'"{path}" is not a .npz file of images and labels (or data and extrapolated_targets): '
             f"{error}."
         ) from error
     labels = np.asarray(labels).reshape(-1)
     if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(labels):
         raise ValueError(
-            f'"{path}" must hold uint8 images [n, height, width, channels] and n labels, not '
+            f'"{path}" must contain uint8 images [n, height, width, channels] and n labels, not '
             f"{images.dtype} {list(images.shape)} and {len(labels)} labels."
         )
     if not np.issubdtype(labels.dtype, np.integer) or len(labels) == 0 or labels.min() < 0:
         raise ValueError(
-            f'The labels in "{path}" must be whole numbers from 0 on, and at least one; images '
-            "without a label need a pseudo-label."
+            f'The labels in "{path}" must be whole numbers of at least 0, and not empty; '
+            "unlabelled images need pseudo-labels."
         )
     return images, labels.astype(np.int64)

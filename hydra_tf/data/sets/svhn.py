@@ -16,9 +16,9 @@ class SVHN(PreparedDataSet):
 
     Args:
         crop: pixels of random shift.
-        flip: mirror at random; left off, for digits read one way.
+        flip: mirror at random; off, since mirrored digits are not digits.
         data_dir: folder of the prepared data sets, see :class:`PreparedDataSet`.
-        validation_share: share of the training images kept for validation.
+        validation_share: share of the training images used for validation.
 
     Example:
         >>> SVHN(data_dir="~/data").crop

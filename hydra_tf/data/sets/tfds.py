@@ -1,29 +1,32 @@
 """Data sets that TensorFlow Datasets has prepared on this machine.
 
-Nothing here downloads: a data set that is not prepared is refused at once, with what to do.
+Nothing is downloaded: a data set that is not prepared raises an error that says how to prepare it.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from hydra_tf.core.lazy import tf
 from hydra_tf.data.sets.base import DataSet
 from hydra_tf.data.source import Source
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 
 @dataclass(frozen=True)
 class PreparedDataSet(DataSet):
-    """Base of the data sets that TensorFlow Datasets prepares; one subclass for each.
+    """Base of the data sets that TensorFlow Datasets prepares, one subclass each.
 
     Args:
         crop: pixels of random shift of training images, see :class:`DataSet`.
         flip: mirror training images at random.
-        data_dir: folder of the prepared data sets; when left out, that of the environment
-            variable TFDS_DATA_DIR, or else TensorFlow Datasets' own.
-        validation_share: share of the training split, its last part, that is kept out of
-            training and used for validation.
+        data_dir: folder of the prepared data sets; by default that of the environment variable
+            TFDS_DATA_DIR, or else the default of TensorFlow Datasets.
+        validation_share: share of the training split, the last images, used for validation.
     """
 
     data_dir: str | None = None
@@ -35,7 +38,7 @@ class PreparedDataSet(DataSet):
         super().__post_init__()
         if not 0 < self.validation_share < 1:
             raise ValueError(
-                "validation_share is a share of the training images between 0 and 1, not "
+                "validation_share must be a share of the training images between 0 and 1, not "
                 f"{self.validation_share}."
             )
 
@@ -43,13 +46,13 @@ class PreparedDataSet(DataSet):
         """Read the data set; see :class:`DataSet`.
 
         Raises:
-            FileNotFoundError: when it is not prepared, saying how to prepare it.
+            FileNotFoundError: when it is not prepared.
         """
         builder = prepared_builder(self.builder_name, self.data_dir)
         total = builder.info.splits["train"].num_examples
         train = total - max(1, round(total * self.validation_share))
         return Source(
-            # Decoding is paid for once, not in every epoch; held as bytes, not as floats.
+            # Cached, so that images are decoded once and not in every epoch.
             train=_examples(builder, f"train[:{train}]").cache(),
             validation=_examples(builder, f"train[{train}:]"),
             test=_examples(builder, "test"),
@@ -58,15 +61,15 @@ class PreparedDataSet(DataSet):
         )
 
 
-def prepared_builder(name: str, data_dir: str | None = None) -> Any:
+def prepared_builder(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
     """Return the TensorFlow Datasets builder of a data set that is prepared on this machine.
 
     Args:
         name: name in TensorFlow Datasets.
-        data_dir: folder of the prepared data sets, or None for the usual one.
+        data_dir: folder of the prepared data sets, or None for the default one.
 
     Raises:
-        FileNotFoundError: when it is not prepared, saying how to prepare it.
+        FileNotFoundError: when it is not prepared.
 
     Example:
         >>> prepared_builder("cifar10", "no/such/folder")  # doctest: +ELLIPSIS
@@ -76,25 +79,25 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
     """
     import tensorflow_datasets as tfds
 
-    # TensorFlow Datasets reads the variable when it is imported, which may be long ago.
-    given = data_dir or os.environ.get("TFDS_DATA_DIR")
-    if given and not os.path.isdir(os.path.expanduser(given)):
+    # TensorFlow Datasets reads the variable only when it is imported.
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR")
+    if folder and not os.path.isdir(os.path.expanduser(folder)):
         raise FileNotFoundError(
-            f'The folder "{given}" given as data_dir or TFDS_DATA_DIR does not exist; give the one '
-            f'that holds the prepared "{name}".'
+            f'The folder "{folder}" given as data_dir or TFDS_DATA_DIR does not exist; give the '
+            f'one that contains the prepared "{name}".'
         )
-    builder = tfds.builder(name, data_dir=os.path.expanduser(given) if given else None)
+    builder = tfds.builder(name, data_dir=os.path.expanduser(folder) if folder else None)
     if not builder.is_prepared():
         raise FileNotFoundError(
-            f'The data set "{name}" is not prepared: {builder.data_dir} holds no finished copy. '
+            f'The data set "{name}" is not prepared: {builder.data_dir} has no complete copy. '
             f'Run "tfds build {name}" (or tfds.load("{name}", download=True)) on a machine with a '
             "network, and give the folder it was written to as data_dir or TFDS_DATA_DIR."
         )
     return builder
 
 
-def _examples(builder: Any, split: str) -> Any:
-    """Examples (image, label) in the order of the files, whatever the number of cores."""
+def _examples(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
+    """Return examples (image, label) in the order of the files, for any number of cores."""
     import tensorflow_datasets as tfds
 
     return builder.as_dataset(
