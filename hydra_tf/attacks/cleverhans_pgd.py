@@ -63,15 +63,20 @@ class CleverHansPGD(Attack):
         load = tf.autograph.experimental.do_not_convert(importlib.import_module)
         module = load("cleverhans.tf2.attacks.projected_gradient_descent")
         step_size = step_size_or_default(self.step_size, self.epsilon, self.steps)
-        return module.projected_gradient_descent(
-            predict,
-            x,
-            self.epsilon,
-            min(step_size, self.epsilon),
-            self.steps,
-            {"linf": np.inf, "l2": 2}[self.norm],
-            clip_min=0.0,
-            clip_max=1.0,
-            y=y,
-            rand_init=self.random_start,
-        )
+
+        def images() -> Images:
+            return module.projected_gradient_descent(
+                predict,
+                x,
+                self.epsilon,
+                min(step_size, self.epsilon),
+                self.steps,
+                {"linf": np.inf, "l2": 2}[self.norm],
+                clip_min=0.0,
+                clip_max=1.0,
+                y=y,
+                rand_init=self.random_start,
+            )
+
+        # TensorFlow's convolutions have no gradient for an empty batch.
+        return tf.cond(tf.shape(x)[0] > 0, images, lambda: x)

@@ -177,9 +177,7 @@ def test_images_without_a_known_size_are_refused():
     def run(x):
         return Square().perturb(lambda z: z, x, tf.zeros(2, tf.int32), stateless_seed(0))
 
-    with pytest.raises(
-        ValueError, match=r"known size, not of shape \(None, None, 4, 1\)"
-    ):
+    with pytest.raises(ValueError, match=r"known size, not of shape \(None, None, 4, 1\)"):
         run(tf.zeros([2, 4, 4, 1]))
 
 
