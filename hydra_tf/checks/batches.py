@@ -45,7 +45,7 @@ def check_images(x: Any, input_shape: tuple[int | None, ...]) -> None:
 def check_use(model: Classifier, x: Any, y: Any) -> None:
     """Check that a model outputs logits, and that a batch fits it.
 
-    The outputs of a model are checked the first time only.
+    The outputs of a model are checked only on its first use.
 
     Args:
         model: a Keras model or another callable ``(x, training) -> logits``.
@@ -67,7 +67,7 @@ def check_use(model: Classifier, x: Any, y: Any) -> None:
         outputs = net(tf.cast(x[:32], tf.float32), training=False)
         check_logits(outputs)
         _class_counts[net] = int(outputs.shape[-1])
-    if net in _class_counts:  # an empty batch does not reveal the classes of an unknown model
+    if net in _class_counts:  # unknown as long as all batches were empty
         check_labels(y, len(x), _class_counts[net])
 
 

@@ -13,8 +13,8 @@ Array = np.ndarray[Any, Any]
 
 _SPARSE = "A batch has labels that are not whole numbers from 0 to the number of logits minus 1."
 _ONE_HOT = (
-    "A batch has labels of rank 2 that are not one-hot rows of one 1 each, as wide as the "
-    "logits; soft labels are not supported."
+    "A batch has labels of rank 2 that are not one-hot rows with one column for each logit; soft "
+    "labels are not supported."
 )
 
 
@@ -55,7 +55,7 @@ def sparse_labels(y: Any) -> Labels:
 
 
 def labels_valid(y: tf.Tensor, classes: int) -> tuple[tf.Tensor, str]:
-    """Return whether labels are valid, for use in a graph, and the sentence if they are not.
+    """Return whether labels are valid, for use in a graph, and the error sentence if not.
 
     Args:
         y: labels as in :func:`sparse_labels`, a tensor of known rank.
@@ -101,8 +101,8 @@ def check_labels(y: Any, images: int, classes: int) -> None:
     if y.ndim == 2 and y.shape[1] == classes and classes > 1:
         if not (np.isin(y, (0, 1)).all() and (y.sum(1) == 1).all()):
             raise ValueError(
-                "Labels of shape [batch, classes] must be one-hot rows of one 1 each; soft "
-                "labels are not supported."
+                "Labels of shape [batch, classes] must be one-hot, with a single 1 in each row; "
+                "soft labels are not supported."
             )
         return
     if y.ndim > 2 or (y.ndim == 2 and y.shape[1] != 1) or y.ndim == 0:

@@ -9,14 +9,14 @@ import numpy as np
 from hydra_tf.core.keras_models import wrapped_network
 
 # Layers that only rearrange values; Dropout does nothing in inference mode.
-_ARRANGING = {"Reshape", "Flatten", "Identity", "Dropout"}
+_REARRANGING = {"Reshape", "Flatten", "Identity", "Dropout"}
 _PROBABILITIES = {"softmax", "softmaxv2", "logsoftmax", "sigmoid", "logsigmoid", "hardsigmoid"}
 
 
 def is_probability(name: str) -> bool:
     """Return whether an activation, layer or operation of this name outputs probabilities.
 
-    Their logarithms count too.
+    Log-probabilities count as probabilities.
 
     Args:
         name: name of the function or class.
@@ -44,14 +44,14 @@ def network_of(model: Any) -> Any:
     return wrapped_network(model)
 
 
-def _end(model: Any) -> Any:
+def _last_operation(model: Any) -> Any:
     """Return the last operation of a model that changes values, also within nested models."""
-    for part in reversed(
-        getattr(model, "operations", None) or getattr(model, "layers", None) or ()
-    ):
-        idle = type(part).__name__ == "Activation" and part.activation.__name__ == "linear"
-        if not idle and type(part).__name__ not in _ARRANGING:
-            return _end(part)
+    operations = getattr(model, "operations", None) or getattr(model, "layers", None) or ()
+    for operation in reversed(operations):
+        name = type(operation).__name__
+        linear = name == "Activation" and operation.activation.__name__ == "linear"
+        if not linear and name not in _REARRANGING:
+            return _last_operation(operation)
     return model
 
 
@@ -76,8 +76,8 @@ def require_logits(model: Any) -> None:
                 f"The model has {count} {what}, but robust training and attacks need one input, "
                 "the images, and one output, the logits; pass keras.Model(images, logits)."
             )
-    last = _end(model)
-    # An operation such as keras.ops.softmax is a class of its own, a layer has an activation.
+    last = _last_operation(model)
+    # An operation such as keras.ops.softmax has a class; a layer may have an activation.
     activation = getattr(getattr(last, "activation", None), "__name__", "")
     if is_probability(type(last).__name__) or is_probability(activation):
         raise ValueError(

@@ -1,1 +1,1 @@
-"""What every room builds on: registries, value types, random numbers, files."""
+"""Registries, value types, random numbers and files, used by the whole library."""

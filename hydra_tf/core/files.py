@@ -11,7 +11,7 @@ from collections.abc import Iterator
 def unfinished(path: str | os.PathLike[str]) -> pathlib.Path:
     """Return the temporary name of a file while it is written.
 
-    It is always the same, so that the remains of a killed process are overwritten.
+    The name is always the same, so that a file left by a killed process is overwritten.
 
     Example:
         >>> str(unfinished("runs/model.keras"))
@@ -30,8 +30,8 @@ def checked_path(path: str | os.PathLike[str], suffix: str | None = None) -> pat
         >>> checked_path("a.txt", ".txt").name
         'a.txt'
     """
-    given: object = path
-    if not isinstance(given, str | os.PathLike):
+    value: object = path
+    if not isinstance(value, str | os.PathLike):
         raise TypeError(f'The path must name a file that ends in "{suffix or ""}", not {path!r}.')
     target = pathlib.Path(path)
     if suffix is not None and target.suffix != suffix:
@@ -50,8 +50,8 @@ def replacing(path: str | os.PathLike[str], suffix: str | None = None) -> Iterat
     """Yield a temporary file next to `path` that replaces it when the context succeeds.
 
     If the context ends with an error, the temporary file is removed and the file at `path` is
-    not changed. When the context ends, the file and its name have been synced to the disk, so
-    that they survive a loss of power.
+    not changed. On success, the file and its name are synced to the disk, so that they survive
+    a power loss.
 
     Args:
         path: the final path of the file.
@@ -90,7 +90,7 @@ def replacing(path: str | os.PathLike[str], suffix: str | None = None) -> Iterat
 
 
 def _sync(path: pathlib.Path) -> None:
-    """Write a file, or the names in a folder, to the disk."""
+    """Flush a file, or the entries of a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -23,7 +23,7 @@ class Graphs:
     """A cache of traced graphs by model and key; graphs are freed with their model.
 
     A graph reads the weights whenever it runs, but decisions that Python made during tracing
-    are fixed in it. The graphs of a model that was changed in place since are traced again.
+    are fixed in it. If a model was changed in place, its graphs are traced again.
 
     Example:
         >>> net, graphs = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)]), Graphs()
@@ -92,7 +92,7 @@ def _attributes(layer: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, _PLAIN):
             yield name, value
         elif isinstance(value, list | tuple):
-            yield name, [each for each in value if isinstance(each, _PLAIN)]
+            yield name, [item for item in value if isinstance(item, _PLAIN)]
         elif isinstance(value, types.FunctionType):
             yield name, weakref.ref(value)
         # Normalization stores its statistics in tensors. Symbolic tensors have no values.
@@ -101,11 +101,11 @@ def _attributes(layer: Any) -> Iterator[tuple[str, Any]]:
 
 
 class _Keras(NamedTuple):
-    """Values that would be slow to look up each time.
+    """Facts about Keras, cached because looking them up is slow.
 
     Args:
         arrays: the classes of arrays and tensors.
-        ignored: attributes of every layer that no output depends on.
+        ignored: attributes that every layer has and that no output depends on.
     """
 
     arrays: tuple[Any, ...]

@@ -1,4 +1,4 @@
-"""The only use of attributes that Keras does not document.
+"""Attributes that Keras does not document; they are used only through this file.
 
 `tests/test_keras_private.py` fails with the name of the attribute if a version of Keras drops
 or renames one.
@@ -6,8 +6,8 @@ or renames one.
 
 from __future__ import annotations
 
-# The state of Keras's callbacks from epoch to epoch, by class in keras.callbacks. Those of
-# EarlyStopping and ReduceLROnPlateau are public; ModelCheckpoint counts batches in private ones.
+# Attributes with the state of Keras's callbacks between epochs, by class of keras.callbacks. Those
+# of EarlyStopping and ReduceLROnPlateau are public; ModelCheckpoint counts batches in private ones.
 CALLBACK_STATE: dict[str, tuple[str, ...]] = {
     "EarlyStopping": ("best", "wait", "best_epoch", "stopped_epoch", "best_weights"),
     "ReduceLROnPlateau": ("best", "wait", "cooldown_counter"),

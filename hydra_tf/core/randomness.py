@@ -1,7 +1,7 @@
-"""Random numbers for the samples of a batch, also if replicas or microbatches share it.
+"""Random numbers for the samples of a batch, even if it is split into slices.
 
-The numbers of a sample depend on the seed and on its position in the whole batch, not on the
-replica or microbatch that processes it.
+The random numbers of a sample depend on the seed and on the position of the sample in the whole
+batch, not on the replica or microbatch that processes the sample.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def current_slice(count: Any) -> tuple[Any, Any]:
 
 
 def for_samples(draw: Callable[[Any], Any], shape: Any) -> Any:
-    """Return the random numbers of the slice, drawn for the whole batch.
+    """Draw random numbers for the whole batch, and return those of the current slice.
 
     Args:
         draw: maps a shape to random numbers; a pure function, such as a stateless random
             operation with its seed.
-        shape: shape of the result, a tensor; its first axis is that of the samples.
+        shape: shape of the result, as a tensor; the first axis is that of the samples.
 
     Example:
         >>> def draw(shape):
@@ -62,16 +62,19 @@ def for_samples(draw: Callable[[Any], Any], shape: Any) -> Any:
         >>> bool(tf.reduce_all(drawn == draw([4, 3])[2:]))
         True
     """
-    position = _slice.get()
-    if position is None:
+    current = _slice.get()
+    if current is None:
         return draw(shape)
-    first, total = position
+    first, total = current
     whole = draw(tf.concat([tf.reshape(total, [1]), shape[1:]], 0))
     return whole[first : first + shape[0]]
 
 
 def stateless_seed(seed: Any) -> tf.Tensor:
-    """Return the seed of stateless random operations, int32 [2], for a whole number.
+    """Return a seed for stateless random operations, int32 [2].
+
+    Args:
+        seed: a whole number, or such a seed, which is returned unchanged.
 
     Example:
         >>> stateless_seed(7).numpy().tolist()

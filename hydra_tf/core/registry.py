@@ -1,10 +1,9 @@
-"""Named, parameterised parts: ``"trades:beta=6,epsilon=8/255"`` becomes an object.
+"""Registries of named parts with parameters: ``"trades:beta=6,epsilon=8/255"`` becomes an object.
 
-Every room of the library that offers a choice (objectives, attacks, models, data sets,
-score initialisations, allocations) holds one :class:`Registry`. A part is a frozen
-dataclass whose fields are its parameters; it is found by the name of its file. Nothing
-here, and nothing at the top of a part's file, loads TensorFlow, so that a command line
-can be checked without the cost of importing it.
+Each kind of part (objective, attack, model, data set, allocation and so on) has one
+:class:`Registry`. A part is a frozen dataclass whose fields are its parameters; by default it is
+registered under the name of its file. Neither this file nor the import of a part's file loads
+TensorFlow, so that a command line can be checked without that cost.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ def unknown(kind: str, name: str, known: typing.Iterable[str]) -> str:
     'Unknown parameter "eps"; did you mean "epsilon"? Known: epsilon, steps.'
     """
     known = sorted(known)
-    longer = [each for each in known if name and each.startswith(name)]
-    near = longer or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    completions = [candidate for candidate in known if name and candidate.startswith(name)]
+    near = completions or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f'; did you mean "{near[0]}"?' if near else "."
     return f'Unknown {kind} "{name}"{hint} Known: {", ".join(known) or "none"}.'
 
@@ -118,11 +117,11 @@ class Registry(Generic[T]):
 
         Args:
             name: the registered name; the name of the defining file when left out.
-            **preset: parameter values of this name; with them a family of models registers
-                its members.
+            **preset: values of parameters under this name, as for the members of a family of
+                models.
         """
 
-        def enter(cls: C) -> C:
+        def decorate(cls: C) -> C:
             key = name or cls.__module__.rpartition(".")[2]
             other = self._parts.get(key, (cls, preset))[0]
             if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
@@ -130,7 +129,7 @@ class Registry(Generic[T]):
             self._parts[key] = (cls, preset)
             return cls
 
-        return enter
+        return decorate
 
     def names(self) -> tuple[str, ...]:
         """Return all registered names, sorted."""
@@ -163,13 +162,13 @@ class Registry(Generic[T]):
         Raises:
             ValueError: when the spec is not of that form.
         """
-        name, given = self._split(spec)
+        name, params = self._split(spec)
         if isinstance(spec, str):
-            given = {key: parse_value(text) for key, text in given.items()}
-        return name, given
+            params = {key: parse_value(text) for key, text in params.items()}
+        return name, params
 
     def _split(self, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """As :meth:`parse`, but values in a string are not converted."""
+        """Split a spec like :meth:`parse`, but do not convert the values in a string."""
         if isinstance(spec, Mapping):
             params = dict(spec)
             if not isinstance(params.get("name"), str):
@@ -209,23 +208,23 @@ class Registry(Generic[T]):
                     f"not {spec!r}."
                 )
             return typing.cast(T, spec)
-        name, given = self._split(spec)
+        name, params = self._split(spec)
         hints = self.parameters(name)
         cls, preset = self._parts[name]
-        for key, raw in given.items():
+        for key, raw in params.items():
             if key not in hints:
                 sentence = unknown(f'parameter of {self.kind} "{name}":', key, hints)
                 raise ValueError(sentence)
             value = parse_value(raw) if isinstance(spec, str) else _plain(raw)
-            # parse_value makes a number of "path=2024", which stays text for a text parameter.
-            given[key] = value = value if _fits(value, hints[key]) else raw
+            # parse_value turns "2024" into a number, but a text parameter takes the text.
+            params[key] = value = value if _fits(value, hints[key]) else raw
             if not _fits(value, hints[key]):
                 raise TypeError(
                     f'Parameter "{key}" of {self.kind} "{name}" must be '
                     f"{_type_name(hints[key])}, not {value!r}."
                 )
         fallback = {key: value for key, value in defaults.items() if key in hints}
-        return typing.cast(T, cls(**{**fallback, **preset, **given}))
+        return typing.cast(T, cls(**{**fallback, **preset, **params}))
 
     def _is_registered(self, part: object) -> bool:
         """Return whether the class of an object is one of this registry."""

@@ -19,10 +19,10 @@ def warm_cosine(step: int, steps: int, peak: float, warmup: float = 0.0) -> floa
         >>> [round(warm_cosine(step, 100, 0.1, 0.1), 3) for step in (0, 9, 10, 55, 100)]
         [0.01, 0.1, 0.1, 0.05, 0.0]
     """
-    rising = round(warmup * steps)
-    if step < rising:
-        return peak * ((step + 1) / rising)
-    done = min(1.0, (step - rising) / max(1, steps - rising))
+    warmup_steps = round(warmup * steps)
+    if step < warmup_steps:
+        return peak * ((step + 1) / warmup_steps)
+    done = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
     return peak * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
@@ -33,8 +33,8 @@ def constant(step: int, steps: int, peak: float, warmup: float = 0.0) -> float:
         >>> [constant(step, 100, 0.1, 0.02) for step in (0, 1, 50)]
         [0.05, 0.1, 0.1]
     """
-    rising = round(warmup * steps)
-    return peak * min(1.0, (step + 1) / max(1, rising))
+    warmup_steps = round(warmup * steps)
+    return peak * min(1.0, (step + 1) / max(1, warmup_steps))
 
 
 SCHEDULES = {"cosine": warm_cosine, "constant": constant}
@@ -53,9 +53,9 @@ def linear(progress: Any) -> Any:
 def smoothed(progress: Any) -> Any:
     """Return a share that grows with the fourth power of progress, then linearly to 1.
 
-    The first quarter is the power; the line continues it with the same value and slope. Bounds
-    become loose quickly while the radius is small, so that slow growth there keeps training
-    stable (the smoothed schedule of Xu et al., NeurIPS 2020).
+    The power covers the first quarter; a line continues it with the same value and slope. Bounds
+    loosen quickly while the radius is small, so slow growth there keeps training stable (the
+    smoothed schedule of Xu et al., NeurIPS 2020).
 
     Args:
         progress: number or scalar tensor in [0, 1].

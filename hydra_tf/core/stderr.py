@@ -11,11 +11,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def hidden_stderr(show_on_error: bool = False) -> Iterator[None]:
-    """Hide what is written to file descriptor 2 within this context, by C++ code too.
+    """Hide what is written to file descriptor 2 in this context, also by C++ code.
 
     Args:
-        show_on_error: whether the hidden text is written after all if an exception leaves the
-            context.
+        show_on_error: whether the hidden text is shown if the context ends with an exception.
 
     Example:
         >>> with hidden_stderr():

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 Norm = Literal["linf", "l2"]
 
-# The tensors that signatures speak of. The names are strings, so that TensorFlow is not loaded.
+# Tensors in signatures. The aliases are strings, so that TensorFlow is not loaded.
 Images: TypeAlias = "tf.Tensor"  # [batch, ...] float32, pixel values in [0, 1]
 Labels: TypeAlias = "tf.Tensor"  # [batch] int32
 Logits: TypeAlias = "tf.Tensor"  # [batch, classes] float32 or half precision
@@ -19,7 +19,7 @@ Seed: TypeAlias = "tf.Tensor"  # [2] int32, of stateless random operations
 
 
 class Classifier(Protocol):
-    """What attacks, objectives and measures need of a network; Keras models fit."""
+    """A network as attacks, objectives and validation measures call it; Keras models qualify."""
 
     def __call__(self, x: Images, training: bool = False) -> Logits:
         """Return the logits of a batch of images."""

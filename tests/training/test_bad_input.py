@@ -284,7 +284,7 @@ def test_a_bad_batch_in_the_middle_is_one_sentence():
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
-        (np.eye(3)[GOOD_Y] * 0.9 + 0.1 / 3, "not one-hot rows of one 1 each"),
+        (np.eye(3)[GOOD_Y] * 0.9 + 0.1 / 3, "not one-hot rows with one column for each logit"),
         (GOOD_Y + 0.5, "not whole numbers from 0"),
     ],
     ids=["soft", "between"],
