@@ -59,8 +59,8 @@ def robust(digits):
 
     @tf.function
     def step(x, y, epsilon):
-        how = {"norm": "linf", "epsilon": epsilon, "step_size": epsilon / 3, "steps": 5}
-        x = ascend(net, x, x, lambda logits: cross_entropy(y, logits), **how)
+        kwargs = {"norm": "linf", "epsilon": epsilon, "step_size": epsilon / 3, "steps": 5}
+        x = ascend(net, x, x, lambda logits: cross_entropy(y, logits), **kwargs)
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(cross_entropy(y, net(x, training=True)))
         optimizer.apply(tape.gradient(loss, net.trainable_variables))

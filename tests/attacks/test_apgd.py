@@ -24,8 +24,8 @@ def test_checkpoints_of_the_paper():
     assert APGD(steps=0).checkpoints == (0,)
 
 
-def climbed(attack, top, start=0.5):
-    """The iterates, and the result, of a climb on a tent with its top at `top`."""
+def ascended(attack, top, start=0.5):
+    """Return iterates and result of an ascent on a tent function with its maximum at `top`."""
     seen = []
 
     def predict(x):
@@ -39,7 +39,7 @@ def climbed(attack, top, start=0.5):
     return seen, float(best[0, 0]), bool(broken[0])
 
 
-def test_a_climb_by_hand():
+def test_an_ascent_by_hand():
     # Ball [0.1, 0.9], first step 2 * 0.4; top at 0.62; checkpoints at iterates 2, 3, 4.
     # 0: 0.5, loss -0.12. To the ball's end, without momentum: 0.9.
     # 1: -0.28. Step ends at 0.1: 0.9 - 0.75 * 0.8 + 0.25 * (0.9 - 0.5) = 0.4.
@@ -49,7 +49,7 @@ def test_a_climb_by_hand():
     #    Step ends at 0.3: 0.7 - 0.75 * 0.4 + 0.25 * (0.7 - 0.5) = 0.45.
     # 4: -0.17, no rise: step 0.2, back to 0.7, which is where it came from:
     #    0.7 - 0.75 * 0.2 + 0 = 0.55, whose loss -0.07 is the best of all.
-    seen, best, broken = climbed(APGD(epsilon=0.4, steps=5), top=0.62)
+    seen, best, broken = ascended(APGD(epsilon=0.4, steps=5), top=0.62)
     np.testing.assert_allclose(seen, [0.5, 0.9, 0.4, 0.7, 0.45, 0.55], atol=1e-6)
     assert best == pytest.approx(0.55, abs=1e-6)
     assert not broken
@@ -88,7 +88,7 @@ def test_when_a_step_is_halved(rises, shrunk, checked_loss, best_loss, span, hal
     assert checked(rises, shrunk, checked_loss, best_loss, span) is halved
 
 
-def test_the_first_image_that_breaks_is_kept_and_ends_the_climb():
+def test_the_first_image_that_breaks_is_kept_and_ends_the_ascent():
     looks = []
 
     def predict(x):
@@ -99,7 +99,7 @@ def test_the_first_image_that_breaks_is_kept_and_ends_the_climb():
     attack = APGD(epsilon=0.4, steps=20)
     best, broken = attack._ascend(predict, x, y, x, lambda logits: margin(y, logits))
     np.testing.assert_allclose(looks[:2], [[0.5, 0.9], [0.9, 1.0]], rtol=1e-6)
-    assert len(looks) == 3  # the start, the step that breaks the first, the last look
+    assert len(looks) == 3  # the start, the step that breaks the first, the last evaluation
     np.testing.assert_allclose(best, [[0.9], [0.9]])
     assert broken.numpy().all()
 
@@ -108,30 +108,30 @@ def test_the_first_image_that_breaks_is_kept_and_ends_the_climb():
 def test_it_beats_pgd_of_as_many_steps(robust, norm):
     net, x, y = robust
     epsilon = {"linf": 0.1, "l2": 0.5}[norm]
-    held = [
+    still_correct = [
         correct(net, attack(net, x, y), y).mean()
         for attack in (PGD(norm, epsilon, steps=50), APGD(norm, epsilon, steps=50))
     ]
-    assert held[1] <= held[0]
-    assert 0.5 < held[1] < 0.9
+    assert still_correct[1] <= still_correct[0]
+    assert 0.5 < still_correct[1] < 0.9
 
 
 def test_targets_and_restarts_only_break_more(robust):
     net, x, y = robust
     x, y = x[:200], y[:200]
-    how = {"norm": "l2", "epsilon": 0.5, "steps": 10}
-    few, more = APGD(**how, loss="dlr", targets=1), APGD(**how, loss="dlr", targets=20)
+    kwargs = {"norm": "l2", "epsilon": 0.5, "steps": 10}
+    few, more = APGD(**kwargs, loss="dlr", targets=1), APGD(**kwargs, loss="dlr", targets=20)
     images = [attack(net, x, y, seed=1).numpy() for attack in (few, more)]
-    held = [correct(net, each, y) for each in images]
-    assert not (held[1] & ~held[0]).any()
-    assert held[1].sum() < held[0].sum()
-    same = ~held[0] | held[1]
+    still_correct = [correct(net, each, y) for each in images]
+    assert not (still_correct[1] & ~still_correct[0]).any()
+    assert still_correct[1].sum() < still_correct[0].sum()
+    same = ~still_correct[0] | still_correct[1]
     assert np.array_equal(images[0][same], images[1][same])
-    again = APGD(**how, restarts=3)(net, x, y, seed=1)
-    assert correct(net, again, y).sum() <= correct(net, APGD(**how)(net, x, y, seed=1), y).sum()
+    again = APGD(**kwargs, restarts=3)(net, x, y, seed=1)
+    assert correct(net, again, y).sum() <= correct(net, APGD(**kwargs)(net, x, y, seed=1), y).sum()
 
 
-def test_each_target_gets_its_climbs_and_a_broken_sample_no_more():
+def test_each_target_gets_its_restarts_and_broken_samples_get_no_more():
     # Class 2 is the likeliest wrong one, but only class 1 can be reached.
     seen = []
 
@@ -144,18 +144,18 @@ def test_each_target_gets_its_climbs_and_a_broken_sample_no_more():
     attack = APGD(epsilon=0.1, steps=3, loss="margin", targets=3, restarts=2)
     found = attack.perturb(predict, x, y, stateless_seed(0)).numpy()
     assert (np.argmax(predict(tf.constant(found)), 1) == 1).all()
-    per_climb = 1 + 3 + 1  # the image, the steps, the last look
-    assert len(seen) - 1 == 1 + 2 * per_climb + 3  # the third climb ends at its first step
+    per_restart = 1 + 3 + 1  # the image, the steps, the last evaluation
+    assert len(seen) - 1 == 1 + 2 * per_restart + 3  # the third restart ends at its first step
 
 
 @pytest.mark.parametrize(
-    ("how", "sentence"),
+    ("kwargs", "sentence"),
     [
         ({"steps": -1}, "steps must be at least 0, not -1"),
         ({"restarts": 0}, "restarts must be at least 1, not 0"),
         ({"targets": -1}, "targets must be at least 0, not -1"),
     ],
 )
-def test_bad_parameters_are_refused(how, sentence):
+def test_bad_parameters_are_refused(kwargs, sentence):
     with pytest.raises(ValueError, match=sentence):
-        APGD(**how)
+        APGD(**kwargs)

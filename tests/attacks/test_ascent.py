@@ -70,11 +70,11 @@ def linear(weights, bias=0.0):
     return predict
 
 
-def climb(weights, x, norm, epsilon, step_size, steps):
+def ascend_linear(weights, x, norm, epsilon, step_size, steps):
     x = tf.constant(x, tf.float32)
     y = tf.zeros(len(x), tf.int32)
-    how = {"norm": norm, "epsilon": epsilon, "step_size": step_size, "steps": steps}
-    run = lambda: ascend(linear(weights), x, x, lambda z: cross_entropy(y, z), **how)  # noqa: E731
+    kwargs = {"norm": norm, "epsilon": epsilon, "step_size": step_size, "steps": steps}
+    run = lambda: ascend(linear(weights), x, x, lambda z: cross_entropy(y, z), **kwargs)  # noqa: E731
     return (tf.function(run) if steps > 50 else run)().numpy()
 
 
@@ -87,7 +87,7 @@ def climb(weights, x, norm, epsilon, step_size, steps):
 def test_linf_ascent_reaches_the_optimum_of_a_linear_model(x, weights, epsilon):
     # Pixels are independent: each goes to its bound, the box included.
     expected = np.clip(x + epsilon * np.sign(weights), 0, 1)
-    found = climb(weights, x, "linf", epsilon, epsilon / 4, 5)
+    found = ascend_linear(weights, x, "linf", epsilon, epsilon / 4, 5)
     np.testing.assert_allclose(found, expected, atol=5e-7)
 
 
@@ -99,7 +99,7 @@ def test_linf_ascent_reaches_the_optimum_of_a_linear_model(x, weights, epsilon):
 def test_l2_ascent_reaches_the_optimum_when_the_pixel_range_is_slack(weights, epsilon):
     x = np.full((1, 6), 0.5)
     expected = x + epsilon * weights / np.linalg.norm(weights)
-    from_centre = climb(weights, x, "l2", epsilon, epsilon / 4, 6)
+    from_centre = ascend_linear(weights, x, "l2", epsilon, epsilon / 4, 6)
     np.testing.assert_allclose(from_centre, expected, atol=1e-6)
 
 
@@ -110,7 +110,7 @@ def test_l2_ascent_comes_to_the_optimum_of_ball_and_pixel_range_as_steps_shrink(
     optimum = 0.8 * 0.1 + 0.6 * np.sqrt(0.24)
     gaps = []
     for step in (0.05, 0.005, 0.0005):
-        change = climb(weights, x, "l2", epsilon, step, round(4 / step))[0] - x[0]
+        change = ascend_linear(weights, x, "l2", epsilon, step, round(4 / step))[0] - x[0]
         assert np.linalg.norm(change) == pytest.approx(epsilon, abs=1e-6)
         gaps.append(optimum - change @ weights)
         # A step overshoots the ball by at most its length, so pixels that stand at their
@@ -122,14 +122,14 @@ def test_l2_ascent_comes_to_the_optimum_of_ball_and_pixel_range_as_steps_shrink(
 def test_the_last_iterate_is_returned_and_carries_no_gradient():
     x = tf.constant([[0.5, 0.5]])
     predict = linear([1.0, -1.0])
-    how = {"norm": "linf", "epsilon": 0.3, "step_size": 0.1}
+    kwargs = {"norm": "linf", "epsilon": 0.3, "step_size": 0.1}
     with tf.GradientTape() as tape:
         tape.watch(x)
-        found = ascend(predict, x, x, lambda z: cross_entropy([0], z), **how, steps=2)
+        found = ascend(predict, x, x, lambda z: cross_entropy([0], z), **kwargs, steps=2)
         total = tf.reduce_sum(found)
     np.testing.assert_allclose(found, [[0.7, 0.3]], rtol=1e-6)
     assert tape.gradient(total, x) is None
-    unmoved = ascend(predict, x, x + 0.1, lambda z: cross_entropy([0], z), **how, steps=0)
+    unmoved = ascend(predict, x, x + 0.1, lambda z: cross_entropy([0], z), **kwargs, steps=0)
     np.testing.assert_allclose(unmoved, [[0.6, 0.6]])
 
 
@@ -139,11 +139,11 @@ def test_best_iterate_beats_the_last_where_steps_overshoot():
         return tf.concat([tf.zeros_like(x), -tf.abs(x - 0.6)], 1)
 
     x = tf.constant([[0.45]])
-    how = {"norm": "linf", "epsilon": 0.4, "step_size": 0.1, "steps": 4}
+    kwargs = {"norm": "linf", "epsilon": 0.4, "step_size": 0.1, "steps": 4}
     loss = lambda z: cross_entropy([0], z)  # noqa: E731
     # From 0.45: 0.55, 0.65, 0.55, 0.65. The two tops are met from both sides; 0.45 is lower.
-    last = ascend(predict, x, x, loss, **how)
-    best, broken = ascend_best(predict, x, x, loss, tf.constant([0]), **how)
+    last = ascend(predict, x, x, loss, **kwargs)
+    best, broken = ascend_best(predict, x, x, loss, tf.constant([0]), **kwargs)
     at = [float(loss(predict(z))[0]) for z in (x, last, best)]
     assert at[0] < at[1] <= at[2]
     assert not broken.numpy()[0]
@@ -156,7 +156,7 @@ def test_best_iterate_prefers_a_broken_sample_to_a_larger_loss():
         return tf.concat([tf.ones_like(x) * 0.5, inside, 0.0 * x], 1)
 
     x = tf.constant([[0.45]])
-    how = {"norm": "linf", "epsilon": 0.5, "step_size": 0.1, "steps": 3}
+    kwargs = {"norm": "linf", "epsilon": 0.5, "step_size": 0.1, "steps": 3}
     seen = []
 
     def watched(z):
@@ -174,7 +174,7 @@ def test_best_iterate_prefers_a_broken_sample_to_a_larger_loss():
         state["x"] = z
         return watched(z)
 
-    best, broken = ascend_best(model, x, x, watched_loss, tf.constant([0]), **how)
+    best, broken = ascend_best(model, x, x, watched_loss, tf.constant([0]), **kwargs)
     np.testing.assert_allclose(seen, [0.45, 0.55, 0.65, 0.75], rtol=1e-6)
     assert broken.numpy().tolist() == [True]
     np.testing.assert_allclose(best, [[0.55]], rtol=1e-6)
@@ -186,9 +186,9 @@ def test_a_tie_that_the_classifier_gets_right_is_not_broken():
         return tf.concat([x, x], 1)
 
     x = tf.constant([[0.5], [0.5]])
-    how = {"norm": "linf", "epsilon": 0.1, "step_size": 0.1, "steps": 1}
+    kwargs = {"norm": "linf", "epsilon": 0.1, "step_size": 0.1, "steps": 1}
     y = tf.constant([0, 1])
-    _, broken = ascend_best(predict, x, x, lambda z: cross_entropy(y, z), y, **how)
+    _, broken = ascend_best(predict, x, x, lambda z: cross_entropy(y, z), y, **kwargs)
     assert broken.numpy().tolist() == [False, True]
 
 

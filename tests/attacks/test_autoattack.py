@@ -17,7 +17,7 @@ EPSILON = {"linf": 0.1, "l2": 0.5}
 SMALL = {"steps": 30, "targets": 3, "queries": 200}
 
 
-def held(net, x, y):
+def still_correct(net, x, y):
     return np.argmax(net(x, training=False), -1) == y
 
 
@@ -64,21 +64,21 @@ def test_the_ensemble_breaks_what_its_first_attacks_break(robust):
     net, x, y = robust
     x, y = x[:100], y[:100]
     ensemble = AutoAttack("l2", EPSILON["l2"], steps=10, targets=2, queries=30)
-    seed, benign = stateless_seed(3), held(net, x, y)
+    seed, benign = stateless_seed(3), still_correct(net, x, y)
     found = ensemble.perturb(net, tf.constant(x), tf.constant(y), seed).numpy()
-    left = held(net, found, y)
+    left = still_correct(net, found, y)
     alone = tf.constant(x[benign]), tf.constant(y[benign])
     first, second = (
         attack.perturb(net, *alone, tf.random.fold_in(seed, i)).numpy()
         for i, attack in enumerate(ensemble.ensemble[:2])
     )
-    first_held = held(net, first, y[benign])
+    first_held = still_correct(net, first, y[benign])
     assert 0 < (~first_held).sum() < benign.sum()
     # What the first attack breaks has its image; what is wrong or holds is as it was.
     np.testing.assert_allclose(found[benign][~first_held], first[~first_held], atol=1e-5)
     assert np.array_equal(found[~benign], x[~benign])
     assert np.array_equal(found[left], x[left])
-    assert not (left[benign] & ~(first_held & held(net, second, y[benign]))).any()
+    assert not (left[benign] & ~(first_held & still_correct(net, second, y[benign]))).any()
 
 
 @pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
@@ -86,14 +86,14 @@ def test_masked_gradients_fool_pgd_but_not_the_ensemble(robust, masked, norm):
     epsilon = EPSILON[norm]
     net, x, y = robust
     x, y, steep = x[:200], y[:200], masked[0]
-    assert np.array_equal(held(net, x, y), held(steep, x, y))
-    fooled = held(steep, PGD(norm, epsilon, steps=20)(steep, x, y), y).mean()
-    true = held(net, PGD(norm, epsilon, steps=20)(net, x, y), y).mean()
+    assert np.array_equal(still_correct(net, x, y), still_correct(steep, x, y))
+    fooled = still_correct(steep, PGD(norm, epsilon, steps=20)(steep, x, y), y).mean()
+    true = still_correct(net, PGD(norm, epsilon, steps=20)(net, x, y), y).mean()
     assert fooled > true + 0.1
     ensemble = AutoAttack(norm, epsilon, **SMALL)
-    exposed = held(steep, ensemble(steep, x, y), y)
+    exposed = still_correct(steep, ensemble(steep, x, y), y)
     # The same network behind the mask: the same robust accuracy, to one point.
-    unmasked = held(net, ensemble(net, x, y), y)
+    unmasked = still_correct(net, ensemble(net, x, y), y)
     assert abs(exposed.sum() - unmasked.sum()) <= len(y) / 100
     assert exposed.mean() <= true
 
@@ -128,7 +128,7 @@ def test_one_class_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("how", "sentence"),
+    ("kwargs", "sentence"),
     [
         ({"steps": -1}, "steps must be at least 0, not -1"),
         ({"targets": 0}, "targets must be at least 1, not 0"),
@@ -136,6 +136,6 @@ def test_one_class_is_refused():
         ({"epsilon": -0.1}, "epsilon must be"),
     ],
 )
-def test_bad_parameters_are_refused(how, sentence):
+def test_bad_parameters_are_refused(kwargs, sentence):
     with pytest.raises(ValueError, match=sentence):
-        AutoAttack(**how)
+        AutoAttack(**kwargs)

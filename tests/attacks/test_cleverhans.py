@@ -43,7 +43,7 @@ def test_ascent_equals_cleverhans_from_the_same_start(trained, norm, steps, shar
     net, x, y = trained
     epsilon = EPSILON[norm]
     expected = judge(net, x, y, norm, epsilon, share * epsilon, steps, magnified)
-    # Where CleverHans's floor is not felt, its plain cross-entropy climbs alike.
+    # Where CleverHans's floor is not felt, its plain cross-entropy gives the same images.
     plain = judge(net, x, y, norm, epsilon, share * epsilon, steps)
     steep = loss_gradient_lengths(net, x, y) > 1e-4
     assert steep.sum() > 32
@@ -74,12 +74,12 @@ def test_fgsm_equals_cleverhans(trained, norm):
 def test_the_registered_attack_is_cleverhans_itself(trained, norm):
     net, x, y = trained
     epsilon = EPSILON[norm]
-    how = {"norm": norm, "epsilon": epsilon, "steps": 5, "step_size": epsilon / 4}
-    found = attacks.build({"name": "cleverhans_pgd", **how})(net, x, y)
+    kwargs = {"norm": norm, "epsilon": epsilon, "steps": 5, "step_size": epsilon / 4}
+    found = attacks.build({"name": "cleverhans_pgd", **kwargs})(net, x, y)
     expected = judge(net, x, y, norm, epsilon, epsilon / 4, 5)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
     # The default step is Madry's rule, cut to the radius that CleverHans insists on.
-    short = attacks.build({"name": "cleverhans_pgd", **how, "steps": 2, "step_size": None})
+    short = attacks.build({"name": "cleverhans_pgd", **kwargs, "steps": 2, "step_size": None})
     expected = judge(net, x, y, norm, epsilon, epsilon, 2)
     np.testing.assert_allclose(short(net, x, y), expected, rtol=0, atol=1e-6)
 
@@ -99,9 +99,9 @@ def test_cleverhans_start_and_limits(trained):
 def test_our_pgd_is_at_least_as_strong_as_cleverhans(trained, norm):
     net, x, y = trained
     epsilon = EPSILON[norm] / 2
-    how = {"norm": norm, "epsilon": epsilon, "steps": 10, "step_size": epsilon / 4}
-    theirs = attacks.build({"name": "cleverhans_pgd", **how})(net, x, y)
-    ours = attacks.build({"name": "pgd", "start": "zero", **how})(net, x, y)
+    kwargs = {"norm": norm, "epsilon": epsilon, "steps": 10, "step_size": epsilon / 4}
+    theirs = attacks.build({"name": "cleverhans_pgd", **kwargs})(net, x, y)
+    ours = attacks.build({"name": "pgd", "start": "zero", **kwargs})(net, x, y)
     fooled = [np.argmax(net(z, training=False), -1) != y for z in (theirs, ours)]
     assert not (fooled[0] & ~fooled[1]).any()
     assert 0.1 < fooled[1].mean() < 1

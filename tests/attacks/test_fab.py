@@ -127,24 +127,24 @@ def test_it_breaks_what_targeted_apgd_breaks(robust, norm):
     net, x, y = robust
     x, y = x[:100], y[:100]
     epsilon = {"linf": 0.1, "l2": 0.5}[norm]
-    held = [
+    still_correct = [
         (np.argmax(net(attack(net, x, y), training=False), -1) == y).sum()
         for attack in (
             FAB(norm, epsilon, steps=30, targets=3),
             APGD(norm, epsilon, steps=30, loss="dlr", targets=3),
         )
     ]
-    assert abs(held[0] - held[1]) <= len(y) / 100
-    assert 0.5 < held[0] / len(y) < 0.9
+    assert abs(still_correct[0] - still_correct[1]) <= len(y) / 100
+    assert 0.5 < still_correct[0] / len(y) < 0.9
 
 
 @pytest.mark.parametrize(
-    ("how", "sentence"),
+    ("kwargs", "sentence"),
     [
         ({"steps": -1}, "steps must be at least 0, not -1"),
         ({"targets": 0}, "targets must be at least 1, not 0"),
     ],
 )
-def test_bad_parameters_are_refused(how, sentence):
+def test_bad_parameters_are_refused(kwargs, sentence):
     with pytest.raises(ValueError, match=sentence):
-        FAB(**how)
+        FAB(**kwargs)

@@ -39,13 +39,13 @@ def cases(quick):
     return pytest.mark.parametrize(("case", "norm"), params, indirect=["case"])
 
 
-def held(net, x, y):
+def still_correct(net, x, y):
     return np.argmax(net(x, training=False), -1) == y
 
 
 def ours(case, attack):
     net, x, y = case
-    return held(net, attack(net, x, y), y)
+    return still_correct(net, attack(net, x, y), y)
 
 
 def foolboxs(case, attack, norm):
@@ -54,18 +54,18 @@ def foolboxs(case, attack, norm):
     # EagerPy compares labels with predictions, and under NumPy 2 only of one type.
     labels = tf.constant(y, tf.int64)
     found = attack(model, tf.constant(x), labels, epsilons=EPSILON[norm])[1]
-    return held(net, found, y)
+    return still_correct(net, found, y)
 
 
-def arts(case, kind, **how):
+def arts(case, kind, **kwargs):
     net, x, y = case
     model = TensorFlowV2Classifier(
         net, nb_classes=10, input_shape=(8, 8, 1), clip_values=(0, 1),
         loss_object=keras.losses.CategoricalCrossentropy(from_logits=True),
     )  # fmt: skip
     np.random.seed(0)
-    attack = kind(model, batch_size=len(y), verbose=False, **how)
-    return held(net, attack.generate(x, np.eye(10)[y]), y)
+    attack = kind(model, batch_size=len(y), verbose=False, **kwargs)
+    return still_correct(net, attack.generate(x, np.eye(10)[y]), y)
 
 
 @cases(quick=[("robust", "l2")])
@@ -79,10 +79,10 @@ def test_pgd_of_50_steps_and_10_restarts_is_foolboxs(case, norm):
 
 @cases(quick=[("robust", "linf"), ("masked", "l2")])
 def test_apgd_on_the_cross_entropy_is_arts(case, norm):
-    how = {"eps": EPSILON[norm], "eps_step": 2 * EPSILON[norm], "norm": ORDER[norm]}
+    kwargs = {"eps": EPSILON[norm], "eps_step": 2 * EPSILON[norm], "norm": ORDER[norm]}
     theirs = arts(
         case, AutoProjectedGradientDescent, loss_type="cross_entropy", max_iter=100,
-        nb_random_init=1, **how,
+        nb_random_init=1, **kwargs,
     )  # fmt: skip
     found = ours(case, APGD(norm, EPSILON[norm], steps=100))
     assert abs(found.mean() - theirs.mean()) <= ONE_POINT
@@ -97,10 +97,10 @@ def test_fab_finds_the_boundary_that_foolboxs_minimal_norm_attack_finds(robust):
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_apgd_on_the_difference_of_logits_ratio_is_arts(case, norm):
-    how = {"eps": EPSILON[norm], "eps_step": 2 * EPSILON[norm], "norm": ORDER[norm]}
+    kwargs = {"eps": EPSILON[norm], "eps_step": 2 * EPSILON[norm], "norm": ORDER[norm]}
     theirs = arts(
         case, AutoProjectedGradientDescent, loss_type="difference_logits_ratio", max_iter=100,
-        nb_random_init=1, **how,
+        nb_random_init=1, **kwargs,
     )  # fmt: skip
     found = ours(case, APGD(norm, EPSILON[norm], steps=100, loss="dlr"))
     assert abs(found.mean() - theirs.mean()) <= ONE_POINT
@@ -120,7 +120,7 @@ def test_square_is_at_least_arts(case):
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_ensemble_is_all_their_attacks_together(robust, masked, norm):
     epsilon = EPSILON[norm]
-    how = {"eps": epsilon, "eps_step": 2 * epsilon, "norm": ORDER[norm]}
+    kwargs = {"eps": epsilon, "eps_step": 2 * epsilon, "norm": ORDER[norm]}
     kind = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[norm]
     nearest = {
         "linf": foolbox.attacks.LInfFMNAttack(steps=200),
@@ -131,7 +131,7 @@ def test_the_ensemble_is_all_their_attacks_together(robust, masked, norm):
         & foolboxs(robust, nearest[norm], norm)
         & arts(
             robust, AutoProjectedGradientDescent, loss_type="cross_entropy", max_iter=100,
-            nb_random_init=5, **how,
+            nb_random_init=5, **kwargs,
         )
     )  # fmt: skip
     ensemble = AutoAttack(norm, epsilon, queries=1000)

@@ -43,9 +43,9 @@ def test_results_are_in_ball_and_pixel_range(
     trained, norm, epsilon, steps, restarts, start, loss, seed
 ):
     net, x, y = trained
-    how = {"steps": steps, "restarts": restarts, "start": start, "loss": loss}
+    kwargs = {"steps": steps, "restarts": restarts, "start": start, "loss": loss}
     epsilon = min(epsilon, 1.0) if norm == "linf" else epsilon
-    attack = PGD(norm=norm, epsilon=epsilon, **how)
+    attack = PGD(norm=norm, epsilon=epsilon, **kwargs)
     found = attack.perturb(
         lambda z: net(z, training=False), tf.constant(x[:8]), tf.constant(y[:8]),
         stateless_seed(seed),
@@ -61,11 +61,11 @@ def test_results_are_in_ball_and_pixel_range(
 def test_the_best_iterate_is_never_worse_than_the_last(trained, norm):
     net, x, y = trained
     # Steps of the whole radius overshoot and wander.
-    how = {"norm": norm, "epsilon": EPSILON[norm], "step_size": EPSILON[norm], "steps": 7}
+    kwargs = {"norm": norm, "epsilon": EPSILON[norm], "step_size": EPSILON[norm], "steps": 7}
     predict = lambda z: net(z, training=False)  # noqa: E731
     loss = lambda z: losses.cross_entropy(y, z)  # noqa: E731
-    last = ascent.ascend(predict, tf.constant(x), tf.constant(x), loss, **how)
-    best, broken = ascent.ascend_best(predict, tf.constant(x), tf.constant(x), loss, y, **how)
+    last = ascent.ascend(predict, tf.constant(x), tf.constant(x), loss, **kwargs)
+    best, broken = ascent.ascend_best(predict, tf.constant(x), tf.constant(x), loss, y, **kwargs)
     held_last, held_best = correct(net, last, y), correct(net, best, y)
     assert np.array_equal(broken, ~held_best)
     assert not (held_best & ~held_last).any()
@@ -78,19 +78,19 @@ def test_the_best_iterate_is_never_worse_than_the_last(trained, norm):
 @pytest.mark.parametrize("norm", NORMS)
 def test_more_restarts_only_break_more(trained, norm):
     net, x, y = trained
-    held, images = [], []
+    still_correct, images = [], []
     for restarts in (1, 2, 8):
         # One short step: much is left to the luck of the start.
         rate = EPSILON[norm] / 4
         attack = PGD(norm, EPSILON[norm], steps=1, step_size=rate, restarts=restarts)
         images.append(attack(net, x, y, seed=1).numpy())
-        held.append(correct(net, images[-1], y))
+        still_correct.append(correct(net, images[-1], y))
     for fewer, more in ((0, 1), (1, 2)):
-        assert not (held[more] & ~held[fewer]).any()
+        assert not (still_correct[more] & ~still_correct[fewer]).any()
         # What is broken is left alone, to the bit; so is what later restarts do not break.
-        same = ~held[fewer] | held[more]
+        same = ~still_correct[fewer] | still_correct[more]
         assert np.array_equal(images[more][same], images[fewer][same])
-    assert held[2].sum() < held[0].sum()  # the restarts did find something
+    assert still_correct[2].sum() < still_correct[0].sum()  # the restarts did find something
 
 
 def test_restarts_start_elsewhere_and_skip_what_is_broken():
@@ -255,7 +255,7 @@ def test_bad_batches_are_refused(trained, x, y, sentence):
 
 
 @pytest.mark.parametrize(
-    ("how", "sentence"),
+    ("kwargs", "sentence"),
     [
         ({"epsilon": -0.1}, "epsilon must be a finite number of at least 0, not -0.1"),
         ({"epsilon": float("nan")}, "epsilon must be"),
@@ -267,9 +267,9 @@ def test_bad_batches_are_refused(trained, x, y, sentence):
         ({"norm": "l3"}, 'norm must be "linf" or "l2", not \'l3\''),
     ],
 )
-def test_bad_parameters_are_refused(how, sentence):
+def test_bad_parameters_are_refused(kwargs, sentence):
     with pytest.raises(ValueError, match=sentence):
-        PGD(**how)
+        PGD(**kwargs)
 
 
 def test_bad_specs_are_refused():

@@ -140,10 +140,10 @@ def test_logits_are_all_it_asks_for(trained):
     def stepped(z, training=False):
         return net(tf.round(z * 255) / 255, training=training)
 
-    held = lambda found: (np.argmax(stepped(found), -1) == y).mean()  # noqa: E731
-    blind = held(APGD(epsilon=0.1, steps=20)(stepped, x, y))
-    seeing = held(Square(epsilon=0.1, queries=500)(stepped, x, y))
-    true = held(APGD(epsilon=0.1, steps=50, loss="dlr", targets=3)(net, x, y))
+    still_correct = lambda found: (np.argmax(stepped(found), -1) == y).mean()  # noqa: E731
+    blind = still_correct(APGD(epsilon=0.1, steps=20)(stepped, x, y))
+    seeing = still_correct(Square(epsilon=0.1, queries=500)(stepped, x, y))
+    true = still_correct(APGD(epsilon=0.1, steps=50, loss="dlr", targets=3)(net, x, y))
     assert blind > true + 0.2
     assert seeing <= true + 0.05
 
@@ -182,7 +182,7 @@ def test_images_without_a_known_size_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("how", "sentence"),
+    ("kwargs", "sentence"),
     [
         ({"queries": 0}, "queries must be at least 1, not 0"),
         ({"p_init": 0.0}, r"p_init is a share of the pixels in \(0, 1\], not 0.0"),
@@ -190,6 +190,6 @@ def test_images_without_a_known_size_are_refused():
         ({"p_init": float("nan")}, "p_init is a share"),
     ],
 )
-def test_bad_parameters_are_refused(how, sentence):
+def test_bad_parameters_are_refused(kwargs, sentence):
     with pytest.raises(ValueError, match=sentence):
-        Square(**how)
+        Square(**kwargs)
