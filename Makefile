@@ -61,7 +61,7 @@ install: $(INSTALLED)  ## make .venv with the locked requirements and this packa
 demo: $(INSTALLED)  ## the main job on real digits: train, prune two ways, attack, export
 	$(DEMO)
 
-lint: $(INSTALLED)  ## style, types and the import contract
+lint: $(INSTALLED)  ## style, types and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

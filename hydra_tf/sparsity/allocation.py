@@ -11,7 +11,7 @@ import numpy as np
 from hydra_tf.core.registry import Registry
 from hydra_tf.sparsity.topk import kept_count
 
-Scores: TypeAlias = Mapping[str, np.ndarray[Any, Any]]  # of each layer, by its name
+Scores: TypeAlias = Mapping[str, np.ndarray[Any, Any]]  # the scores of each layer by its name
 
 
 class Allocation(Protocol):
@@ -101,7 +101,8 @@ def allocate(
         density: share of all weights to keep, in (0, 1].
 
     Raises:
-        ValueError: for a mapping without a layer, or a density outside (0, 1].
+        ValueError: for a mapping that does not name exactly the masked layers, or a density
+            outside (0, 1].
 
     Example:
         >>> allocate("uniform", {"a": np.ones(4)}, 0.5)

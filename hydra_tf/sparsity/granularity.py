@@ -16,7 +16,7 @@ class Granularity(Protocol):
     def __call__(self, scores: tf.Tensor, density: float) -> tf.Tensor:
         """Return booleans of the scores' shape, true where a weight is kept.
 
-        As many are true as :func:`hydra_tf.sparsity.kept_count` says.
+        The number of kept weights is that of :func:`hydra_tf.sparsity.kept_count`.
         """
 
 

@@ -29,6 +29,11 @@ class PruningMethod:
     def __post_init__(self) -> None:
         SCORE_INITS.build(self.score_init)
 
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the score initialisation uses the gradient of the loss on the first batch."""
+        return bool(getattr(SCORE_INITS.build(self.score_init), "needs_gradient", False))
+
 
 METHODS: Registry[PruningMethod] = Registry("pruning method", "hydra_tf.sparsity")
 

@@ -89,7 +89,7 @@ def layer_densities(
     layers = masked_layers(model)
     if not layers:
         raise ValueError("The model has no masked layers; call hydra_tf.mask_model on it first.")
-    # Layers of different nested models may have the same name; these get their position too.
+    # Layers of different nested models may have the same name; their keys include a position.
     names = [layer.name for layer in layers]
     keys = [n if names.count(n) == 1 else f"{i}/{n}" for i, n in enumerate(names)]
     scores = {key: np.asarray(layer.scores) for key, layer in zip(keys, layers, strict=True)}
@@ -149,7 +149,7 @@ def adopt_masks(model: keras.Model) -> None:
     for layer in masked_layers(model):
         mask = np.asarray(layer.mask)
         kept = int(np.sum(mask))
-        # A density that keeps the same number is left unchanged, so that it stays a round number.
+        # If the density already gives this number, it is left unchanged, so that it stays round.
         if kept != kept_count(layer.density, mask.size):
             layer.density = kept / mask.size
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from hydra_tf.core.lazy import keras, tf
 from hydra_tf.core.registry import Registry
 
 
 class ScoreInit(Protocol):
-    """Maps a kernel and its fan-in, and for some methods its gradient, to scores."""
+    """Maps a kernel and its fan-in, and for some methods its gradient, to scores.
+
+    A class with ``needs_gradient = True`` gets the gradient of the loss on the first batch.
+    """
 
     def __call__(
         self,
@@ -76,6 +79,8 @@ class Magnitude:
 @dataclass(frozen=True)
 class Snip:
     """``|dL/dm| = |dL/dw * w|`` on one batch (Lee et al., ICLR 2019, equation 4)."""
+
+    needs_gradient: ClassVar[bool] = True
 
     def __call__(
         self,

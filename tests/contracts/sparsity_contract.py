@@ -17,9 +17,9 @@ def normal(shape, seed=0):
 
 
 def _scores(score_init, values, seed):
+    gradient = tf.constant(values) if getattr(score_init, "needs_gradient", False) else None
     fan_in = int(np.prod(values.shape[:-1]))
-    kernel = tf.constant(values)
-    return score_init(kernel, fan_in=fan_in, gradient=tf.constant(values), seed=seed)
+    return score_init(tf.constant(values), fan_in=fan_in, gradient=gradient, seed=seed)
 
 
 def check_score_init(score_init):

@@ -10,7 +10,7 @@ from hydra_tf.sparsity import ALLOCATIONS, GRANULARITIES, METHODS, SCORE_INITS
 from hydra_tf.sparsity.allocation import Uniform
 from hydra_tf.sparsity.granularity import Element
 from hydra_tf.sparsity.methods import PruningMethod, plan_of
-from hydra_tf.sparsity.score_init import Magnitude
+from hydra_tf.sparsity.score_init import Magnitude, Snip
 from tests.contracts import sparsity_contract as contract
 
 
@@ -77,6 +77,13 @@ class FlatScores(Magnitude):
 
     def __call__(self, kernel, *, fan_in, gradient=None, seed=0):
         return tf.reshape(kernel, [-1])
+
+
+@dataclass(frozen=True)
+class UndeclaredGradient(Snip):
+    """It uses the gradient without declaring it."""
+
+    needs_gradient = False
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,11 @@ class UncheckedMethod(PruningMethod):
 def test_a_wrong_part_is_caught(check, wrong, sentence):
     with pytest.raises(AssertionError, match=sentence):
         check(wrong)
+
+
+def test_a_gradient_that_is_not_declared_is_caught():
+    with pytest.raises(ValueError, match="needs the gradient"):
+        contract.check_score_init(UndeclaredGradient())
 
 
 def test_a_method_that_cannot_initialise_scores_is_caught(monkeypatch):

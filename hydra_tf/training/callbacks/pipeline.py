@@ -291,17 +291,19 @@ class HydraCallback(keras.callbacks.Callback):
         """Raise now what would fail only when pruning begins."""
         if isinstance(self.allocation, Mapping):
             layer_densities(self.model, self.density, self.allocation)
-        if self._method.score_init == "snip" and self.model.first_batch is None:
+        if self._method.needs_gradient and self.model.first_batch is None:
             raise ValueError(
-                'The score initialisation "snip" needs a batch to start from, but the data are a '
-                "generator; pass arrays or a tf.data.Dataset."
+                f'The score initialisation "{self._method.score_init}" needs a batch to start '
+                "from, but the data are a generator; pass arrays or a tf.data.Dataset."
             )
 
     def _set_initial_scores(self) -> None:
         """Initialise the scores of every layer as the method says."""
         init = self._method.score_init
         layers = masked_layers(self.model)
-        gradients = self._kernel_gradients() if init == "snip" else [None] * len(layers)
+        gradients = [None] * len(layers)
+        if self._method.needs_gradient:
+            gradients = self._kernel_gradients()
         for i, (layer, gradient) in enumerate(zip(layers, gradients, strict=True)):
             scores = initial_scores(
                 layer.kernel,
