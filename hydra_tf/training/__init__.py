@@ -1,6 +1,6 @@
 """Robust training in three phases: pretrain, prune, fine-tune."""
 
-import keras  # noqa: F401 - first: its import makes hydra_tf enter its classes with Keras
+import keras  # noqa: F401 - first, so that hydra_tf registers its classes with Keras
 
 from hydra_tf.training.callbacks.metrics_log import MetricsLog
 from hydra_tf.training.callbacks.nan_guard import NaNGuard

@@ -26,19 +26,19 @@ Batch = tuple[Any, Any]
 
 @keras.saving.register_keras_serializable(package="hydra_tf")
 class RobustModel(BatchSteps):
-    """Wraps a network so that `compile`, `fit` and `evaluate` are robust.
+    """A network that `fit` trains, and `evaluate` evaluates, for robustness.
 
-    Calling it returns the network's logits. `fit` minimises the objective; the metrics given
-    to `compile` see the benign logits, and `robust_accuracy` is added: under the
-    objective's own attack while training, under `validation_attack` in `evaluate`.
+    Calling the model returns the logits of the network. `fit` minimises the objective; the metrics
+    given to `compile` are computed on the benign logits, and `robust_accuracy` is added: under the
+    objective's own attack in training, under `validation_attack` in `evaluate`.
 
     Args:
         net: functional or Sequential model that outputs logits; masks are added if it has none.
         objective: ``"natural"``, ``"pgd:..."``, ``"trades:..."``, a mapping, an instance or
             a callable ``(model, x, y, context) -> LossTerms``.
         seed: every random number of training is a function of it, the phase and the step.
-        validation_attack: attack spec for `evaluate`; ``"auto"`` uses the ball of the
-            objective with twice its steps; None for none.
+        validation_attack: attack spec for `evaluate`; ``"auto"`` uses the attack that the
+            objective defines, such as PGD with twice its steps; None for none.
         train_batchnorm: whether gamma and beta of BatchNorm are trained in the prune phase.
 
     Raises:
@@ -98,7 +98,7 @@ class RobustModel(BatchSteps):
         self._perturbation: keras.Variable | None = None
         self._robust_accuracy = keras.metrics.Mean(name="robust_accuracy")
         self.built = True
-        # "auto" would compile with XLA on a GPU, which does not support mask selection.
+        # By default, Keras would use XLA on GPUs, but XLA does not support mask selection.
         self.supports_jit = False
 
     def call(self, inputs: Images, training: bool | None = None) -> Logits:
@@ -123,7 +123,7 @@ class RobustModel(BatchSteps):
             if value is not None:
                 raise ValueError(
                     f"RobustModel.compile does not take {name}, because the model trains with its "
-                    'objective; choose that one: RobustModel(net, objective="trades").'
+                    'objective; pass that instead, as in RobustModel(net, objective="trades").'
                 )
         super().compile(optimizer=optimizer, **kwargs)
 
@@ -148,12 +148,12 @@ class RobustModel(BatchSteps):
         return self._first_batch
 
     def set_phase(self, name: str, steps: int | None = None) -> None:
-        """Choose what `fit` trains from its next step on, at the density of the present masks.
+        """Set the phase that `fit` trains from its next step on, with the density of its masks.
 
         Args:
             name: ``"pretrain"``, ``"prune"`` or ``"finetune"``.
             steps: optimizer steps of the phase, for objectives whose epsilon grows over it;
-                when left out, a `fit` without HydraCallback makes all its epochs the phase.
+                when left out, all epochs of a `fit` without HydraCallback are one phase.
 
         Raises:
             ValueError: for an unknown phase.
@@ -182,7 +182,7 @@ class RobustModel(BatchSteps):
         return self._phase_steps == self._counted_steps
 
     def save_phase(self, index: int) -> None:
-        """Store the index of the phase that a pipeline enters with the model's weights."""
+        """Store the index of a phase, which a pipeline enters, among the weights of the model."""
         self._saved_phase.assign(index)
 
     def fit(  # type: ignore[no-untyped-def]
@@ -266,7 +266,7 @@ class RobustModel(BatchSteps):
             require_supported(self.optimizer)
             variables = [*self.net.variables, self._saved_phase, self.optimizer.iterations]
             require_scope(self.distribute_strategy, variables)
-            # For all variables in every phase, so that its saved state has one form.
+            # For all variables in every phase, so that the saved state has the same variables.
             with self.distribute_strategy.scope():
                 self._optimizer_state.build(self.optimizer, self.trainable_variables)
 
@@ -277,7 +277,7 @@ class RobustModel(BatchSteps):
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate like `keras.Model.evaluate`, with robust accuracy."""
-        # fit has checked its validation data; it passes its callbacks on as one list.
+        # When fit calls this, it passes a CallbackList, and has checked its validation data.
         if not isinstance(kwargs.get("callbacks"), keras.callbacks.CallbackList):
             self._retrace_if_needed("test_function", self.check_data(x, y))
         with plain_sentences():
@@ -359,7 +359,7 @@ class RobustModel(BatchSteps):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RobustModel:
-        """Return the model of :meth:`get_config`."""
+        """Return the model that :meth:`get_config` describes."""
         config = dict(config)
         net = keras.saving.deserialize_keras_object(config["net"], custom_objects=custom_objects)
         phase, rate = config.pop("phase"), config.pop("compiled_rate")

@@ -1,4 +1,4 @@
-"""Keras callbacks: the HYDRA pipeline, and what watches a training."""
+"""Keras callbacks: the HYDRA pipeline, the metrics log and the guard against NaN."""
 
 from hydra_tf.training.callbacks.metrics_log import MetricsLog
 from hydra_tf.training.callbacks.nan_guard import NaNGuard

@@ -17,7 +17,7 @@ class BestEpoch:
     """The weights of the best epoch of a phase so far.
 
     Args:
-        folder: where to store them too, so that a resumed run has them; None for memory only.
+        folder: where the weights are also stored, for a resumed run; None for memory only.
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -41,7 +41,7 @@ class BestEpoch:
                 np.savez(temporary, *weights, value=value)
 
     def resume(self, phase: str) -> None:
-        """Read what an interrupted run stored of this phase."""
+        """Load the best epoch of a phase that an interrupted run stored."""
         path = os.path.join(self._folder or "", f"{phase}.npz")
         if self._folder is None or not os.path.exists(path):
             return
@@ -65,6 +65,6 @@ class BestEpoch:
             self._weights = [arrays[f"best/{i}"] for i in range(count)]
 
     def restore(self, model: keras.Model) -> None:
-        """Give the model the best weights, if there are any."""
+        """Set the weights of the model to those of the best epoch, if there is one."""
         if self._weights is not None:
             model.set_weights(self._weights)

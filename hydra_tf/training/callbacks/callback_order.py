@@ -1,4 +1,4 @@
-"""The order of the callbacks of a robust training, and what phases mean for Keras's own."""
+"""The order of the callbacks in robust training, and a warning about their learning rates."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _SETTERS = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPla
 class CompiledRate:
     """The learning rate that an optimizer was compiled with, while a schedule overrides it.
 
-    The rate is a variable. A run that was interrupted or saved half-way leaves it at a value of
+    The rate is a variable. After a run that was interrupted or saved half-way, its value is one of
     the schedule; if that were mistaken for the compiled rate, the next schedule would be too low.
 
     Args:
@@ -33,12 +33,12 @@ class CompiledRate:
         self._scheduled: float | None = None
 
     def remember(self, optimizer: keras.optimizers.Optimizer) -> float:
-        """Return the compiled rate: the present rate, unless a schedule has set it."""
-        present = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-        untouched = self._scheduled is None or present == self._scheduled
-        if self._optimizer is not optimizer or not untouched or self.rate is None:
-            self._optimizer, self.rate = optimizer, present
-        self._scheduled = self._scheduled if untouched else None
+        """Return the compiled rate: the current rate, unless a schedule has set it."""
+        current = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+        unchanged = self._scheduled is None or current == self._scheduled
+        if self._optimizer is not optimizer or not unchanged or self.rate is None:
+            self._optimizer, self.rate = optimizer, current
+        self._scheduled = self._scheduled if unchanged else None
         return self.rate
 
     def attach(self, optimizer: keras.optimizers.Optimizer) -> None:
@@ -51,7 +51,7 @@ class CompiledRate:
         self.note(rate)
 
     def note(self, rate: float) -> None:
-        """Note a rate that the graph of a step has set."""
+        """Record a rate that the graph of a step has set."""
         self._scheduled = float(np.float32(rate))
 
     def restore(self) -> None:
@@ -61,7 +61,7 @@ class CompiledRate:
 
 
 def schedule_of(schedule: Any) -> Schedule | None:
-    """Return the schedule of a name or a Keras schedule; other callables and None are returned.
+    """Return a schedule as a function of the step; None and other callables are unchanged.
 
     Args:
         schedule: name of a schedule, a callable ``(step, steps, peak, warmup) -> rate``, a
@@ -88,7 +88,7 @@ def schedule_of(schedule: Any) -> Schedule | None:
 
 
 def peak_rates(learning_rate: Any, schedule: Any) -> Mapping[str, float | None]:
-    """Return the peak rate of each phase, None or no entry where none was given.
+    """Return the peak rate of each phase; None or no entry if none was given.
 
     Args:
         learning_rate: one for all phases, a mapping from phase name to rate, or None.
@@ -138,12 +138,12 @@ def require_one_schedule(
         peers: the other callbacks.
 
     Raises:
-        ValueError: with what to leave out.
+        ValueError: for rates that would be ignored, or a second callback that sets the rate.
     """
-    given = {name: rate for name, rate in rates.items() if rate is not None}
-    if schedule is None and given:
+    peaks = {name: rate for name, rate in rates.items() if rate is not None}
+    if schedule is None and peaks:
         raise ValueError(
-            f"The learning rates {given} of HydraCallback would be ignored, because the optimizer "
+            f"The learning rates {peaks} of HydraCallback would be ignored, because the optimizer "
             "was compiled with a schedule of its own; leave out one of the two."
         )
     for peer in peers if schedule is not None else ():

@@ -12,7 +12,7 @@ from hydra_tf.core.files import replacing
 
 
 class MetricsLog(keras.callbacks.Callback):
-    """Appends the metrics of each epoch to a file, one JSON object a line.
+    """Appends the metrics of each epoch to a file, one JSON object per line.
 
     Args:
         path: the file; lines of epochs that are repeated after a restart are replaced.

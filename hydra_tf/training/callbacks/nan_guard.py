@@ -21,7 +21,7 @@ class NaNGuard(keras.callbacks.Callback):
         self._origin, self._weights = "the start of this process", self.model.get_weights()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Note the epoch, for the message."""
+        """Record the epoch for the error message."""
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:

@@ -1,1 +1,1 @@
-"""Long training: the tf.distribute loop, its checkpoints, how it stops and resumes."""
+"""The training loop over tf.distribute, and the checkpoints from which it resumes."""

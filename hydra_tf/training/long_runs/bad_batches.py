@@ -35,5 +35,5 @@ def store_bad_batches(path: str, batches: tf.data.Dataset, position: RunPosition
         images, labels = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
         with replacing(path, ".npz") as temporary:
             np.savez(temporary, images=images, labels=labels, **dataclasses.asdict(position))
-    except (OSError, ValueError, tf.errors.OpError) as error:  # the error to report is the loss
+    except (OSError, ValueError, tf.errors.OpError) as error:  # the loss is the error to raise
         logging.warning("hydra_tf: %s cannot be written: %s", path, error)

@@ -20,7 +20,7 @@ def callback_state(callbacks: Callbacks) -> dict[str, Any]:
         callbacks: callbacks of a training; those of other classes are ignored.
 
     Returns:
-        Arrays by callback and attribute; lists of arrays get one entry each, and None none.
+        Arrays by callback and attribute: one for each array of a list, none for None.
 
     Example:
         >>> early = keras.callbacks.EarlyStopping()
@@ -39,10 +39,10 @@ def callback_state(callbacks: Callbacks) -> dict[str, Any]:
 
 
 def restore_callback_state(callbacks: Callbacks, arrays: Mapping[str, Any]) -> None:
-    """Give callbacks the state that :func:`callback_state` returned.
+    """Restore the state of callbacks that :func:`callback_state` returned.
 
     Args:
-        callbacks: as there.
+        callbacks: as in :func:`callback_state`.
         arrays: arrays of a checkpoint, which may have other entries too.
 
     Example:

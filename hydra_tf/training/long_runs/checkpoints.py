@@ -1,6 +1,6 @@
 """Checkpoints of a run, written and read atomically.
 
-A checkpoint is a position in a run and the values from which the rest of the run follows.
+A checkpoint is a run position and the values from which the run resumes.
 NumPy's format is a zip archive, with its index at the end and a checksum for each entry: a file
 that is truncated or changed is recognised as damaged, and the previous checkpoint is used.
 """
@@ -25,7 +25,7 @@ from hydra_tf.core.files import replacing, unfinished
 
 Arrays = dict[str, Any]
 
-# What reading a truncated or changed file may raise; a failing disk is not damage of the file.
+# Errors of reading a truncated or changed file; errors of the disk are not among them.
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError),
     RuntimeError,  # raised by zipfile for an entry that claims to be encrypted
@@ -36,7 +36,7 @@ _NAME = re.compile(r"at-(\d{5})-(\d{9})\.npz")
 
 @dataclass(frozen=True)
 class RunPosition:
-    """Where a run stands, between two steps.
+    """The epoch and step that a run has reached, between two steps.
 
     Args:
         epoch: number of finished epochs.
@@ -55,7 +55,7 @@ class RunPosition:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in a folder of their own.
+    """The checkpoints of one run, in a separate folder.
 
     Args:
         folder: the folder; created with the first checkpoint.
@@ -80,7 +80,7 @@ class Checkpoints:
         """Write one checkpoint atomically, and remove the oldest.
 
         Args:
-            position: where the run stands.
+            position: position of the run.
             arrays: the values of the run; ``"run"`` identifies the run, as JSON.
 
         Raises:
@@ -100,7 +100,7 @@ class Checkpoints:
                 "run the same command again, which resumes from the previous checkpoint",
                 path,
             ) from error
-        # A later checkpoint is a damaged one: the run has resumed from before it.
+        # Later checkpoints are damaged ones: the run resumed from an earlier one.
         paths = self._paths()
         index = paths.index(path)
         for old in (*paths[:index], *paths[index + self.keep :]):
@@ -140,7 +140,7 @@ def _read(path: str) -> Arrays:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in stored.files}
     except OSError as error:
-        if error.errno == errno.EINVAL:  # an index that points before the file, not a bad disk
+        if error.errno == errno.EINVAL:  # the index is damaged, not the disk
             raise ValueError(str(error)) from error
         raise
     if arrays.pop(_COUNT, None) != len(arrays):
@@ -152,7 +152,7 @@ def variable_arrays(variables: Sequence[keras.Variable], prefix: str) -> Arrays:
     """Return the values of variables, with their index as key.
 
     Args:
-        variables: Keras variables; of mirrored ones the value of one replica.
+        variables: Keras variables; of mirrored ones, the value on one replica is returned.
         prefix: first part of the key.
 
     Example:
@@ -168,8 +168,8 @@ def restore_variables(
     """Assign the values that :func:`variable_arrays` returned.
 
     Args:
-        variables: as there.
-        prefix: as there.
+        variables: as in :func:`variable_arrays`.
+        prefix: as in :func:`variable_arrays`.
         arrays: arrays of a checkpoint.
 
     Raises:

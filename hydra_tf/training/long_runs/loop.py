@@ -3,8 +3,8 @@
 `fit` is for a Keras user's own program. This loop runs the same steps
 (:func:`hydra_tf.training.robust_step`) and the same callbacks, and adds what long runs
 need: every strategy, including those of several workers, which Keras's `fit` does not support;
-checkpoints within an epoch, after which every bit equals that of an uninterrupted run; and a
-clean stop when the machine is taken away.
+checkpoints within an epoch, from which a run resumes bit for bit; and a clean stop when the
+machine is preempted.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ def train(
 
     Args:
         model: a compiled :class:`hydra_tf.RobustModel`.
-        batches_from: maps (epoch, step) to endless batches of (images, labels) that begin
-            there, a pure function; images are floats in [0, 1], or uint8 in [0, 255], which are
-            divided by 255 on the device. All workers must get the same batches, in which only
-            the worker's own slices have to hold the images.
+        batches_from: pure function that maps (epoch, step) to an endless dataset of (images,
+            labels) batches from there on; images are floats in [0, 1], or uint8 in [0, 255],
+            which are divided by 255 on the device. All workers must get the same batches, but
+            a worker only needs the images of its slices.
         steps_per_epoch: batches of an epoch.
         pipeline: the phases.
         validation_data: batches on which each epoch is evaluated.
@@ -88,9 +88,8 @@ def train(
             callbacks start again after a restart.
         checkpoints: where checkpoints are stored; None for none.
         options: see :class:`LoopOptions`.
-        full_batches_from: as `batches_from`, with every image of a batch on every worker: SNIP
-            computes its gradients on the first batch, and bad batches are stored from these; by
-            default the same function.
+        full_batches_from: like `batches_from`, but with every image of a batch on every worker,
+            for the gradients of SNIP and to store bad batches; by default the same function.
         bad_batches_path: file (.npz) for the batches of a step whose loss is not finite.
         verbose: as in Keras.
         steps: deprecated name of `steps_per_epoch`.
@@ -100,7 +99,7 @@ def train(
         The metrics of the last epoch, empty if no epoch was left.
 
     Raises:
-        PreemptionError: after SIGTERM, when the checkpoint is written.
+        PreemptionError: after SIGTERM, once the checkpoint is written.
         FloatingPointError: when the loss is not finite; see :class:`hydra_tf.training.NaNGuard`.
         TypeError: without steps or pipeline.
         ValueError: for data that do not fit the model, or a checkpoint of another run.
@@ -120,7 +119,7 @@ def train(
 
 
 def _renamed(old: str, old_value: Any, new: str, value: Any) -> Any:
-    """Return the value of an argument that may be given by its deprecated name."""
+    """Return the value of an argument that may be passed under its deprecated name."""
     if old_value is None:
         return value
     warnings.warn(
@@ -257,7 +256,7 @@ class _Loop:
             self.store_bad_batches(position, self._last_steps)
             raise
         last = epoch + 1 == first + self.pipeline.plan[phase] or self.model.stop_training
-        if average is not None and not last:  # after its last epoch, the average stays
+        if average is not None and not last:  # after the phase, the model keeps the average
             average.swap()
         self.position, self.sums = RunPosition(epoch + 1, 0), MetricSums()
         self._save()
@@ -269,7 +268,7 @@ class _Loop:
         callback_list: keras.callbacks.CallbackList,
         told_to_stop: Callable[[], bool],
     ) -> None:
-        """Run one execution of the graph, of one or several steps; then stop if told to."""
+        """Execute the graph once, for one or several steps; then stop if told to."""
         epoch, done = self.position.epoch, self.position.step
         count = min(self.options.steps_per_execution, self.steps_per_epoch - done)
         callback_list.on_train_batch_begin(done)
@@ -300,7 +299,7 @@ class _Loop:
         raise PreemptionError(f"{where}; the same command resumes from the checkpoint there.")
 
     def _graph(self, count: int, sets_rate: bool) -> Callable[..., tf.Tensor]:
-        """Return the graph of some steps, retraced for each phase."""
+        """Return the graph of `count` steps, which is retraced for each phase."""
         key = (self.model.phase, self.model.phase_steps, sets_rate)
         if self._graphs_key != key:
             self._graphs, self._graphs_key = {}, key
@@ -325,7 +324,7 @@ class _Loop:
         return total.means("val_")
 
     def _save(self) -> None:
-        """Write a checkpoint of the present position."""
+        """Write a checkpoint of the current position."""
         if self.checkpoints is None or not self.checkpoints.writes:
             return
         averages = self.average.variables if self.average else []
@@ -365,10 +364,10 @@ class _Loop:
             self.model.compiled_rate.note(float(np.asarray(self.model.optimizer.learning_rate)))
 
     def _restore_callbacks(self) -> None:
-        """Restore the state of callbacks, which they reset when training begins."""
+        """Restore the state of callbacks after they have reset it, when training begins."""
         restore_callback_state(self.callbacks, self._restored)
         self._restored = {}
 
     def _identity(self) -> dict[str, Any]:
-        """Return what identifies this run."""
+        """Return the settings that identify this run."""
         return run_identity(self.model, self.pipeline, self.steps_per_epoch, self.options)

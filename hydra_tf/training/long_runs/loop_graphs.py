@@ -18,11 +18,11 @@ from hydra_tf.training.robust_model import RobustModel
 from hydra_tf.training.step.batch_checks import checked, correct
 from hydra_tf.training.step.microbatches import StepOptions, position_in_global_batch
 
-_PADDING = -1  # the label of an image that only makes the slices of a batch equal
+_PADDING = -1  # label of the images that make the slices of a batch equal in size
 
 
 class MetricSums(NamedTuple):
-    """Sums over the samples of an epoch so far, from which its metrics follow.
+    """Sums over the samples of an epoch so far, from which its metrics are computed.
 
     Args:
         samples: number of samples.
@@ -45,11 +45,11 @@ class MetricSums(NamedTuple):
     stop: float = 0.0
 
     def plus(self, sums: Any) -> MetricSums:
-        """Return these sums and others, [6] numbers, added up in float64."""
+        """Return these sums plus others, [6] numbers, added in float64."""
         return MetricSums(*map(float, np.asarray(self) + np.asarray(sums, np.float64)))
 
     def means(self, prefix: str = "") -> dict[str, float]:
-        """Return the metrics, each name with a prefix."""
+        """Return the metrics by name, with a prefix before each name."""
         means = {"loss": self.loss / self.samples, "accuracy": self.correct / self.samples}
         if self.robust_count:
             means["robust_accuracy"] = self.robust / self.robust_count
@@ -61,14 +61,14 @@ def distribute_batches(
 ) -> Any:
     """Return batches whose samples are distributed among the replicas of a strategy, in order.
 
-    Replica r of R gets the samples from n r / R to n (r + 1) / R of a batch of n: together
-    they have every sample once, also of a batch that cannot be divided evenly. A batch must have
-    at least one sample for each replica. Every worker reads whole batches and keeps its slices.
+    Replica r of R gets the samples from n r / R to n (r + 1) / R of a batch of n, so that every
+    sample is processed once, even if the batch cannot be divided evenly. A batch must have at
+    least one sample for each replica. Every worker reads whole batches and keeps its slices.
 
     Args:
         batches: (images, labels), the same on every worker.
         strategy: a tf.distribute strategy.
-        pad: give every replica the same number of samples, some of them padding.
+        pad: whether to pad batches, so that every replica gets the same number of samples.
 
     Returns:
         `batches` itself for one replica, else a distributed dataset.
@@ -109,11 +109,11 @@ def train_function(
     average: MovingAverage | None = None,
     sets_rate: bool = True,
 ) -> Callable[..., tf.Tensor]:
-    """Return a graph of training steps in the model's present phase.
+    """Return a graph of training steps in the current phase of the model.
 
     Args:
         model: a compiled :class:`hydra_tf.RobustModel`.
-        strategy: the tf.distribute strategy that the model was created under.
+        strategy: the tf.distribute strategy in whose scope the model was created.
         steps: number of steps.
         options: how a step is computed.
         average: moving average of the weights, if there is one.
@@ -157,7 +157,7 @@ def evaluate_function(
 
     Args:
         model: a :class:`hydra_tf.RobustModel`.
-        strategy: the tf.distribute strategy that the model was created under.
+        strategy: the tf.distribute strategy in whose scope the model was created.
 
     Returns:
         A function of a batch of :func:`distribute_batches` that returns its

@@ -13,10 +13,11 @@ class LoopOptions:
 
     Args:
         step: how a step is computed.
-        steps_per_execution: steps in one call of a graph, as in Keras; callbacks see the last.
-        average: decay of a moving average of the weights, which is then evaluated and kept
-            in their place; None for none.
-        checkpoint_seconds: a checkpoint is written within an epoch when the last one is this old.
+        steps_per_execution: steps in one call of a graph, as in Keras; callbacks are called for
+            the last of them.
+        average: decay of a moving average of the weights, which replaces them in evaluation and
+            at the end of a phase; None for no average.
+        checkpoint_seconds: seconds between checkpoints within an epoch.
 
     Raises:
         ValueError: for a value out of range.

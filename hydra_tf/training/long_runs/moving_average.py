@@ -46,18 +46,18 @@ class MovingAverage:
         ]
 
     def start(self) -> None:
-        """Start again at the present values."""
+        """Start again from the current values."""
         for average, variable in zip(self.variables, self._followed, strict=True):
             average.assign(np.asarray(variable))
 
     def update(self) -> None:
-        """Add the present values to the average, within the graph of a step."""
+        """Move the averages towards the current values, within the graph of a step."""
         for average, variable in zip(self.variables, self._followed, strict=True):
             average.assign(average + (1.0 - self.decay) * (variable - average))
 
     def swap(self) -> None:
-        """Exchange the averages and the present values."""
+        """Exchange the averages and the current values."""
         for average, variable in zip(self.variables, self._followed, strict=True):
-            present, averaged = np.asarray(variable), np.asarray(average)
+            current, averaged = np.asarray(variable), np.asarray(average)
             variable.assign(averaged)
-            average.assign(present)
+            average.assign(current)

@@ -1,4 +1,4 @@
-"""Stopping when the machine is taken away: SIGTERM takes effect between two steps."""
+"""Stopping a run whose machine is preempted: SIGTERM takes effect between two steps."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 
 
 class PreemptionError(Exception):
-    """Training was told to stop, and its checkpoint stores the position of the run."""
+    """Training was stopped by SIGTERM; it resumes from its checkpoint, if it has one."""
 
 
 @contextlib.contextmanager
 def sigterm_deferred() -> Iterator[Callable[[], bool]]:
-    """Defer SIGTERM within this context; yield a function that says whether it came.
+    """Defer SIGTERM within this context; yield a function that returns whether it was received.
 
-    Outside of the main thread, where Python receives no signals, it always returns False.
+    Outside of the main thread, where Python receives no signals, the function returns False.
     """
     received = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -29,5 +29,5 @@ def sigterm_deferred() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, handler)
         raise
     signal.signal(signal.SIGTERM, handler)
-    if received.is_set():  # too late for this context, so the previous handler gets it
+    if received.is_set():  # for the previous handler, as the context ended before it took effect
         signal.raise_signal(signal.SIGTERM)

@@ -20,9 +20,9 @@ from hydra_tf.training.step.optimizer import optimizer_settings
 def run_identity(
     model: RobustModel, pipeline: HydraCallback, steps_per_epoch: int, options: LoopOptions
 ) -> dict[str, Any]:
-    """Return the settings from which a run follows, apart from its data and its network.
+    """Return the settings that determine a run, apart from its data and its network.
 
-    Left out is what may change when a run resumes, even if it changes bits: devices,
+    Settings that may change when a run resumes, even if they change bits, are left out: devices,
     microbatches, XLA.
 
     Args:
@@ -72,7 +72,7 @@ def require_same_run(stored: str, identity: Mapping[str, Any], folder: str) -> N
 
     Args:
         stored: the :func:`run_identity` in the checkpoint, as JSON.
-        identity: that of this run.
+        identity: the :func:`run_identity` of this run.
         folder: folder of the checkpoint.
 
     Raises:
@@ -110,8 +110,8 @@ def require_same_position(strategy: tf.distribute.Strategy, position: RunPositio
     """Check that all workers start at the same position.
 
     Args:
-        strategy: the strategy of the run; one without a cluster has nothing to compare.
-        position: the position that this worker has found.
+        strategy: the strategy of the run; without a cluster, nothing is compared.
+        position: position of the checkpoint that this worker has found.
 
     Raises:
         ValueError: when the workers have found different checkpoints.

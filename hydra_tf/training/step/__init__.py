@@ -1,1 +1,1 @@
-"""One optimizer step: what it trains, its gradients, its batch and its optimizer."""
+"""One optimizer step: the trained variables, the checks of a batch, gradients and optimizer."""

@@ -13,11 +13,11 @@ from hydra_tf.checks.labels import labels_valid, sparse_labels
 from hydra_tf.core.graphs import assertion_sentence
 from hydra_tf.core.types import Images, Labels, Logits
 
-_PIXELS = (
+_PIXEL_RANGE = (
     "A batch has images with values outside [0, 1]; divide 8-bit images by 255 and make any "
     "normalisation a layer of the model."
 )
-_AXES = (
+_UNKNOWN_RANK = (
     "The dataset does not specify the rank of its images or labels; set it in a map with "
     "tf.ensure_shape."
 )
@@ -25,7 +25,7 @@ _AXES = (
 
 @contextlib.contextmanager
 def plain_sentences() -> Iterator[None]:
-    """Raise a failed check of a batch within an epoch as a ValueError with its sentence."""
+    """Raise a check of a batch that failed in a graph as a ValueError with its error sentence."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
@@ -35,7 +35,7 @@ def plain_sentences() -> Iterator[None]:
 
 
 def checked(data: Any, classes: int) -> tuple[Images, Labels]:
-    """Return the images and integer labels of a batch, which depend on their checks.
+    """Check a batch, also within a graph, and return its images and integer labels.
 
     Args:
         data: (images, labels), or as Keras packs them.
@@ -58,10 +58,10 @@ def checked(data: Any, classes: int) -> tuple[Images, Labels]:
         raise ValueError("RobustModel needs labels, but the data contain none.")
     x, y = tf.cast(x, tf.float32), tf.convert_to_tensor(y)
     if x.shape.rank is None or y.shape.rank is None:
-        raise ValueError(_AXES)
+        raise ValueError(_UNKNOWN_RANK)
     in_range = tf.reduce_all((x >= 0.0) & (x <= 1.0))
     valid, sentence = labels_valid(y, classes)
-    checks = [tf.debugging.Assert(in_range, [_PIXELS]), tf.debugging.Assert(valid, [sentence])]
+    checks = [tf.debugging.Assert(in_range, [_PIXEL_RANGE]), tf.debugging.Assert(valid, [sentence])]
     with tf.control_dependencies([check for check in checks if check is not None]):
         return tf.identity(x), tf.identity(sparse_labels(y))
 

@@ -22,9 +22,9 @@ class StepOptions:
     """How a training step is computed.
 
     Args:
-        microbatches: number of microbatches that a batch is processed in, one after the other,
-            with their gradients added up: a large batch in little memory. BatchNorm sees each
-            microbatch on its own.
+        microbatches: number of microbatches that a batch is processed in, one after the other.
+            Their gradients are added up, so that a large batch needs less memory. BatchNorm
+            computes its statistics on each microbatch separately.
         global_clipnorm: maximum Euclidean norm of all gradients together (Pascanu et al., 2013);
             None for no clipping.
         jit_compile: whether XLA compiles loss and gradients; XLA draws other random numbers from
@@ -69,7 +69,7 @@ def position_in_global_batch(count: tf.Tensor) -> tuple[Any, tf.Tensor]:
     if context is None or context.num_replicas_in_sync == 1:
         return 0, count
     replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
-    # In floats, which every collective can add.
+    # As floats, which every collective can add.
     counts = tf.one_hot(replica, replicas) * tf.cast(count, tf.float32)
     counts = tf.cast(context.all_reduce(tf.distribute.ReduceOp.SUM, counts), tf.int32)
     before = tf.range(replicas) < replica
@@ -175,7 +175,7 @@ def clipped(gradients: Gradients, global_clipnorm: float, unit: Any) -> Gradient
     Args:
         gradients: this replica's share of each gradient, or None.
         global_clipnorm: maximum Euclidean norm of all gradients together.
-        unit: what loss scaling makes of a gradient of 1.
+        unit: a gradient of 1 after loss scaling.
 
     Example:
         >>> [gradient] = clipped([tf.constant([3.0, 4.0])], 1.0, 1.0)
@@ -185,7 +185,7 @@ def clipped(gradients: Gradients, global_clipnorm: float, unit: Any) -> Gradient
     context = tf.distribute.get_replica_context()
     replicas = 1 if context is None else context.num_replicas_in_sync
     present = [g for g in gradients if g is not None]
-    if replicas > 1:  # the norm is that of the sum, and the optimizer adds the replicas again
+    if replicas > 1:  # the sum over replicas is clipped, then divided: the optimizer sums again
         sums = context.all_reduce(tf.distribute.ReduceOp.SUM, present)
         present = [g / replicas for g in sums]
     scaled = iter(tf.clip_by_global_norm(present, global_clipnorm * unit / replicas)[0])

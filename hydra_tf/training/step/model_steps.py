@@ -1,4 +1,4 @@
-"""What a robust model does with one batch: train on it, or evaluate it."""
+"""The training and evaluation steps of a robust model, on one batch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BatchSteps(keras.Model):
     _phase_steps: int | None
     _robust_accuracy: keras.metrics.Mean
     _perturbation: keras.Variable | None
-    _metrics_take_one_hot: bool  # whether the compiled metrics have met one-hot labels first
+    _metrics_take_one_hot: bool  # whether the first labels of the compiled metrics were one-hot
 
     @property
     def replays(self) -> int:
@@ -53,7 +53,7 @@ class BatchSteps(keras.Model):
     def train_on_checked_batch(
         self, x: Images, y: Labels, options: StepOptions | None = None
     ) -> LossTerms:
-        """Train on one batch in the present phase, as often as the objective replays it.
+        """Train on one batch in the current phase, as often as the objective replays it.
 
         Args:
             x: [batch, ...] float32 images in [0, 1].
@@ -120,7 +120,7 @@ class BatchSteps(keras.Model):
             :class:`hydra_tf.objectives.validation.ValidationMeasure`.
         """
         assert self.validation_measure is not None
-        # One seed for all batches, so that epochs differ in the network only.
+        # The same seed in every epoch, so that epochs differ only in the network.
         return self.validation_measure.correct(self, x, y, logits, self.seed)
 
     def _metric(self, name: str) -> Any:
@@ -128,10 +128,10 @@ class BatchSteps(keras.Model):
         return next(metric for metric in self.metrics if metric.name == name)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Update the compiled metrics with labels in the form that they met first.
+        """Update the compiled metrics with labels in the form of their first update.
 
-        "accuracy" becomes that of integers or of one-hot rows at the first update; training
-        and validation data may differ.
+        Keras chooses the accuracy of integer or of one-hot labels at the first update of
+        "accuracy", but training and validation data may differ.
         """
         compiled = [metric for metric in self.metrics if metric.name == "compile_metrics"]
         if compiled and not compiled[0].built:

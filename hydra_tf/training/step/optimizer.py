@@ -23,7 +23,7 @@ def optimizer_settings(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
 
 
 def require_supported(optimizer: keras.optimizers.Optimizer) -> None:
-    """Check that an optimizer leaves frozen variables alone and counts every step.
+    """Check that an optimizer does not change frozen variables, and counts every step.
 
     Raises:
         ValueError: for an optimizer that averages weights or accumulates gradients.
@@ -94,7 +94,7 @@ class OptimizerState:
             self.note_built(optimizer, variables)
 
     def reset(self) -> None:
-        """Give the optimizer the state of a new one; its learning rate is not changed."""
+        """Reset the optimizer to the state of a new one with the same learning rate."""
         fresh = keras.optimizers.deserialize(keras.optimizers.serialize(self._optimizer))
         fresh.build(self._variables)
         for variable, value in zip(self._optimizer.variables, fresh.variables, strict=True):

@@ -44,7 +44,7 @@ PHASES = {
 def trained_variables(
     model: keras.Model, phase: Phase, train_batchnorm: bool = True
 ) -> list[keras.Variable]:
-    """Return the variables that a phase trains; no other variable may change by a single bit.
+    """Return the variables that a phase trains; all others must not change at all.
 
     Args:
         model: a model with masked layers.

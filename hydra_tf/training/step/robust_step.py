@@ -1,7 +1,7 @@
 """One robust training step, a pure function of model, batch and seed.
 
-`RobustModel.fit` and every other training loop call these functions and nothing else, so
-that a run depends on (seed, phase, step) and on the data only.
+`RobustModel.fit` and every other training loop call these functions and nothing else, so that a
+run depends only on its data and on (seed, phase, step).
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def robust_gradients(
     scale: Callable[[tf.Tensor], tf.Tensor] = lambda loss: loss,
     perturbed: Images | None = None,
 ) -> tuple[LossTerms, list[tf.Tensor | None]]:
-    """Return the loss terms of a batch, and the gradients of the loss for `variables`.
+    """Return the loss terms of a batch, and the gradients of the loss with respect to `variables`.
 
     Args:
         model: Keras model ``(x, training) -> logits``, with or without masked layers.
         objective: a registered objective, or a callable with the same arguments.
-        variables: Keras variables to differentiate for.
+        variables: Keras variables.
         x: [batch, ...] float32 images in [0, 1].
         y: [batch] int32 labels.
         context: seed and progress of the step.
@@ -89,9 +89,9 @@ def robust_step(
     """Train `variables` on one batch, then refresh the masks if scores were trained.
 
     Variables that are not in the list are not passed to the optimizer: momentum and weight
-    decay would change them even with a gradient of zero. Where replicas share a batch, each adds
-    its own samples' share of the mean, whatever their number, and every sample gets the same
-    random numbers as on one device.
+    decay would change them even with a gradient of zero. If replicas share a batch, each adds its
+    samples' share of the mean, even if their numbers differ, and every sample gets the same random
+    numbers as on one device.
 
     Args:
         model: Keras model with or without masked layers.
