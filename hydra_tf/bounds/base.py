@@ -20,13 +20,13 @@ class Bound:
         rounding: whether the bounds hold for float32 evaluations of the network, as certified
             numbers must; False gives the bounds of real arithmetic, for training.
         chunk: samples times linear functions that are followed backwards at once, at least
-            one function at a time. Memory grows with it: about sixteen tensors of so many
-            copies of the largest feature map. None takes as many as fit 128 MB a tensor, 2 GB
-            in all; 0 takes all at once. It limits the memory of bounds, but not of their
-            gradients, which keep intermediate tensors of every function.
+            one function at a time. Memory grows in proportion: about sixteen tensors with this
+            many copies of the largest feature map. None chooses as many as fit 128 MB per tensor,
+            2 GB in all; 0 means all at once. A chunk limits the memory of bounds, but not of
+            their gradients, which keep intermediate tensors of every function.
     """
 
-    combines_others: ClassVar[bool] = False  # whether it is computed from other methods' bounds
+    combines_others: ClassVar[bool] = False  # whether it uses the bounds of other methods
 
     rounding: bool = True
     chunk: int | None = None
@@ -39,7 +39,7 @@ class Bound:
         """Return lower bounds of linear functions of the logits.
 
         Args:
-            graph: nodes with the present weights.
+            graph: nodes with the current weights.
             box: interval of the input, [batch, ...].
             specifications: [batch or 1, rows, classes] coefficients on the logits.
 

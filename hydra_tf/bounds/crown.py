@@ -74,6 +74,6 @@ def backward_interval(bounded: BoundedGraph, value: int, chunk: int | None) -> I
             flat *= tf.where(indices < size, 1.0, -1.0)[:, None]
         return tf.reshape(flat, [1, sizes(indices)[0], *shape])
 
-    both = chunked_lower_bounds(bounded, rows, count, value, True, chunk, signs)
-    lower, upper = both[:, :size], -both[:, size:]
+    stacked = chunked_lower_bounds(bounded, rows, count, value, True, chunk, signs)
+    lower, upper = stacked[:, :size], -stacked[:, size:]
     return Interval(*(tf.reshape(side, [samples, *shape]) for side in (lower, upper)))

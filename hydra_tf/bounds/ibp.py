@@ -15,7 +15,7 @@ from hydra_tf.core.types import Interval
 @BOUNDS.register("ibp")
 @dataclass(frozen=True)
 class IBP(Bound):
-    """Intervals through every layer, with the specification merged into the last affine ones.
+    """Intervals through every layer, with the specification merged into the last affine layers.
 
     Interval bound propagation (Gowal et al., 2018; Mirman et al., ICML 2018) is the cheapest
     method and, on networks that were not trained for it, the loosest. VRA-t of arXiv 2002.10509

@@ -35,8 +35,8 @@ def functional_model(model: keras.Model) -> keras.Model:
     """Return a functional model itself, or the network of a :class:`hydra_tf.RobustModel`.
 
     Raises:
-        TypeError: for an object that is not a Keras model, and for a model that does not know
-            how its layers are connected.
+        TypeError: for an object that is not a Keras model, and for a subclassed model, which has
+            no record of how its layers are connected.
         ValueError: for a model that is not built.
 
     Example:
@@ -90,7 +90,7 @@ def list_calls(net: keras.Model) -> list[Call]:
 
 
 def _append_calls(net: keras.Model, inputs: list[int], calls: list[Call]) -> list[int]:
-    """Append the calls of one model on given values; return the numbers of its outputs."""
+    """Append the calls of one model on input values; return the numbers of its output values."""
     functional = keras.Model(net.inputs, net.outputs)
     layers = {layer.name: layer for layer in functional.operations}
     for layer in layers.values():
@@ -146,7 +146,7 @@ def _tensors(argument: Config) -> Iterator[Config]:
         yield argument["config"]
 
 
-# Names of the arguments that layers and operations take tensors by, in order.
+# Names of the arguments in which layers and operations take tensors, in order.
 _TENSOR_ARGUMENTS = ("inputs", "x", "x1", "x2")
 
 
@@ -175,7 +175,7 @@ def _require_plain_call(layer: keras.layers.Layer, node: Config, tensors: int) -
 
 
 def _has_no_effect(value: Config) -> bool:
-    """Return whether an argument equals its default, as the masks of unmasked tensors do."""
+    """Return whether an argument has its default value, as masks do for unmasked tensors."""
     if isinstance(value, list | tuple):
         return all(map(_has_no_effect, value))
     return value in (None, False)

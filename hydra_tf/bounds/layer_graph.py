@@ -25,7 +25,7 @@ class LayerGraph:
 
     @classmethod
     def from_calls(cls, calls: Sequence[Call]) -> LayerGraph:
-        """Return the nodes of layer calls, with the present weights of the layers."""
+        """Return the nodes of layer calls, with the current weights of the layers."""
         nodes: list[Node] = []
         sources: list[tuple[int, ...]] = []
         outputs = [0]  # the number of the last value of each call

@@ -71,9 +71,9 @@ def bound(
     net, x = functional_model(model), tf.cast(x, tf.float32)
     built, clip = _with_options(method, rounding, chunk), _pixel_range(clip)
     epsilon = _check_inputs(net, x, epsilon, clip)
-    both = _lower_bounds(net, built, clip, _logit_specifications, x, epsilon)
-    classes = both.shape[1] // 2
-    return Interval(both[:, :classes], -both[:, classes:])
+    stacked = _lower_bounds(net, built, clip, _logit_specifications, x, epsilon)
+    classes = stacked.shape[1] // 2
+    return Interval(stacked[:, :classes], -stacked[:, classes:])
 
 
 def margin_lower_bound(
@@ -129,7 +129,7 @@ def margin_lower_bound(
 
 
 def _with_options(method: Method, rounding: bool | None, chunk: int | None) -> Bound:
-    """Return the bound with the given options; for a name, its parameters take precedence."""
+    """Return the bound with these options; parameters in a spec take precedence."""
     options: dict[str, Any] = {"rounding": rounding, "chunk": chunk}
     options = {name: value for name, value in options.items() if value is not None}
     built = build(method, **options)
@@ -173,13 +173,13 @@ def _traceable_lower_bounds(
 
 
 def _box(x: Images, epsilon: tf.Tensor, clip: Clip, rounding: bool) -> Interval:
-    """Return the interval of the input, which includes what an attack's rounding may reach."""
+    """Return the interval of the input, widened by the rounding errors of an attack."""
     if rounding:
         epsilon += 4 * U * (tf.abs(x) + epsilon) + TINY
     lower, upper = x - epsilon, x + epsilon
     if clip is None:
         return Interval(lower, upper)
-    # In a graph, where values are not checked, an image outside the range stays in its ball.
+    # In a graph, where values are not checked, an image outside the range stays in its interval.
     lower = tf.minimum(tf.maximum(lower, clip[0]), x)
     return Interval(lower, tf.maximum(tf.minimum(upper, clip[1]), x))
 
@@ -194,7 +194,7 @@ def _lower_bounds(
     specify: Callable[..., tf.Tensor],
     *tensors: tf.Tensor,
 ) -> tf.Tensor:
-    """Return the bounds, computed in the current graph or in one that is kept with the network."""
+    """Return the bounds, computed in the current graph or in one that is cached for the network."""
     if not tf.executing_eagerly() or tensors[0].shape[0] == 0:
         # Without AutoGraph, which is slow here and not needed.
         compute = tf.autograph.experimental.do_not_convert(_traceable_lower_bounds)
@@ -264,7 +264,7 @@ def _check_radius(epsilon: Radius, clip: Clip) -> None:
 
 
 def _class_indices(y: Labels, x: Images, classes: int) -> Labels:
-    """Check labels, their values too unless in a graph; return them as int32 [batch]."""
+    """Check labels (in a graph, not their values), and return them as int32 [batch]."""
     y = tf.convert_to_tensor(y)
     if not (is_one_hot(y) or y.dtype.is_integer):
         raise TypeError(f"Labels must be whole numbers, not of type {y.dtype.name}.")

@@ -120,6 +120,7 @@ def propagate(
             are not affine, unless interval arithmetic is exact there.
     """
     bounded = BoundedGraph(graph, options, [box], [])
+    # Values with exact intervals; if "independent", also every point of their box is reached.
     exact = {0: "independent"}
     refined, consumers = set(), graph.consumers()
     for number, (node, sources) in enumerate(zip(graph.nodes, graph.sources, strict=True)):
@@ -186,7 +187,7 @@ def chunked_lower_bounds(
         length = max(1, chunk // max(1, batch))
         if count <= length:
             return compute(indices)
-        # Chunks of nearly equal length, so that the last one is not mostly repetition.
+        # Chunks of nearly equal length, because the last one is filled up with repetitions.
         length = -(-count // -(-count // length))
     else:
         length = tf.clip_by_value(chunk // tf.maximum(1, batch), 1, count)

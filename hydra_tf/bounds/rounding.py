@@ -8,8 +8,8 @@ computation of the bound round. The error of every layer includes both, computed
 magnitudes of its possible inputs.
 
 This covers every float32 evaluation that computes the products and adds them, as convolutions on
-CPUs do. Other evaluations (Winograd transforms, TensorFloat-32, half
-precision, BatchNorm folded into kernels) are not covered.
+CPUs do. Other evaluations (Winograd transforms, TensorFloat-32, half precision, BatchNorm folded
+into kernels) are not covered.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def dot(rows: tf.Tensor, values: tf.Tensor, exact: bool) -> tf.Tensor:
         rows, values = tf.cast(rows, tf.float64), tf.cast(values, tf.float64)
     samples, count, *inner = sizes(rows)
     length = math.prod(inner)
-    if values.shape[0] == 1:  # one vector for all samples: a single product, as is its gradient
+    if values.shape[0] == 1:  # one vector for all samples: one matrix product, also for gradients
         flat = tf.reshape(rows, [samples * count, length])
         products = tf.matmul(tf.reshape(values, [1, length]), flat, transpose_b=True)
         return tf.reshape(products, [samples, count])

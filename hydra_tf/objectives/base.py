@@ -42,7 +42,7 @@ class Objective:
         raise NotImplementedError
 
     def validation_attack(self) -> ValidationSpec:
-        """Return what ``val_robust_accuracy`` counts, or None if nothing is to be counted.
+        """Return what ``val_robust_accuracy`` counts, or None for no such metric.
 
         Returns:
             The spec of an attack, a callable ``(model, x, y, seed) -> images``, or a
@@ -51,7 +51,7 @@ class Objective:
         return None
 
     def certificate(self) -> dict[str, Any] | None:
-        """Return how the robustness that the objective trains for is proven, or None.
+        """Return how networks trained with this objective are certified, or None.
 
         Returns:
             ``measure``, the name in reports (``"vra_s"``, ``"vra_m"`` or ``"vra_t"``);
@@ -63,7 +63,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Replayed(Objective):
-    """An objective that takes several steps on each batch and perturbs it in between.
+    """An objective that takes several steps on each batch and perturbs the images in between.
 
     The backward pass that updates the weights also updates the perturbation, which is carried
     over from batch to batch.

@@ -74,7 +74,7 @@ class CROWNIBP(Verified):
         """Return lower bounds of the margins, the weighted mean of both methods."""
 
         def lower_bound(method: str) -> tf.Tensor:
-            # The gradient needs the intermediate values of all chunks, so chunks save nothing.
+            # The gradient needs the intermediate values of all chunks, so chunks save no memory.
             return bounds.margin_lower_bound(model, x, y, epsilon, method, rounding=False, chunk=0)
 
         if self.beta_start == self.beta_end == 0:

@@ -20,9 +20,9 @@ class Free(Replayed):
 
     Every replay is one optimizer step and one step of steepest ascent for delta, which is then
     projected so that x + delta is in the ball and in [0, 1]. The next batch starts from this
-    delta. A step costs as much as a natural one, and an epoch `replays` times as much, so train
-    for that many fewer epochs. Learning-rate schedules of :class:`hydra_tf.HydraCallback` count
-    batches; a schedule inside the optimizer counts steps, `replays` per batch.
+    delta. A step costs as much as a natural one, and an epoch `replays` times as much, so divide
+    the number of epochs by `replays`. Learning-rate schedules of :class:`hydra_tf.HydraCallback`
+    count batches; a schedule inside the optimizer counts steps, `replays` per batch.
 
     Args:
         norm: ``"linf"`` or ``"l2"``.

@@ -20,7 +20,7 @@ from hydra_tf.objectives.verified import Verified
 class MixTrain(Verified):
     """CE(f(x), y) + alpha * CE(-m, y) with lower bounds m of the margins on a few samples.
 
-    m comes from symbolic linear relaxation, which needs many passes for one sample. It is
+    m comes from symbolic linear relaxation, which needs many backward passes for one sample. It is
     computed for `samples` random samples of the batch, and added to the loss with probability
     `share`. alpha is ``0.1 * 2.5^floor((progress - ramp) / growth)``, at most `alpha_max`. The
     defaults are those of the paper's 60 epochs: a ramp of 15, and growth every 5 epochs. Every

@@ -17,8 +17,8 @@ from hydra_tf.objectives.base import OBJECTIVES, Objective, check_beta, kl_diver
 class GaussianNoise:
     """Noisy images, x + eta with eta ~ N(0, sigma^2 I), used in place of adversarial images.
 
-    They are not restricted to a ball or to [0, 1], like the samples of a smoothed classifier
-    (Cohen et al., ICML 2019), and no loss is maximised.
+    As in a smoothed classifier (Cohen et al., ICML 2019), they are not restricted to a ball or to
+    [0, 1]. No loss is maximised.
 
     Args:
         sigma: standard deviation in units of pixel values in [0, 1].

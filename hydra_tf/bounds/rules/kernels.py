@@ -21,7 +21,7 @@ def dense(layer: keras.layers.Layer, shapes: Shapes) -> list[Node]:
 
 @register_rule("layers.Conv1D", "layers.Conv2D", "layers.Conv3D")
 def convolution(layer: keras.layers.Layer, shapes: Shapes) -> list[Node]:
-    """Return the nodes of a convolution of any padding, stride, dilation and number of groups."""
+    """Return the nodes of a convolution with any padding, stride, dilation and groups."""
     options = _window_options(layer)
     causal = 0
     if layer.padding == "causal":
@@ -42,7 +42,7 @@ def convolution(layer: keras.layers.Layer, shapes: Shapes) -> list[Node]:
 
 @register_rule("layers.DepthwiseConv1D", "layers.DepthwiseConv2D")
 def depthwise(layer: keras.layers.Layer, shapes: Shapes) -> list[Node]:
-    """Return the nodes of a convolution of each channel by itself."""
+    """Return the nodes of a separate convolution of each channel."""
     options = _window_options(layer)
     shape = layer.kernel.shape
     node = _kernel_node(

@@ -32,7 +32,7 @@ def subtract(layer: keras.layers.Layer, shapes: Shapes) -> list[Node]:
 
 
 def _applied(layer: keras.layers.Layer, shapes: Shapes) -> Callable[..., tf.Tensor]:
-    """Return the layer as a function of its inputs; it aligns inputs of different rank itself.
+    """Return a layer, which aligns inputs of different rank, or operation as a function of inputs.
 
     Raises:
         ValueError: for ``a + b`` of tensors of different rank, which mixes samples.
@@ -42,8 +42,8 @@ def _applied(layer: keras.layers.Layer, shapes: Shapes) -> Callable[..., tf.Tens
     if len({len(shape) for shape in shapes}) > 1:
         raise ValueError(
             f'Operation "{layer.name}" pairs the samples of one tensor with the positions of '
-            f"another, for their shapes are {' and '.join(map(str, shapes))}; reshape them to the "
-            f"same number of axes, or use keras.layers.{type(layer).__name__}."
+            f"another, because their shapes are {' and '.join(map(str, shapes))}; reshape them to "
+            f"the same number of axes, or use keras.layers.{type(layer).__name__}."
         )
     return lambda *x: layer(*x)
 

@@ -1,4 +1,4 @@
-"""What a node of the layer graph does to intervals (forwards) and linear bounds (backwards).
+"""Nodes of the layer graph: intervals pass forwards through them, linear bounds backwards.
 
 Backwards, a linear function of a node's output, ``A . z`` with one row of `A` for each sample
 and specification, is replaced by a linear function of the node's inputs that is nowhere larger.
@@ -26,7 +26,7 @@ LowerSlope: TypeAlias = Callable[[Interval, "tf.Tensor", float], "tf.Tensor"]
 def adaptive(interval: Interval, chord: tf.Tensor, left: float) -> tf.Tensor:
     """Return slope 1 where the interval reaches further up than down, else the left slope.
 
-    Of the two, it leaves the smaller area to the function (CROWN; Zhang et al., NeurIPS 2018,
+    Of the two lines, this one is closer to the function in area (CROWN; Zhang et al., NeurIPS 2018,
     section 3.3).
     """
     return tf.where(interval.upper > -interval.lower, 1.0, left)
@@ -61,7 +61,7 @@ class Node(Protocol):
 
     @property
     def affine(self) -> bool:
-        """Whether it is a linear map plus a bias."""
+        """Whether the node is a linear map plus a bias."""
 
     @property
     def diagonal(self) -> bool:
@@ -76,7 +76,7 @@ class Node(Protocol):
         """Return coefficients on each input, and the constant of the linear functions, if any."""
 
     def odd(self, options: BoundOptions) -> bool:
-        """Return whether the coefficients of ``-rows`` are the negated ones of ``rows``."""
+        """Return whether the coefficients of ``-rows`` are those of ``rows``, negated."""
 
     def rounding_error(self, inputs: Sequence[Interval], consumers: int) -> tf.Tensor | None:
         """Return the largest rounding error per output for a coefficient of 1; None for none.
@@ -94,7 +94,7 @@ class Affine:
         linear: the map, without bias, of tensors [batch, ...].
         absolute: the same map with the magnitudes of its weights; `linear` itself if no weight
             is negative.
-        bias: broadcasts over the outputs.
+        bias: added to the outputs, with broadcasting.
         bias_magnitude: at least the sum of the magnitudes that were added up for the bias.
         terms: float32 operations that an output goes through.
         fan_out: products that are summed for a coefficient on an input.
@@ -180,7 +180,7 @@ class Affine:
         return coefficients, lambda sign: sign * constant
 
     def rounding_error(self, inputs: Sequence[Interval], consumers: int) -> tf.Tensor | None:
-        """Return the errors of the forward sums and of the coefficients: both have one form."""
+        """Return the errors of the forward sums and of the coefficients, in one sum."""
         if not self.terms and consumers < 2:
             return None
         unit = 1.05 * gamma(self.terms + 4) if self.terms else 0.0

@@ -38,7 +38,7 @@ def global_average_pooling(layer: keras.layers.Layer, shapes: Shapes) -> list[No
 )  # fmt: skip
 def max_pooling(layer: keras.layers.Layer, shapes: Shapes) -> list[Node]:
     """Return the node of the largest value of each window, or of each channel."""
-    _positions(layer, shapes[0])  # refuses an unknown number
+    _positions(layer, shapes[0])  # raises an error for an unknown size
     return [MaxPool(layer)]
 
 
@@ -58,9 +58,9 @@ def _positions(layer: keras.layers.Layer, shape: tuple[int | None, ...]) -> int:
 class MaxPool:
     """The largest value of each window.
 
-    The linear lower bound of a window is its input of the largest lower bound, which equals the
-    window's value if no other input can exceed it. The linear upper bound is that same input in
-    this case, and the constant largest upper bound otherwise.
+    The linear lower bound of a window is its input with the largest lower bound. If no other input
+    can exceed this one, it equals the window's value and is the linear upper bound too; otherwise
+    the upper bound is a constant, the largest upper bound of the inputs.
 
     Args:
         layer: a max pooling layer of Keras, over windows or over all positions.
@@ -75,7 +75,7 @@ class MaxPool:
         return Interval(self.layer(inputs[0].lower), self.layer(inputs[0].upper))
 
     def odd(self, options: BoundOptions) -> bool:
-        """Return False: the upper bound may be a constant while the lower is an input."""
+        """Return False: the upper bound may be a constant while the lower bound is an input."""
         return False
 
     def backward(

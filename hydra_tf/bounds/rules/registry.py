@@ -3,7 +3,7 @@
 A rule takes a layer and the shapes [batch, ...] that the layer is called on, and returns the
 nodes that compute its output, one after the other: a convolution with a ReLU is an affine node
 and a rectifier. Weights are read when the rule is called, so gradients flow to them. A layer
-without a rule is refused, never skipped.
+without a rule raises an error; it is never skipped.
 
 Every module of this package is loaded at the first lookup, and only then are Keras classes
 looked up by name, so that registering a rule does not load TensorFlow.
@@ -129,7 +129,9 @@ def require_rule(layer: keras.layers.Layer) -> Rule:
             "networks; build the model under the float32 policy."
         )
     if getattr(layer, "quantization_mode", None):
-        raise ValueError(f'Layer "{layer.name}" is quantized; bound the network before that.')
+        raise ValueError(
+            f'Layer "{layer.name}" is quantized; bound the network before it is quantized.'
+        )
     return rule
 
 
@@ -194,18 +196,19 @@ def resolve(target: str | type) -> type:
     """
     if isinstance(target, type):
         return target
-    room, _, name = target.partition(".")
-    found: Any = getattr(getattr(keras, room), name)
-    if room == "layers":
-        return found
+    namespace, _, name = target.partition(".")
+    exported: Any = getattr(getattr(keras, namespace), name)
+    if namespace == "layers":
+        return exported
     # Keras exports the function, but not the class of operations that it adds to a model.
     tensors = [
         parameter
-        for parameter in inspect.signature(found).parameters.values()
+        for parameter in inspect.signature(exported).parameters.values()
         if parameter.default is inspect.Parameter.empty
     ]
-    one = keras.Input([1])
-    return type(keras.Model(one, found(*(one for _ in tensors))).operations[-1])
+    scalar = keras.Input([1])
+    output = exported(*(scalar for _ in tensors))
+    return type(keras.Model(scalar, output).operations[-1])
 
 
 def _name(target: Any) -> str:
@@ -215,11 +218,11 @@ def _name(target: Any) -> str:
     return getattr(target, "__name__", type(target).__name__)
 
 
-def _listed(*rooms: str) -> str:
+def _listed(*namespaces: str) -> str:
     names = {
         _name(target)
         for target in RULES
-        if (target.partition(".")[0] if isinstance(target, str) else "layers") in rooms
+        if (target.partition(".")[0] if isinstance(target, str) else "layers") in namespaces
     }
     return ", ".join(sorted(names))
 

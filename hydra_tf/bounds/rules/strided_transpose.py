@@ -63,8 +63,8 @@ def _interleaved(
 ) -> tf.Tensor:
     """Return a transposed convolution, computed as one plain convolution.
 
-    A transposed convolution of stride s makes s * s interleaved images, each from other taps of
-    the kernel. They are computed as the channels of one convolution and then interleaved.
+    A transposed convolution of stride s makes s * s interleaved images, each from different taps
+    of the kernel. They are computed as the channels of one convolution and then interleaved.
     """
     height, width, channels, filters = kernel.shape
     taps = [-(-height // stride), -(-width // stride)]
