@@ -40,7 +40,7 @@ def as_dataset(data: Any, batch_size: int) -> tf.data.Dataset:
                 "The data must be a tf.data.Dataset of (images, labels) batches or a pair of "
                 f"arrays, (images, labels), not {type(data).__name__}."
             )
-        x, y = (np.asarray(part) for part in data)
+        x, y = (np.asarray(array) for array in data)
         if len(x) != len(y):
             raise ValueError(f"There are {len(x)} images but {len(y)} labels.")
         return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
@@ -82,7 +82,7 @@ def correct_under_each(
     batch_size: int = 256,
     verbose: int = 0,
 ) -> Array:
-    """Return which samples are correct, benign and under each attack, in one pass over the data.
+    """Return which samples are correct, first on the benign images, then under each attack.
 
     Args:
         model: Keras model that outputs logits.
@@ -94,7 +94,7 @@ def correct_under_each(
 
     Returns:
         [1 + attacks, samples] booleans: correct on the image, then correct on the image and
-        under each attack. Logits that are NaN are never correct.
+        under each attack. A sample with a NaN logit is not correct.
 
     Raises:
         ValueError: as :func:`correct_under`.

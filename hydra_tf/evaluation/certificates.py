@@ -1,4 +1,4 @@
-"""The certificates of a whole dataset, in a file that an interrupted run continues."""
+"""The certificates of a whole dataset, in a file from which an interrupted call resumes."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def certify_dataset(
     Args:
         model: Keras model that outputs logits.
         data: tf.data.Dataset of (images, labels) batches in a fixed order, or a pair of arrays.
-        path: file of one JSON object a line.
+        path: file with one JSON object per line.
         sigma: standard deviation of the noise in pixel values.
         n0: draws that choose the class.
         n: draws that bound its probability.
-        alpha: probability with which a certificate may be wrong.
+        alpha: probability that a certificate is wrong.
         seed: seed of the noise.
         samples: number of images to certify, from the first on; all of them when left out.
         batch_size: noisy images per forward pass.
@@ -61,7 +61,7 @@ def certify_dataset(
 
     Returns:
         A mapping for each image in order: ``index``, ``image`` (a hash), ``label``,
-        ``predicted`` (-1 where it abstains), ``radius`` (L2, in pixel values) and ``correct``.
+        ``predicted`` (-1 for an abstention), ``radius`` (L2, in pixel values) and ``correct``.
 
     Raises:
         TypeError: as in :func:`hydra_tf.evaluation.certify`.
@@ -90,11 +90,13 @@ def certify_dataset(
     settings = {**dataclasses.asdict(sampling), "seed": seed, "shared_noise": shared_noise}
     rows = _open(path, {**settings, "network": network_hash(model)})[:samples]
     bar = ProgressBar(total, "certified", verbose)
-    run = None
+    certify_images = None
     for x, labels in _uncertified(model, data, rows, samples):
-        run = run or certifier(model, tuple(x.shape[1:]), sampling, seed, batch_size, shared_noise)
+        if certify_images is None:
+            shape = tuple(x.shape[1:])
+            certify_images = certifier(model, shape, sampling, seed, batch_size, shared_noise)
         for piece in pieces(len(x), shared_noise, batch_size):
-            classes, radii = run(x[piece], len(rows))
+            classes, radii = certify_images(x[piece], len(rows))
             rows += _append(path, len(rows), x[piece], labels[piece], classes, radii)
             bar.show(len(rows), certified_accuracy(rows, VRA_S_RADIUS))
     if not rows:
@@ -110,12 +112,12 @@ def _uncertified(
     for x, y in checked_batches(model, data):
         labels = y.numpy()[: None if samples is None else samples - seen]
         old = done[seen : seen + len(labels)]
-        now = {"labels": labels[: len(old)].tolist(), "images": _hashes(x[: len(old)])}
-        for what, values in now.items():
-            if [row.get(what[:-1]) for row in old] != values:
+        current = {"label": labels[: len(old)].tolist(), "image": _hashes(x[: len(old)])}
+        for key, values in current.items():
+            if [row.get(key) for row in old] != values:
                 raise ValueError(
-                    f"The {what} differ from those that the file of certificates was started with; "
-                    "the data must come in the same order. Write to another file."
+                    f"The {key}s differ from those in the file of certificates; pass the same data "
+                    "in the same order, or write to another file."
                 )
         seen += len(labels)
         if len(labels) > len(old):
@@ -142,7 +144,7 @@ def _open(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> list[Row
     if first != settings:
         differing = ", ".join(key for key in settings if first.get(key) != settings[key])
         raise ValueError(
-            f"{os.fspath(path)} has certificates of other settings ({differing}); write to "
+            f"{os.fspath(path)} has certificates for other settings ({differing}); write to "
             "another file, or remove this one."
         )
     os.truncate(path, len(content))
@@ -153,7 +155,7 @@ def read_certificates(path: str | os.PathLike[str]) -> tuple[dict[str, Any], lis
     """Return the settings and the finished rows of a file of :func:`certify_dataset`.
 
     Raises:
-        ValueError: for another file, or one that is damaged before its last line.
+        ValueError: for a file of another kind, or one that is damaged before its last line.
         FileNotFoundError: when there is no file.
     """
     with open(path, "rb") as file:
@@ -224,7 +226,7 @@ def network_hash(model: Any) -> str:
     return digest.hexdigest()[:12]
 
 
-# Entries of a configuration about how a network was built and is trained.
+# Entries of a configuration that describe how a network was built and is trained.
 _HISTORY = ("shared_object_id", "build_config", "compile_config", "trainable", "seed")
 _OF_TRAINING = ("_initializer", "_regularizer", "_constraint")
 

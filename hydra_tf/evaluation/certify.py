@@ -6,9 +6,9 @@ least p > 1/2, then g predicts the same class everywhere within sigma * Phi^-1(p
 (theorem 1). The noise is not clipped to [0, 1], because the theorem needs the whole Gaussian.
 
 By default all images share the same draws. The theorem's probability is over the draws of one
-image, which are independent of each other, so that every single certificate holds with
-probability 1 - alpha, as in the paper. With shared draws, the certificates of different images
-do not fail independently of each other: certified accuracy has the same expectation, but a
+image, which are independent of each other, so that every single certificate is correct with
+probability at least 1 - alpha, as in the paper. With shared draws, the certificates of different
+images do not fail independently of each other: certified accuracy has the same expectation, but a
 somewhat larger standard deviation over seeds.
 """
 
@@ -82,7 +82,7 @@ def vote_counter(model: Any, image_shape: tuple[int, ...], sigma: float, batch_s
 
     Returns:
         ``(x [images, ...], seed int32 [2], draws) -> [images, classes]`` int32 votes. A draw
-        with a NaN logit has no vote.
+        with a NaN logit is not counted.
     """
 
     def trace(model: Callable[[], Any]) -> Any:
@@ -122,7 +122,7 @@ def _count_votes(model: Any, x: Any, seed: Any, draws: Any, sigma: Any, batch_si
         wanted = done + tf.range(draws_per_pass) < draws
         predicted = tf.where(
             wanted, tf.reshape(predicted, [images, draws_per_pass]), -1
-        )  # -1 is no vote
+        )  # -1 is not counted
         vote = tf.one_hot(predicted, classes, dtype=tf.int32)
         return done + draws_per_pass, votes + tf.reduce_sum(vote, axis=1)
 
@@ -133,7 +133,7 @@ def _count_votes(model: Any, x: Any, seed: Any, draws: Any, sigma: Any, batch_si
 
 
 def _classes(model: Any, x: tf.Tensor) -> int:
-    """Return the number of logits of a model, for a subclassed one by a call."""
+    """Return the number of logits of a model; a subclassed model is called on an image."""
     if hasattr(model, "output_shape"):
         return int(model.output_shape[-1])
     return int(model(x[:1], training=False).shape[-1])
@@ -176,7 +176,7 @@ def certifier(
         sampling: noise, draws and error probability.
         seed: seed of the noise.
         batch_size: noisy images per forward pass.
-        shared_noise: whether all images see the same draws.
+        shared_noise: whether all images share the same draws.
 
     Returns:
         ``(x [images, ...], index of the first) -> (classes, radii)``; see :func:`certify`.
@@ -265,13 +265,13 @@ def certify(
         alpha: probability that a certificate is wrong.
         seed: seed of the noise.
         batch_size: noisy images per forward pass.
-        shared_noise: whether all images see the same draws. Each certificate holds with
-            probability 1 - alpha in both cases; with False they also fail independently of each
-            other, but noise for a single image can cost more than the network's passes.
+        shared_noise: whether all images share the same draws. Each certificate is correct with
+            probability at least 1 - alpha in both cases; with False they also fail independently
+            of each other, but noise for a single image can cost more than the forward passes.
 
     Returns:
-        classes, [images] int64, -1 where it abstains; and L2 radii in pixel values, [images]
-        float64, 0 where it abstains.
+        classes, [images] int64, -1 for an abstention; and L2 radii in pixel values, [images]
+        float64, 0 for an abstention.
 
     Raises:
         TypeError: a number of draws, batch_size or seed that is not a whole number.
@@ -322,7 +322,7 @@ def predict(
         shared_noise: as in :func:`certify`.
 
     Returns:
-        [images] int64 classes, -1 where it abstains.
+        [images] int64 classes, -1 for an abstention.
 
     Raises:
         TypeError: as :func:`certify`.

@@ -12,7 +12,7 @@ from hydra_tf.core.files import replacing
 
 
 def _figure(**options: Any) -> Any:
-    """Return a matplotlib figure and axes that need no screen."""
+    """Return a matplotlib figure and axes that need no display."""
     from matplotlib.figure import Figure
 
     figure = Figure(layout="constrained", **options)
@@ -144,10 +144,10 @@ def certified_accuracy(
     """Plot certified accuracy against the L2 radius, one line per network.
 
     Args:
-        certificates: by label, the rows of
-            :func:`hydra_tf.evaluation.certify_dataset`; labels without rows are left out.
+        certificates: rows of :func:`hydra_tf.evaluation.certify_dataset` by label; labels
+            without rows are left out.
         path: image file to write.
-        radius: marks this radius with a line, such as 110/255.
+        radius: radius to mark with a line, such as 110/255; None for no line.
 
     Returns:
         The path.

@@ -32,7 +32,7 @@ def evaluate_model(
         data: tf.data.Dataset of (images, labels) batches, or a pair of arrays.
         attack_specs: attacks; `era` counts the samples that are correct under all of them.
         seed: seed of the attacks.
-        verbose: 1 shows a progress bar for each attack.
+        verbose: 1 shows a progress bar.
         **defaults: attack parameters for specs that leave them out, such as `epsilon`; they are
             ignored for attacks without such a parameter.
 

@@ -25,7 +25,8 @@ def verified_under(
 ) -> np.ndarray[Any, Any]:
     """Return which samples are proven correct on their whole Linf ball in [0, 1].
 
-    A sample is when the lower bounds of all its margins f_y - f_j, j != y, are above 0.
+    A sample is proven correct if the lower bounds of all its margins f_y - f_j, j != y, are above
+    0.
 
     Args:
         model: functional or Sequential Keras model that outputs logits, masked or not.

@@ -16,7 +16,7 @@ _MODULES = {"ExportReport": "size", "to_keras": "dense", "to_tflite": "tflite"}
 
 
 def __getattr__(name: str) -> Any:
-    # A command line can check a path without loading TensorFlow.
+    # Imported at first use, so that a command line can check a path without TensorFlow.
     if name in _MODULES:
         return getattr(importlib.import_module(f"hydra_tf.export.{_MODULES[name]}"), name)
     raise AttributeError(f"hydra_tf.export has no name {name!r}.")

@@ -37,10 +37,10 @@ def run_file(
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with tempfile.TemporaryDirectory(prefix="hydra_tf-") as folder:
-        given, answers = os.path.join(folder, "in.npy"), os.path.join(folder, "out.npz")
-        np.save(given, images)
-        done = subprocess.run(
-            [sys.executable, "-c", _START, str(_WORKER), os.fspath(path), given, answers],
+        inputs, outputs = os.path.join(folder, "in.npy"), os.path.join(folder, "out.npz")
+        np.save(inputs, images)
+        process = subprocess.run(
+            [sys.executable, "-c", _START, str(_WORKER), os.fspath(path), inputs, outputs],
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -48,10 +48,10 @@ def run_file(
             errors="replace",
             check=False,
         )
-        if done.returncode < 0:
-            raise RuntimeError(f"LiteRT crashed on the TFLite file (signal {-done.returncode}).")
-        if done.returncode > 0:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        if process.returncode < 0:
+            raise RuntimeError(f"LiteRT crashed on the TFLite file (signal {-process.returncode}).")
+        if process.returncode > 0:
+            reason = (process.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise RuntimeError(f"LiteRT cannot run the TFLite file: {reason}")
-        with np.load(answers) as answer:
-            return answer["outputs"], int(answer["sparse"])
+        with np.load(outputs) as stored:
+            return stored["outputs"], int(stored["sparse"])

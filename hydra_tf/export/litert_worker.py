@@ -12,9 +12,9 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 
-def main(artifact: str, images: str, answers: str) -> None:
+def main(path: str, images: str, results: str) -> None:
     """Run the file on every image, one at a time, and write its outputs."""
-    interpreter = Interpreter(model_path=artifact)
+    interpreter = Interpreter(model_path=path)
     tensors = interpreter.get_tensor_details()
     interpreter.allocate_tensors()
     (source,) = interpreter.get_input_details()
@@ -25,7 +25,7 @@ def main(artifact: str, images: str, answers: str) -> None:
         interpreter.invoke()
         outputs.append(interpreter.get_tensor(target["index"])[0])
     sparse = sum(bool(tensor["sparsity_parameters"]) for tensor in tensors)
-    np.savez(answers, outputs=np.stack(outputs), sparse=sparse)
+    np.savez(results, outputs=np.stack(outputs), sparse=sparse)
 
 
 if __name__ == "__main__":

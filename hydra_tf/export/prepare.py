@@ -96,7 +96,7 @@ def _float32_config(config: Any) -> Any:
             for key, value in config.items()
         }
     if isinstance(config, list | tuple):
-        return type(config)(_float32_config(part) for part in config)
+        return type(config)(_float32_config(entry) for entry in config)
     return config
 
 

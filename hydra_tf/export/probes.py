@@ -40,10 +40,10 @@ def compare(outputs: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> Co
     """
     if outputs.shape != expected.shape:
         raise RuntimeError(
-            f"The TFLite file returns outputs of shape {outputs.shape}, but Keras {expected.shape}."
+            f"The file returns outputs of shape {outputs.shape}, but Keras {expected.shape}."
         )
     if not np.isfinite(outputs).all():
-        raise RuntimeError("The TFLite file returns NaN or infinite outputs, but Keras does not.")
+        raise RuntimeError("The file returns NaN or infinite outputs, but Keras does not.")
     error = float(np.max(np.abs(outputs.astype(np.float64) - expected)))
     scale = max(float(np.max(np.abs(expected))), float(np.finfo(np.float32).tiny))
     same = np.argmax(outputs, axis=-1) == np.argmax(expected, axis=-1)

@@ -16,7 +16,7 @@ from hydra_tf.export.probes import Comparison
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport:
-    """The facts about one exported file, measured on the file itself.
+    """Sizes and errors of an exported file, measured on the file itself.
 
     Args:
         path: the file.

@@ -92,7 +92,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the decisive line of a converter's message, which can fill pages."""
+    """Return the line with the cause from a converter's message, which can be very long."""
     missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
     if missing:
         return f"TFLite has no operation for {', '.join(missing)}."
@@ -120,7 +120,7 @@ def _convert(
     try:
         with _quiet():
             content: bytes = converter.convert()
-    # The converter raises whatever its passes raise.
+    # The converter raises errors of many types.
     except Exception as error:
         raise RuntimeError(
             f"TensorFlow cannot convert the model to TFLite: {_reason(error)}"
@@ -190,11 +190,11 @@ def to_tflite(
     tolerance: float | None = None,
     min_agreement: float | None = None,
 ) -> ExportReport:
-    """Write a network as a TFLite file, after LiteRT has been shown to agree with Keras.
+    """Write a network as a TFLite file whose outputs in LiteRT agree with those of Keras.
 
     The file takes one float32 image [1, h, w, c] in [0, 1] and returns float32 outputs
-    [1, classes]: a fixed batch of one is smaller than a variable batch. It is run in a separate
-    process on 64 images and compared with the Keras model; if it differs it is not kept, and a
+    [1, classes]: with a variable batch size it would be larger. It is run in a separate process
+    on 64 images and compared with the Keras model; if outputs differ, it is not kept, and a
     previous file at `path` is not replaced. Models in mixed precision become float32 first.
 
     Args:

@@ -54,7 +54,7 @@ def kernels_computed_once(layers: Iterable[MaskedLike]) -> Iterator[None]:
 
 
 class MaskedKernel(_Base):
-    """Mixin that prunes the kernel of a Keras layer; it is listed before that class.
+    """Mixin that prunes the kernel of a Keras layer; it precedes that class in the list of bases.
 
     Args:
         density: share of the kernel's weights that the mask keeps, in (0, 1].
@@ -115,7 +115,7 @@ class MaskedKernel(_Base):
     def masked_kernel(self) -> tf.Tensor:
         """Return the kernel times the mask, in the layer's compute dtype."""
         product = _computed.get().get(id(self))
-        # A graph would store an eager product as a constant, so it computes the product itself.
+        # A graph would store an eager product as a constant, so the product is computed again.
         if product is not None and tf.is_symbolic_tensor(product) != tf.executing_eagerly():
             return product
         kernel = tf.cast(tf.convert_to_tensor(self.kernel), self.compute_dtype)
@@ -139,14 +139,14 @@ class MaskedKernel(_Base):
 
 
 class _ThroughConvolutionOp(MaskedKernel):
-    """For Keras convolutions with the public method `convolution_op`."""
+    """Mixin for Keras convolutions with the public method `convolution_op`."""
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         return super().convolution_op(inputs, self.masked_kernel())
 
 
 class _OwnCall(MaskedKernel):
-    """For Keras convolutions without such a method."""
+    """Mixin for Keras convolutions without the method `convolution_op`."""
 
     def _finish(self, outputs: tf.Tensor) -> tf.Tensor:
         """Add the bias to the channels and apply the activation."""

@@ -101,7 +101,7 @@ def test_files_of_something_else_are_refused_and_left_alone(tmp_path):
     certify_dataset(linear_net(), (X, Y), path, samples=5, **HOW)
     before = path.read_bytes()
     other = {**HOW, "sigma": 0.5, "seed": 3}
-    with pytest.raises(ValueError, match=r"certificates of other settings \(sigma, seed\)"):
+    with pytest.raises(ValueError, match=r"certificates for other settings \(sigma, seed\)"):
         certify_dataset(linear_net(), (X, Y), path, **other)
     with pytest.raises(ValueError, match=r"other settings \(network\)"):
         certify_dataset(linear_net(b=0.2), (X, Y), path, **HOW)

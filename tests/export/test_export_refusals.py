@@ -168,5 +168,5 @@ def test_a_sparse_file_that_is_wrong_falls_back_to_the_dense_one(tmp_path, monke
     assert sizes[0] < sizes[1] == report.bytes == os.path.getsize(tmp_path / "net.tflite")
     assert not report.sparse_encoding
     assert report.note == (
-        "Stored densely: The TFLite file returns NaN or infinite outputs, but Keras does not."
+        "Stored densely: The file returns NaN or infinite outputs, but Keras does not."
     )
