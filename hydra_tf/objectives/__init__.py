@@ -1,4 +1,4 @@
-"""Robust training objectives, one file each."""
+"""Robust training objectives, one per file."""
 
 from hydra_tf.objectives.base import OBJECTIVES, Objective, build
 

@@ -27,7 +27,7 @@ class ValidationMeasure(Protocol):
             x: [batch, ...] images.
             y: [batch] int32 labels.
             logits: [batch, classes] logits of `x`.
-            seed: seed of what is random, a whole number or int32 [2].
+            seed: seed of the random numbers, a whole number or int32 [2].
 
         Returns:
             [n] float32, for the first n samples of the batch; n is the batch size unless the

@@ -84,7 +84,7 @@ def plan_of(
     Args:
         method: spec of a pruning method, such as ``"hydra"`` or ``"lwm"``.
         pretrain_epochs: epochs that train all weights.
-        prune_epochs: epochs that train the scores; left out by methods that do not train them.
+        prune_epochs: epochs that train the scores; ignored for methods that do not train them.
         finetune_epochs: epochs that train the kept weights.
 
     Raises:

@@ -12,7 +12,7 @@ from hydra_tf.core.registry import Registry
 
 
 class ScoreInit(Protocol):
-    """Maps a kernel and its fan-in, and for some methods its gradient, to scores.
+    """Maps a kernel and its fan-in, and for some initialisations its gradient, to scores.
 
     A class with ``needs_gradient = True`` gets the gradient of the loss on the first batch.
     """

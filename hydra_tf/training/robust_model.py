@@ -26,7 +26,7 @@ Batch = tuple[Any, Any]
 
 @keras.saving.register_keras_serializable(package="hydra_tf")
 class RobustModel(BatchSteps):
-    """A network that `fit` trains, and `evaluate` evaluates, for robustness.
+    """A Keras model that trains and evaluates a network robustly.
 
     Calling the model returns the logits of the network. `fit` minimises the objective; the metrics
     given to `compile` are computed on the benign logits, and `robust_accuracy` is added: under the
@@ -148,7 +148,7 @@ class RobustModel(BatchSteps):
         return self._first_batch
 
     def set_phase(self, name: str, steps: int | None = None) -> None:
-        """Set the phase that `fit` trains from its next step on, with the density of its masks.
+        """Set the phase of the next training steps; densities are taken from the masks.
 
         Args:
             name: ``"pretrain"``, ``"prune"`` or ``"finetune"``.
@@ -182,7 +182,7 @@ class RobustModel(BatchSteps):
         return self._phase_steps == self._counted_steps
 
     def save_phase(self, index: int) -> None:
-        """Store the index of a phase, which a pipeline enters, among the weights of the model."""
+        """Store the index of the phase that a pipeline enters in a weight of the model."""
         self._saved_phase.assign(index)
 
     def fit(  # type: ignore[no-untyped-def]
@@ -271,7 +271,7 @@ class RobustModel(BatchSteps):
                 self._optimizer_state.build(self.optimizer, self.trainable_variables)
 
     def reset_optimizer(self) -> None:
-        """Give the optimizer the state of a new one, without momentum."""
+        """Reset the optimizer to the state of a new one, without momentum."""
         with self.distribute_strategy.scope():
             self._optimizer_state.reset()
 

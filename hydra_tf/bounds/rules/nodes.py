@@ -114,7 +114,7 @@ class Affine:
     affine: bool = True
 
     def interval(self, inputs: Sequence[Interval], options: BoundOptions) -> Interval:
-        """Map centre and radius (Gowal et al., 2018, section 3)."""
+        """Map the centres and radii of intervals (Gowal et al., 2018, section 3)."""
         # The network's error, the error of this computation, and their products:
         # 2.25 > 2 (1 + gamma).
         unit = 2.25 * gamma(self.terms + 4) if options.rounding and self.terms else 0.0

@@ -26,7 +26,7 @@ class BestEpoch:
         self._weights: list[np.ndarray[Any, Any]] | None = None
 
     def start(self) -> None:
-        """Forget the best epoch, because another phase begins."""
+        """Discard the best epoch, at the start of a phase."""
         self._value, self._weights = -math.inf, None
 
     def offer(self, model: keras.Model, phase: str, value: float) -> None:

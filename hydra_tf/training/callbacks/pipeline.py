@@ -34,10 +34,10 @@ from hydra_tf.training.step.robust_step import robust_gradients, step_context
 class HydraCallback(keras.callbacks.Callback):
     """Pretrain, prune and fine-tune within one `fit` (arXiv 2002.10509, section 3).
 
-    Every phase is a training of its own, with a fresh optimizer, learning-rate schedule and
+    Every phase is a separate training, with a fresh optimizer, learning-rate schedule and
     best epoch. `EarlyStopping` and `ModelCheckpoint` start again with each phase, so that the
     dense network is never mistaken for the best pruned one. `EarlyStopping` ends the whole
-    `fit`, as in Keras: in pretraining it leaves the network unpruned.
+    `fit`, as in Keras: if it stops pretraining, the network is not pruned.
 
     Args:
         density: share of the weights to keep, in (0, 1].
@@ -124,7 +124,7 @@ class HydraCallback(keras.callbacks.Callback):
         resumes: bool = False,
         sets_rate: bool = True,
     ) -> None:
-        """Say how the next training runs.
+        """Set how the next training runs.
 
         Args:
             peers: the other callbacks.
@@ -149,7 +149,7 @@ class HydraCallback(keras.callbacks.Callback):
         raise ValueError(f"Epoch {epoch} is beyond the {self.epochs} epochs of the phases.")
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Check the run, and build the optimizer that a restored state must fit."""
+        """Check the arguments of `fit` and the schedules, and prepare the first phase."""
         if not hasattr(self.model, "saved_phase"):
             raise TypeError("HydraCallback needs a hydra_tf.RobustModel; wrap the network in one.")
         if self.params["epochs"] != self.epochs:
@@ -173,7 +173,7 @@ class HydraCallback(keras.callbacks.Callback):
         self.best.start()
         self._check_pruning()
         first = PHASES[next(iter(self.plan))].index
-        # An earlier fit that ended before the first phase of this plan is continued.
+        # If an earlier fit ended before the first phase of this plan, the pipeline continues it.
         if not self._resumes and self.model.saved_phase >= first:
             self.model.save_phase(NO_PHASE)
 
@@ -270,7 +270,7 @@ class HydraCallback(keras.callbacks.Callback):
             )
 
     def _enter(self, name: str) -> None:
-        """Begin a phase: scores and masks if pruning starts here, optimizer, best epoch."""
+        """Begin a phase: set scores and masks, reset the optimizer and the best epoch."""
         pruned = name != "pretrain"
         if not pruned:
             set_density(self.model, 1.0)
@@ -288,7 +288,7 @@ class HydraCallback(keras.callbacks.Callback):
         logging.info("hydra_tf: phase %s, density %g", name, self.density if pruned else 1.0)
 
     def _check_pruning(self) -> None:
-        """Raise now what would fail only when pruning begins."""
+        """Raise the errors now that would otherwise occur when pruning begins."""
         if isinstance(self.allocation, Mapping):
             layer_densities(self.model, self.density, self.allocation)
         if self._method.needs_gradient and self.model.first_batch is None:
@@ -298,7 +298,7 @@ class HydraCallback(keras.callbacks.Callback):
             )
 
     def _set_initial_scores(self) -> None:
-        """Initialise the scores of every layer as the method says."""
+        """Initialise the scores of every layer by the method's score initialisation."""
         init = self._method.score_init
         layers = masked_layers(self.model)
         gradients = [None] * len(layers)
@@ -325,7 +325,7 @@ class HydraCallback(keras.callbacks.Callback):
         net, objective = self.model.net, self.model.objective
         gradients = robust_gradients(net, objective, kernels, x, y, context)[1]
         for variable, value in zip(state, before, strict=True):
-            variable.assign(value)  # this batch must not change BatchNorm's averages
+            variable.assign(value)  # this batch must not change moving statistics
         strategy = self.model.distribute_strategy
         if strategy.cluster_resolver is not None:  # workers may sum in different orders
             mean, per_worker = tf.distribute.ReduceOp.MEAN, strategy.run(lambda: gradients)
@@ -339,7 +339,7 @@ class HydraCallback(keras.callbacks.Callback):
 
 
 def _reset_best(callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    """Make Keras's callbacks that track a best value start again, for another phase."""
+    """Reset Keras's callbacks that track a best value, at the start of a phase."""
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.EarlyStopping):
             callback.on_train_begin()  # documented to reset it, so that it can be reused

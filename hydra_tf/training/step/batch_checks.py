@@ -25,7 +25,7 @@ _UNKNOWN_RANK = (
 
 @contextlib.contextmanager
 def plain_sentences() -> Iterator[None]:
-    """Raise a check of a batch that failed in a graph as a ValueError with its error sentence."""
+    """Raise a ValueError with the error sentence if a check of a batch fails in a graph."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
