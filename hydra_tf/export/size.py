@@ -102,7 +102,7 @@ def measure(
     """Return the report of a file that still has its temporary name.
 
     Args:
-        file: present path of the file.
+        file: current path of the file.
         path: its final path.
         plain: the Keras model without masks that was exported.
         comparison: comparison of its outputs with those of Keras.

@@ -107,7 +107,7 @@ class Replayed(Objective):
 
         Args:
             x: [batch, ...] images.
-            perturbed: [batch, ...] perturbed images of the present step.
+            perturbed: [batch, ...] perturbed images of the current step.
             gradient: [batch, ...] gradient of the loss with respect to `perturbed`.
         """
         raise NotImplementedError
