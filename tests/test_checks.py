@@ -55,7 +55,7 @@ def test_logits_are_accepted(layers):
     assert require_logits(ends_in(*layers)) is None
 
 
-def test_outputs_that_sum_to_one_are_no_logits():
+def test_outputs_that_sum_to_one_are_not_logits():
     with pytest.raises(ValueError, match="every row sums to 1"):
         check_logits([[0.25, 0.75], [1.0, 0.0]])
     with pytest.raises(ValueError, match=r"at least 2 classes, not \(1, 1\)"):
@@ -67,7 +67,7 @@ def test_outputs_that_sum_to_one_are_no_logits():
     assert check_logits([[0.25, 0.75], [2.0, 0.0]]) is None
     assert check_logits(np.float32([[0.25, 0.7501]])) is None
     assert check_logits(np.log([[0.25, 0.75], [0.5, 0.4]])) is None
-    assert check_logits([[0.0, -50.0], [0.0, -40.0]]) is None  # sure, but no logarithms
+    assert check_logits([[0.0, -50.0], [0.0, -40.0]]) is None  # large, but no log-probabilities
     assert check_logits([[-0.25, 1.25]]) is None
 
 
@@ -91,7 +91,7 @@ def test_good_batches_pass(labels):
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "sentence"),
+    ("x", "y", "message"),
     [
         (
             np.zeros((3, 4)),
@@ -116,12 +116,12 @@ def test_good_batches_pass(labels):
         (IMAGES, [0, 1], "There are 3 images but 2 labels"),
     ],
 )
-def test_bad_batches_are_refused_in_a_sentence(x, y, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_bad_batches_are_refused(x, y, message):
+    with pytest.raises(ValueError, match=message):
         check_use(NET, x, y)
 
 
-def test_the_first_batch_of_whatever_fit_accepts():
+def test_first_batch_of_every_form_of_data():
     class Batches(keras.utils.PyDataset):
         def __len__(self):
             return 1
@@ -151,13 +151,13 @@ def test_several_inputs_or_outputs_are_refused():
         require_logits(keras.Model([one, two], L.Add()([one, two])))
 
 
-def test_one_logit_is_refused_before_the_labels_are_looked_at():
+def test_one_logit_is_refused_before_labels_are_checked():
     net = keras.Sequential([keras.Input([2, 2, 1]), L.Flatten(), L.Dense(1)])
     with pytest.raises(ValueError, match="at least 2 classes"):
         check_use(net, IMAGES, np.array([0, 1, 2]))
 
 
-def test_the_outputs_of_a_model_are_looked_at_once():
+def test_outputs_of_a_model_are_checked_once():
     calls = []
 
     def model(x, training=None):

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files are written completely or not at all."""
 
 import pathlib
 
@@ -7,7 +7,7 @@ import pytest
 from hydra_tf.core.files import replacing, unfinished
 
 
-def test_a_file_appears_when_it_is_whole(tmp_path):
+def test_file_appears_when_complete(tmp_path):
     target = tmp_path / "a.txt"
     with replacing(target) as temporary:
         temporary.write_text("whole")
@@ -17,7 +17,7 @@ def test_a_file_appears_when_it_is_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_an_error_leaves_what_stood_there(tmp_path):
+def test_error_keeps_the_previous_file(tmp_path):
     target = tmp_path / "a.txt"
     target.write_text("before")
 
@@ -32,7 +32,7 @@ def test_an_error_leaves_what_stood_there(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_what_a_killed_process_left_is_written_over(tmp_path):
+def test_leftover_temporary_file_is_overwritten(tmp_path):
     target = tmp_path / "a.txt"
     unfinished(target).write_text("half of something much longer")
     with replacing(target) as temporary:
@@ -41,5 +41,5 @@ def test_what_a_killed_process_left_is_written_over(tmp_path):
     assert target.read_text() == "whole"
 
 
-def test_a_file_in_a_folder_of_dots_keeps_its_suffix():
+def test_temporary_name_keeps_the_suffix():
     assert unfinished("a.b/net.v2.keras") == pathlib.Path("a.b/.net.v2.unfinished.keras")

@@ -1,4 +1,4 @@
-"""Graphs are kept while nothing that they depend on has changed."""
+"""Graphs are cached until the model changes in a way that they depend on."""
 
 import keras
 import numpy as np
@@ -23,14 +23,14 @@ def net():
     return keras.Sequential([keras.Input([2]), inner, Outer(name="outer"), layers.ReLU()])
 
 
-def kept(graphs, net):
-    """Whether the graph of before is handed out; what is kept next is the graph of now."""
-    made = []
-    graphs.get(net, "key", lambda model: made.append(model) or "graph")
-    return not made
+def was_cached(graphs, net):
+    """Return whether the graph of the model is cached; trace and cache it if not."""
+    traced = []
+    graphs.get(net, "key", lambda model: traced.append(model) or "graph")
+    return not traced
 
 
-def test_graphs_are_kept_for_each_key_and_model(net):
+def test_graphs_are_cached_per_key_and_model(net):
     graphs = Graphs()
     assert graphs.get(net, 1, lambda model: model() is net) is True
     assert graphs.get(net, 2, lambda model: "two") == "two"
@@ -38,16 +38,16 @@ def test_graphs_are_kept_for_each_key_and_model(net):
     assert graphs.get(lambda x: x, 1, lambda model: "of a function") == "of a function"
 
 
-def test_training_and_calls_change_nothing(net):
+def test_training_and_calls_keep_the_graph(net):
     graphs = Graphs()
-    assert not kept(graphs, net)
+    assert not was_cached(graphs, net)
     x = np.zeros((4, 2))
     net.compile("sgd", "mse")
     net.fit(x, x, verbose=0)
     net.predict(x, verbose=0)
     net.set_weights([weight + 1 for weight in net.get_weights()])
     net.layers[-1].trainable = False
-    assert kept(graphs, net)
+    assert was_cached(graphs, net)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def test_training_and_calls_change_nothing(net):
         lambda net: net.pop(),
     ],
 )
-def test_graphs_of_a_changed_model_are_made_anew(net, change):
+def test_changed_models_are_retraced(net, change):
     graphs = Graphs()
-    assert not kept(graphs, net)
+    assert not was_cached(graphs, net)
     change(net)
-    assert not kept(graphs, net)
-    assert kept(graphs, net)
+    assert not was_cached(graphs, net)
+    assert was_cached(graphs, net)

@@ -1,4 +1,4 @@
-"""What the library reads of Keras beyond its documented attributes."""
+"""Undocumented attributes of Keras that the library reads."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from hydra_tf.core.keras_private import CALLBACK_STATE
 
 
 @pytest.mark.parametrize("kind", CALLBACK_STATE)
-def test_callbacks_keep_their_state_in_these_attributes(kind, tmp_path):
+def test_callbacks_have_the_state_attributes(kind, tmp_path):
     arguments = {"ModelCheckpoint": [str(tmp_path / "{epoch}.keras")]}.get(kind, [])
     callback = getattr(keras.callbacks, kind)(*arguments, monitor="loss")
     net = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
@@ -20,7 +20,7 @@ def test_callbacks_keep_their_state_in_these_attributes(kind, tmp_path):
     )
 
 
-def test_metrics_of_a_compiled_model_have_these_names():
+def test_names_of_compiled_metrics():
     net = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
     net.compile("sgd", "mse", metrics=["accuracy"])
     names = [metric.name for metric in net.metrics]

@@ -1,4 +1,4 @@
-"""The wheel holds the library and its binaries, and nothing else; the locks fit setup.py."""
+"""The wheel contains the library and its binaries only; the lock files match setup.py."""
 
 import os
 import re
@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("hydra_tf", "flags", "setup.py", "pyproject.toml", "LICENSE", "README.md")
+PACKAGED = ("hydra_tf", "flags", "setup.py", "pyproject.toml", "LICENSE", "README.md")
 
 
 def python(*arguments, cwd):
-    """Run Python away from the checkout's own environment variables."""
+    """Run Python in a folder, without the PYTHONPATH of the checkout."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return subprocess.run(
         [sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
@@ -27,11 +27,11 @@ def wheel(tmp_path_factory):
     # Built from a copy: setuptools writes its build folder next to setup.py.
     source = tmp_path_factory.mktemp("source")
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for part in filter(Path.exists, (ROOT / name for name in PARTS)):
-        if part.is_dir():
-            shutil.copytree(part, source / part.name, ignore=ignore)
+    for path in filter(Path.exists, (ROOT / name for name in PACKAGED)):
+        if path.is_dir():
+            shutil.copytree(path, source / path.name, ignore=ignore)
         else:
-            shutil.copy(part, source)
+            shutil.copy(path, source)
     for folder in ("tests", "tutorials", "benchmarks", "docs"):
         (source / folder).mkdir()
         (source / folder / "__init__.py").touch()
@@ -48,7 +48,7 @@ def members(wheel):
         return set(archive.namelist())
 
 
-def test_wheel_has_one_package_at_the_top(members):
+def test_wheel_has_one_top_level_package(members):
     tops = {name.partition("/")[0] for name in members}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"hydra_tf"}
 
@@ -117,16 +117,16 @@ def pins(lock):
     return versions
 
 
-def bounds():
+def lower_bounds():
     """Return the lower bound of each requirement in setup.py."""
     text = (ROOT / "setup.py").read_text()
-    found = re.findall(r'"([A-Za-z][\w-]*)(?:==|>=)(\d[\d.]*)"', text)
-    return {name.lower().replace("_", "-"): version for name, version in found}
+    matches = re.findall(r'"([A-Za-z][\w-]*)(?:==|>=)(\d[\d.]*)"', text)
+    return {name.lower().replace("_", "-"): version for name, version in matches}
 
 
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-oldest.lock"])
-def test_lock_pins_every_requirement_and_names_no_source(lock):
-    required = set(bounds())
+def test_lock_pins_every_requirement_without_urls(lock):
+    required = set(lower_bounds())
     assert {"tensorflow", "keras", "cleverhans", "pytest"} <= required
     assert required <= set(pins(lock))
     assert not set(pins(lock)) & {"torch", "torchvision", "jax"}
@@ -137,18 +137,18 @@ def test_oldest_lock_pins_the_lower_bounds():
     oldest = pins("requirements-oldest.lock")
     too_new = {
         name: oldest[name]
-        for name, bound in bounds().items()
+        for name, bound in lower_bounds().items()
         if not any(f"{version}.".startswith(f"{bound}.") for version in oldest[name])
     }
     assert not too_new, "Run make lock-oldest, or raise these lower bounds in setup.py."
 
 
-def test_bazel_knows_every_test_file(tmp_path):
+def test_bazel_has_a_target_for_every_test_file(tmp_path):
     bazel = shutil.which("bazel")
     if bazel is None:
         pytest.skip("bazel is not installed.")
     if "TEST_SRCDIR" in os.environ:
-        pytest.skip("Bazel is running this test; it does not query itself.")
+        pytest.skip("Bazel is running this test; it cannot run another Bazel.")
     result = subprocess.run(
         [bazel, "--batch", f"--output_user_root={tmp_path}", "query", "//..."],
         cwd=ROOT,

@@ -14,7 +14,7 @@ from hydra_tf.core.registry import Registry, parse_value, unknown
 
 @dataclass(frozen=True)
 class Part:
-    """A part with a field of every annotated kind."""
+    """A part with a field of every supported type."""
 
     rate: float = 0.5
     steps: int = 3
@@ -66,13 +66,13 @@ def parts():
         ("", ""),
     ],
 )
-def test_values_are_read_as_what_they_spell(text, value):
-    found = parse_value(text)
-    assert found == value
-    assert type(found) is type(value)
+def test_values_are_parsed(text, value):
+    parsed = parse_value(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
 
 
-def test_unknown_names_suggest_the_nearest_and_list_all():
+def test_unknown_names_get_a_suggestion_and_a_list():
     assert unknown("fruit", "aple", ["pear", "apple"]) == (
         'Unknown fruit "aple"; did you mean "apple"? Known: apple, pear.'
     )
@@ -99,7 +99,7 @@ def test_parts_are_built_from_strings_and_mappings(parts):
 
 
 @pytest.mark.parametrize("word", ["2024", "true", "none", "1/2", "plain"])
-def test_text_stays_text_where_text_is_wanted(parts, word):
+def test_text_parameters_are_not_converted(parts, word):
     assert parts.build(f"part:path={word}").path == word
 
 
@@ -109,18 +109,18 @@ def test_numpy_numbers_become_python_numbers(parts):
     assert (type(built.rate), type(built.steps)) == (float, int)
 
 
-def test_defaults_fill_in_what_the_part_has_and_the_spec_leaves_out(parts):
+def test_defaults_fill_in_missing_parameters(parts):
     assert parts.build("part:steps=1", steps=5, rate=0.75, foreign=1) == Part(steps=1, rate=0.75)
     assert parts.build("bare", steps=5) == Bare()
 
 
 def test_instances_and_callables_pass_through(parts):
-    def own():
+    def custom():
         return 1
 
     part = Part(rate=0.1)
     assert parts.build(part) is part
-    assert parts.build(own) is own
+    assert parts.build(custom) is custom
 
 
 @pytest.mark.parametrize("spec", [None, 3, 0.5, ["part"], Part, int])
@@ -130,7 +130,7 @@ def test_other_types_are_refused(parts, spec):
 
 
 @pytest.mark.parametrize(
-    ("spec", "sentence"),
+    ("spec", "message"),
     [
         ("prat", 'Unknown part "prat"; did you mean "part"? Known: bare, part, swift.'),
         ("", 'Unknown part "". Known: bare, part, swift.'),
@@ -142,8 +142,8 @@ def test_other_types_are_refused(parts, spec):
         ({"name": 3}, 'The part given as a mapping needs the key "name".'),
     ],
 )
-def test_bad_specs_are_refused_in_a_sentence(parts, spec, sentence):
-    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+def test_bad_specs_are_refused(parts, spec, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         parts.build(spec)
 
 
@@ -155,7 +155,7 @@ def test_an_unknown_parameter_suggests_the_nearest(parts):
 
 
 @pytest.mark.parametrize(
-    ("spec", "wanted"),
+    ("spec", "expected"),
     [
         ("part:rate=fast", "a number, not 'fast'"),
         ("part:rate=true", "a number, not 'true'"),
@@ -170,8 +170,8 @@ def test_an_unknown_parameter_suggests_the_nearest(parts):
         ({"name": "part", "shape": 3}, "tuple"),
     ],
 )
-def test_ill_typed_values_are_refused(parts, spec, wanted):
-    with pytest.raises(TypeError, match=wanted):
+def test_values_of_the_wrong_type_are_refused(parts, spec, expected):
+    with pytest.raises(TypeError, match=expected):
         parts.build(spec)
 
 
@@ -187,19 +187,19 @@ def test_configs_build_equal_parts(parts):
     assert parts.config(Part(fast=True, steps=9))["name"] in ("part", "swift")
 
 
-def test_a_preset_that_was_overridden_still_has_a_config():
+def test_overridden_preset_has_a_config():
     registry = Registry("part", "hydra_tf.sparsity")
     registry.register("swift", fast=True)(Part)
     part = registry.build("swift:fast=false,steps=2")
     assert registry.build(registry.config(part)) == part == Part(fast=False, steps=2)
 
 
-def test_what_is_not_registered_has_no_config(parts):
+def test_unregistered_objects_have_no_config(parts):
     with pytest.raises(TypeError, match="is not a registered part"):
         parts.config(len)
 
 
-def test_a_name_is_taken_by_one_class_only(parts):
+def test_a_name_belongs_to_one_class(parts):
     with pytest.raises(ValueError, match='The part "part" is already registered'):
         parts.register("part")(Bare)
     assert parts.register("part")(Part) is Part
@@ -222,10 +222,10 @@ assert objectives.build("trades:beta=3").beta == 3
 attacks.build("pgd:steps=2")
 print(sorted({name.partition(".")[0] for name in sys.modules} & {"tensorflow", "keras"}))
 """
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout.strip() == "[]"
+    assert result.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(
@@ -236,8 +236,8 @@ print(sorted({name.partition(".")[0] for name in sys.modules} & {"tensorflow", "
         "import hydra_tf.training.callbacks.pipeline",
     ],
 )
-def test_every_room_can_be_the_first_to_load_keras(code):
-    done = subprocess.run(
+def test_every_package_can_be_the_first_to_import_keras(code):
+    result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
-    assert done.returncode == 0, done.stderr[-500:]
+    assert result.returncode == 0, result.stderr[-500:]

@@ -19,7 +19,7 @@ def test_cosine_by_hand():
 
 
 def test_warm_up_by_hand():
-    # A quarter of 8 steps rises: 1/2, 1, and the cosine begins at its peak.
+    # Two of 8 steps warm up, to 1/2 and 1 of the peak; the cosine starts at the peak.
     assert [warm_cosine(step, 8, 0.4, 0.25) for step in (0, 1, 2)] == [0.2, 0.4, 0.4]
     assert warm_cosine(5, 8, 0.4, 0.25) == pytest.approx(0.2, abs=1e-12)
     assert [constant(step, 8, 0.4, 0.25) for step in (0, 1, 2, 7, 80)] == [0.2] + [0.4] * 4
@@ -37,7 +37,7 @@ def test_schedules_of_no_steps_are_finite():
     warmup=st.floats(0, 0.99),
     name=st.sampled_from(sorted(SCHEDULES)),
 )
-def test_rates_stay_between_zero_and_the_peak_and_turn_once(steps, peak, warmup, name):
+def test_rates_rise_to_the_peak_and_fall_to_zero(steps, peak, warmup, name):
     rates = [SCHEDULES[name](step, steps, peak, warmup) for step in range(steps + 1)]
     assert all(0 <= rate <= peak for rate in rates)
     assert max(rates) == pytest.approx(peak)
@@ -45,11 +45,11 @@ def test_rates_stay_between_zero_and_the_peak_and_turn_once(steps, peak, warmup,
     assert rates[:top] == sorted(rates[:top])
     if name == "cosine":
         assert rates[top:] == sorted(rates[top:], reverse=True)
-        # A warm-up that rounds to all the steps leaves none to fall.
+        # If the warm-up takes all steps, the rate does not fall.
         assert rates[-1] == pytest.approx(0 if top < steps else peak, abs=1e-12)
 
 
-def test_a_ball_refuses_what_is_none():
+def test_ball_validates_norm_and_epsilon():
     assert Ball("l2", 0).epsilon == 0
     for radius in (-0.1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="epsilon must be a finite number of at least 0"):

@@ -7,7 +7,7 @@ import pytest
 from hydra_tf.core.stderr import hidden_stderr
 
 
-def test_text_of_any_origin_is_hidden_and_the_stream_comes_back(capfd):
+def test_stderr_is_hidden_and_restored(capfd):
     with hidden_stderr():
         os.write(2, b"from C++\n")
         subprocess.run([sys.executable, "-c", "import os; os.write(2, b'child')"], check=True)
@@ -16,7 +16,7 @@ def test_text_of_any_origin_is_hidden_and_the_stream_comes_back(capfd):
 
 
 @pytest.mark.parametrize(("show", "text"), [(True, "why it failed"), (False, "")])
-def test_an_error_shows_the_hidden_text_if_asked(capfd, show, text):
+def test_hidden_text_is_shown_on_error_if_requested(capfd, show, text):
     def fail():
         with hidden_stderr(show_on_error=show):
             os.write(2, b"why it failed")

@@ -1,4 +1,4 @@
-"""``--time-budget`` skips what would end too late, and hides no failure."""
+"""``--time-budget`` skips tests that would end too late and hides no failures."""
 
 import os
 import re
@@ -45,13 +45,13 @@ def run(tmp_path):
     return with_budget
 
 
-def test_without_a_budget_every_test_runs_in_the_order_of_the_file(run):
+def test_without_budget_all_tests_run_in_file_order(run):
     status, order, output = run()
     assert (status, order) == (1, ["longest", "slow", "quick"])
     assert "1 failed, 3 passed" in output
 
 
-def test_a_budget_runs_short_tests_first_skips_the_longest_and_keeps_failures(run):
+def test_budget_runs_short_tests_first_and_skips_long_ones(run):
     status, order, output = run("--time-budget=4000")
     assert (status, order) == (1, ["quick", "slow"])
     assert "1 failed, 2 passed, 1 skipped" in output
@@ -59,7 +59,7 @@ def test_a_budget_runs_short_tests_first_skips_the_longest_and_keeps_failures(ru
 
 
 @pytest.mark.parametrize("seconds", [0, -60])
-def test_a_spent_budget_skips_every_test_and_says_so(run, seconds):
+def test_spent_budget_skips_every_test(run, seconds):
     status, order, output = run(f"--time-budget={seconds}")
     assert (status, order) == (0, [])
     assert "4 skipped" in output and "passed" not in output and "failed" not in output

@@ -9,7 +9,7 @@ import time
 import pytest
 
 SLOW_SECONDS = 60.0
-BUDGET = pytest.StashKey[tuple[float, float]]()  # seconds, and the time at which they are over
+BUDGET = pytest.StashKey[tuple[float, float]]()  # seconds, and the time at which they end
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,9 +48,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if BUDGET not in item.config.stash:
         return
     budget, end = item.config.stash[BUDGET]
-    left, expected = max(0.0, end - time.monotonic()), expected_seconds(item)
-    if left <= expected:
+    remaining, expected = max(0.0, end - time.monotonic()), expected_seconds(item)
+    if remaining <= expected:
         pytest.skip(
-            f"{item.name} was not run: {left:.0f} s of the time budget of {budget:.0f} s are "
+            f"{item.name} was not run: {remaining:.0f} s of the time budget of {budget:.0f} s are "
             f"left and it may take {expected:.0f} s."
         )
