@@ -1,4 +1,4 @@
-"""Each masked layer against the Keras layer it stands for."""
+"""Each masked layer against the Keras layer that it replaces."""
 
 import contextvars
 import threading
@@ -36,7 +36,7 @@ IDS = [f"{kind.__name__}-{i}" for i, (kind, _, _) in enumerate(CASES)]
 
 
 def pair(kind, shape, options, density=1.0, **more):
-    """A plain and a masked layer with the same random kernel, scores and bias; and inputs."""
+    """Return a plain and a masked layer with the same random kernel and bias, and inputs."""
     rng = np.random.default_rng(0)
     plain, masked = kind(**options, **more), MASKED[kind](**options, **more, density=density)
     plain.build((None, *shape))
@@ -64,7 +64,7 @@ def test_outputs_equal_those_of_the_keras_layer(kind, shape, options, density):
 
 
 @pytest.mark.parametrize(("kind", "shape", "options"), CASES, ids=IDS)
-def test_gradients_follow_from_those_of_the_keras_layer(kind, shape, options):
+def test_gradients_against_the_keras_layer(kind, shape, options):
     plain, masked, x = pair(kind, shape, options, 0.4)
     with tf.GradientTape(persistent=True) as tape:
         losses = [tf.reduce_sum(layer(x) ** 2) for layer in (plain, masked)]
@@ -107,7 +107,7 @@ def test_bad_options_are_refused_at_once():
         MASKED[L.Dense](3, granularity="elemnt")
 
 
-def test_the_mask_is_state_that_is_not_trained():
+def test_mask_is_not_trainable():
     _, masked, _ = pair(*CASES[0])
     assert [v.name for v in masked.trainable_variables] == ["kernel", "bias", "scores"]
     assert [v.name for v in masked.non_trainable_variables] == ["mask"]
@@ -129,15 +129,15 @@ def gradients_of(masked, x, once, wrap):
 @pytest.mark.parametrize("wrap", [lambda f: f, tf.function], ids=["eager", "graph"])
 def test_kernels_computed_once_give_the_same_outputs_and_gradients(wrap):
     _, masked, x = pair(L.Dense, (7,), {"units": 7}, 0.4)
-    once, each = (gradients_of(masked, x, once, wrap) for once in (True, False))
-    np.testing.assert_array_equal(once[0], each[0])
-    # Two uses of one product add up before the mask instead of after it.
-    np.testing.assert_allclose(once[1], each[1], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(once[2], each[2], rtol=1e-5, atol=1e-5)
+    once, every_call = (gradients_of(masked, x, once, wrap) for once in (True, False))
+    np.testing.assert_array_equal(once[0], every_call[0])
+    # Gradients of the two calls are added before masking instead of after it.
+    np.testing.assert_allclose(once[1], every_call[1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(once[2], every_call[2], rtol=1e-5, atol=1e-5)
     assert np.count_nonzero(once[1]) == np.asarray(masked.mask).sum()
 
 
-def test_within_the_context_one_product_serves_all_calls():
+def test_masked_kernel_is_cached_within_the_context():
     _, masked, _ = pair(*CASES[0])
     with kernels_computed_once([masked]):
         first = masked.masked_kernel()
@@ -146,7 +146,7 @@ def test_within_the_context_one_product_serves_all_calls():
     np.testing.assert_array_equal(masked.masked_kernel(), 2 * first)
 
 
-def test_nothing_is_left_after_an_exception():
+def test_cache_is_cleared_after_an_exception():
     _, masked, x = pair(*CASES[0])
     before = np.asarray(masked(x))
     with pytest.raises(RuntimeError, match="stop"), kernels_computed_once([masked]):
@@ -156,22 +156,22 @@ def test_nothing_is_left_after_an_exception():
     assert not np.any(masked.masked_kernel())
 
 
-def test_other_threads_do_not_see_the_products():
+def test_cache_is_not_visible_in_other_threads():
     _, masked, _ = pair(*CASES[0])
     seen = []
     with kernels_computed_once([masked]):
-        ours = masked.masked_kernel()
+        cached = masked.masked_kernel()
         masked.kernel.assign(masked.kernel * 2)
         thread = threading.Thread(
             target=contextvars.Context().run, args=(lambda: seen.append(masked.masked_kernel()),)
         )
         thread.start()
         thread.join()
-        assert masked.masked_kernel() is ours
-    np.testing.assert_array_equal(seen[0], 2 * ours)
+        assert masked.masked_kernel() is cached
+    np.testing.assert_array_equal(seen[0], 2 * cached)
 
 
-def test_a_graph_does_not_keep_an_eager_product():
+def test_graphs_do_not_capture_cached_kernels():
     _, masked, x = pair(L.Dense, (7,), {"units": 5, "use_bias": False})
     call = tf.function(lambda x: masked(x))
     with kernels_computed_once([masked]):
@@ -183,7 +183,7 @@ def test_a_graph_does_not_keep_an_eager_product():
     np.testing.assert_array_equal(call(x), 4 * first)
 
 
-def test_a_layer_built_by_hand_starts_with_scores_and_mask_that_follow_its_kernel():
+def test_build_sets_scores_and_mask_from_the_kernel():
     layer = MASKED[L.Dense](10, density=0.1)
     layer.build((None, 20))
     kernel = np.asarray(layer.kernel)

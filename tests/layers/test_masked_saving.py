@@ -1,4 +1,4 @@
-"""Saved models in a process that knows hydra_tf by name only."""
+"""Saved models load in a new process that imports hydra_tf only."""
 
 import os
 import subprocess
@@ -63,7 +63,7 @@ def pruned():
     return model
 
 
-def test_saved_models_load_in_safe_mode_in_a_fresh_process_and_train_on(pruned, tmp_path):
+def test_saved_models_load_and_train_in_a_new_process(pruned, tmp_path):
     rng = np.random.default_rng(1)
     x = rng.random((4, 8, 8, 3)).astype("float32")
     np.savez(tmp_path / "data.npz", x=x, y=rng.random((4, 5)))
@@ -92,12 +92,12 @@ def test_saved_models_load_in_safe_mode_in_a_fresh_process_and_train_on(pruned, 
     assert out["plain_moved"].all()
 
 
-def test_weights_files_hold_scores_and_masks(pruned, tmp_path):
+def test_weights_files_contain_scores_and_masks(pruned, tmp_path):
     pruned.save_weights(tmp_path / "a.weights.h5")
     twin = hydra_tf.mask_model(net())
     twin.load_weights(tmp_path / "a.weights.h5")
-    for ours, theirs in zip(pruned.variables, twin.variables, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for saved, loaded in zip(pruned.variables, twin.variables, strict=True):
+        np.testing.assert_array_equal(saved, loaded)
     x = np.random.default_rng(2).random((2, 8, 8, 3)).astype("float32")
     np.testing.assert_array_equal(twin(x), pruned(x))
 

@@ -1,4 +1,4 @@
-"""How layers share the density."""
+"""Allocation of densities to layers."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hydra_tf.sparsity.allocation import allocate
 SCORES = {"a": np.array([4.0, -3.0, 0.1, 0.2]), "b": np.array([[1.0, 5.0], [0.0, 0.3]])}
 
 
-def test_uniform_is_uniform():
+def test_uniform():
     assert allocate("uniform", SCORES, 0.3) == {"a": 0.3, "b": 0.3}
 
 
@@ -19,7 +19,7 @@ def test_largest_ranks_the_whole_network():
     assert allocate("largest", SCORES, 3 / 8) == {"a": 0.5, "b": 0.25}
 
 
-def test_largest_leaves_every_layer_one_weight():
+def test_largest_keeps_one_weight_per_layer():
     assert allocate("largest", {"a": np.ones(4), "b": np.zeros(5)}, 0.4) == {"a": 1.0, "b": 0.2}
 
 
@@ -30,8 +30,8 @@ def test_erk_by_hand():
     assert shares["b"] == pytest.approx(0.11 * 11 / 13)
 
 
-def test_erk_keeps_a_small_layer_whole_and_shares_the_rest():
-    # a: 4/4, b: 110/1000. f = 502/114 = 4.4 would keep a more than whole, so b gets the rest.
+def test_erk_limits_densities_to_1():
+    # a: 4/4, b: 110/1000. f = 502/114 = 4.4: the density of a is limited to 1, and b gets the rest.
     shares = allocate("erk", {"a": np.zeros((2, 2)), "b": np.zeros((100, 10))}, 0.5)
     assert shares["a"] == 1.0
     assert shares["b"] == pytest.approx((502 - 4) / 1000)
@@ -44,7 +44,7 @@ def test_erk_keeps_a_small_layer_whole_and_shares_the_rest():
     ),
     density=st.floats(0.001, 1),
 )
-def test_erk_spends_the_budget(shapes, density):
+def test_erk_keeps_the_given_share_of_weights(shapes, density):
     scores = {str(i): np.zeros(shape) for i, shape in enumerate(shapes)}
     shares = allocate("erk", scores, density)
     total = sum(share * scores[name].size for name, share in shares.items())
@@ -68,10 +68,10 @@ def test_largest_equals_one_stable_sort(sizes, density, seed):
         assert round(shares[name] * values.size) == max(1, count)
 
 
-def test_mappings_and_callables_are_taken():
+def test_mappings_and_callables_are_accepted():
     assert allocate({"a": 0.5, "b": 1}, SCORES, 0.1) == {"a": 0.5, "b": 1}
-    own = allocate(lambda scores, density: dict.fromkeys(scores, density / 2), SCORES, 0.5)
-    assert own == {"a": 0.25, "b": 0.25}
+    halved = allocate(lambda scores, density: dict.fromkeys(scores, density / 2), SCORES, 0.5)
+    assert halved == {"a": 0.25, "b": 0.25}
 
 
 def test_bad_allocations_are_refused():

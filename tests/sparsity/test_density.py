@@ -62,7 +62,7 @@ def test_report_by_hand():
         (lambda scores, density: {"conv": 0.5, "dense": density}, {"conv": 9, "dense": 4}),
     ],
 )
-def test_allocations_reach_the_layers(allocation, expected):
+def test_allocations_set_the_densities_of_layers(allocation, expected):
     model = two_layers()
     set_density(model, 0.1, allocation=allocation)
     assert kept(model) == expected
@@ -93,7 +93,7 @@ def test_masks_follow_the_scores_only_when_refreshed():
     np.testing.assert_array_equal(conv.mask, -scores)
 
 
-def test_nested_and_shared_layers_count_once():
+def test_nested_and_shared_layers_are_counted_once():
     block = keras.Sequential([keras.Input([6]), L.Dense(6, name="same")], name="block")
     shared = L.Dense(6, name="shared")
     inputs = keras.Input([6])
@@ -103,7 +103,7 @@ def test_nested_and_shared_layers_count_once():
     assert len(masked_layers(model)) == 3
     set_density(model, 0.25)
     assert report(model)["total"] == {"weights": 108, "kept": 27, "density": 0.25}
-    # Two layers of one name are told apart by their position.
+    # Two layers of one name are distinguished by their position.
     shares = {}
     set_density(model, 0.5, lambda scores, density: shares.update(scores) or uniform(scores))
     names = sorted(name.rpartition("/")[2] for name in shares)
@@ -122,10 +122,10 @@ def test_layers_without_masks_are_reported_whole():
     outputs = L.Dense(4, name="logits")(L.Flatten()(hidden))  # 18*4 = 72
     model = hydra_tf.mask_model(keras.Model(inputs, outputs))
     set_density(model, 0.5)
-    found = {
+    counts = {
         row["name"]: (row["masked"], row["weights"], row["kept"]) for row in report(model)["layers"]
     }
-    assert found == {"lstm": (False, 84, 84), "up": (False, 54, 54), "logits": (True, 72, 36)}
+    assert counts == {"lstm": (False, 84, 84), "up": (False, 54, 54), "logits": (True, 72, 36)}
     assert report(model)["total"]["kept"] == 174
     assert report(model)["layers"][0]["shape"] == [4, 12]
 
@@ -159,7 +159,7 @@ def test_bad_arguments_change_nothing():
         set_density(keras.Sequential([keras.Input([2]), L.Dense(1)]), 0.5)
 
 
-def test_densities_follow_masks_that_came_with_weights():
+def test_loaded_masks_set_the_densities():
     nets = [keras.Sequential([keras.Input([9]), keras.layers.Dense(7)]) for _ in range(2)]
     pruned, other = (hydra_tf.mask_model(net) for net in nets)
     hydra_tf.set_density(pruned, 0.3)
@@ -171,4 +171,4 @@ def test_densities_follow_masks_that_came_with_weights():
     other.layers[0].refresh_mask()
     assert np.array_equal(other.layers[0].mask, pruned.layers[0].mask)
     adopt_masks(pruned)
-    assert pruned.layers[0].density == 0.3  # as it was written
+    assert pruned.layers[0].density == 0.3  # unchanged

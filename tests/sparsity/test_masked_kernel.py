@@ -29,7 +29,7 @@ def test_values_and_gradients_by_hand(wrap, dtype):
     assert (product.dtype, to_kernel.dtype, to_scores.dtype) == (dtype, dtype, "float32")
     np.testing.assert_array_equal(product, [2, -3, 0, 0])
     np.testing.assert_array_equal(to_kernel, [10, 20, 0, 0])
-    # g * w * sign(s): the pruned third weight hears too.
+    # g * w * sign(s): the pruned third weight has a gradient too.
     np.testing.assert_array_equal(to_scores, [20, 60, 150, 0])
 
 

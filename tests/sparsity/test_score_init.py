@@ -37,7 +37,7 @@ def test_snip_by_hand():
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 @pytest.mark.parametrize("method", ["scaled", "magnitude", "snip", "random"])
-def test_scores_are_float32_whatever_the_kernel(dtype, method):
+def test_scores_are_float32_for_all_kernel_dtypes(dtype, method):
     kernel = tf.constant([[1.0, -0.5]], dtype)
     scores = initial_scores(kernel, method, gradient=kernel)
     expected = initial_scores([[1.0, -0.5]], method, gradient=[[1.0, -0.5]])
@@ -55,7 +55,7 @@ RANDOM = {
 
 
 @pytest.mark.parametrize("method", RANDOM)
-def test_random_scores_have_the_variance_of_their_name(method):
+def test_variance_of_random_scores(method):
     # fan_in = 3*3*10 = 90, fan_out = 3*3*200 = 1800.
     kernel = np.ones((3, 3, 10, 200))
     scores = initial_scores(kernel, method, seed=3).numpy()
@@ -70,18 +70,18 @@ def test_random_scores_have_the_variance_of_their_name(method):
 
 
 @pytest.mark.parametrize("method", RANDOM)
-def test_random_scores_follow_the_seed_and_not_the_weights(method):
+def test_random_scores_depend_on_the_seed_only(method):
     ones, other = np.ones((8, 8)), np.full((8, 8), 7.0)
     first = initial_scores(ones, method, seed=1).numpy()
     np.testing.assert_array_equal(first, initial_scores(other, method, seed=1))
     assert (first != initial_scores(ones, method, seed=2).numpy()).mean() > 0.9
 
 
-def test_own_callables_are_taken_and_their_shape_checked():
+def test_callables_are_accepted_and_their_shape_is_checked():
     scores = initial_scores([[1.0, 2.0]], lambda kernel, seed, **_: kernel * 3 + seed, seed=1)
     np.testing.assert_array_equal(scores, [[4, 7]])
-    sentence = r"shape \(2,\); they must have that of the kernel, \(1, 2\)"
-    with pytest.raises(ValueError, match=sentence):
+    message = r"shape \(2,\); they must have that of the kernel, \(1, 2\)"
+    with pytest.raises(ValueError, match=message):
         initial_scores([[1.0, 2.0]], lambda kernel, **_: kernel[0])
 
 

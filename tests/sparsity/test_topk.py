@@ -13,7 +13,7 @@ graph_topk_mask = tf.function(topk_mask)
 
 
 def by_sorting(scores, kept):
-    """The oracle: a stable descending sort of magnitudes puts the lowest index of ties first."""
+    """Return the mask by a stable sort, which puts the lowest index of equal magnitudes first."""
     order = np.argsort(-np.abs(scores.astype(np.float64)).ravel(), kind="stable")
     mask = np.zeros(scores.size, np.float32)
     mask[order[:kept]] = 1
@@ -21,8 +21,8 @@ def by_sorting(scores, kept):
 
 
 TINY = float(np.float32(1e-45))
-NASTY = [0.0, -0.0, TINY, -TINY, 2 * TINY, 1e-39, 1.0, -1.0, 1 + 2**-23, 3e38, np.inf, -np.inf]
-NASTY = [float(np.float32(value)) for value in NASTY]
+EDGE_CASES = [0.0, -0.0, TINY, -TINY, 2 * TINY, 1e-39, 1.0, -1.0, 1 + 2**-23, 3e38, np.inf, -np.inf]
+EDGE_CASES = [float(np.float32(value)) for value in EDGE_CASES]
 
 
 @settings(deadline=None, max_examples=120)
@@ -32,7 +32,7 @@ def test_equals_a_stable_sort(data):
         hnp.arrays(
             np.float32,
             hnp.array_shapes(min_dims=0, max_dims=4, max_side=6),
-            elements=st.one_of(st.sampled_from(NASTY), st.floats(width=32, allow_nan=False)),
+            elements=st.one_of(st.sampled_from(EDGE_CASES), st.floats(width=32, allow_nan=False)),
         )
     )
     kept = data.draw(st.integers(1, scores.size))
@@ -63,7 +63,7 @@ def test_ties_go_to_the_lowest_index(kept):
     np.testing.assert_array_equal(topk_mask(scores, kept).numpy().ravel(), expected)
 
 
-def test_neighbouring_floats_are_told_apart():
+def test_neighbouring_floats_are_distinguished():
     # They differ in the last of their 32 bits, or only in the upper 16.
     base = np.float32(0.1)
     scores = np.array([base, np.nextafter(base, np.float32(1)), base], np.float32)

@@ -1,4 +1,4 @@
-"""TensorFlow's own pruning toolkit as the judge: same mask, same outputs."""
+"""Masks and outputs against the TensorFlow Model Optimization Toolkit (tfmot)."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 import hydra_tf
 from hydra_tf.sparsity import masked_layers
 
-# tfmot works with Keras 2 only and changes tf.keras for a whole process: hence its own.
+# tfmot needs Keras 2 and changes tf.keras globally, so it runs in another process.
 CODE = """
 import sys
 import numpy as np
@@ -38,7 +38,7 @@ np.savez(sys.argv[1], x=x, y=stripped.predict(x, verbose=0), **arrays)
 """
 
 
-def test_lowest_magnitudes_go_as_in_tfmot(tmp_path):
+def test_magnitude_pruning_equals_tfmot(tmp_path):
     pytest.importorskip("tensorflow_model_optimization")
     file = tmp_path / "tfmot.npz"
     environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1"}
