@@ -1,4 +1,4 @@
-"""Files of certificates: what they hold, how they go on, and what they refuse."""
+"""Files of certificates: contents, resuming, and files that are refused."""
 
 import json
 
@@ -28,15 +28,15 @@ def linear_net(b=0.45, activation=None):
 X = np.random.default_rng(4).random((70, 3)).astype("float32")
 Y = (X @ W + 0.45 > 0).astype(int)
 Y[::5] = 1 - Y[::5]
-HOW = {"n0": 20, "n": 500}
+DRAWS = {"n0": 20, "n": 500}
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_file_holds_what_certify_says(tmp_path, shared):
+def test_file_equals_certify(tmp_path, shared):
     path = tmp_path / "a.jsonl"
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(23)
-    rows = certify_dataset(linear_net(), data, path, shared_noise=shared, **HOW)
-    classes, radii = certify(linear_net(), X, shared_noise=shared, **HOW)
+    rows = certify_dataset(linear_net(), data, path, shared_noise=shared, **DRAWS)
+    classes, radii = certify(linear_net(), X, shared_noise=shared, **DRAWS)
     assert [row["predicted"] for row in rows] == classes.tolist()
     assert [row["radius"] for row in rows] == radii.tolist()
     assert [row["correct"] for row in rows] == (classes == Y).tolist()
@@ -50,10 +50,10 @@ def test_a_file_holds_what_certify_says(tmp_path, shared):
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_an_interrupted_certification_ends_with_the_same_bytes(tmp_path, monkeypatch, shared):
+def test_interrupted_certification_gives_the_same_bytes(tmp_path, monkeypatch, shared):
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(50)
     whole = tmp_path / "whole.jsonl"
-    rows = certify_dataset(linear_net(), data, whole, shared_noise=shared, **HOW)
+    rows = certify_dataset(linear_net(), data, whole, shared_noise=shared, **DRAWS)
     path, append = tmp_path / "cut.jsonl", files._append
     for _ in range(2):
         calls = []
@@ -66,59 +66,60 @@ def test_an_interrupted_certification_ends_with_the_same_bytes(tmp_path, monkeyp
 
         monkeypatch.setattr(files, "_append", power_cut)
         with pytest.raises(KeyboardInterrupt):
-            certify_dataset(linear_net(), data, path, shared_noise=shared, **HOW)
+            certify_dataset(linear_net(), data, path, shared_noise=shared, **DRAWS)
         done = path.read_bytes()
         assert 1 < done.count(b"\n") < 70
         assert whole.read_bytes().startswith(done)
-        # The cut fell in the middle of a line.
+        # The last line is incomplete.
         path.write_bytes(done + b'{"index": 99, "lab')
     monkeypatch.setattr(files, "_append", append)
-    assert certify_dataset(linear_net(), data, path, shared_noise=shared, **HOW) == rows
+    assert certify_dataset(linear_net(), data, path, shared_noise=shared, **DRAWS) == rows
     assert path.read_bytes() == whole.read_bytes()
-    # And with nothing left to do it does nothing.
+    # A complete file is not written again.
     monkeypatch.setattr(files, "_append", power_cut)
-    assert certify_dataset(linear_net(), data, path, shared_noise=shared, **HOW) == rows
+    assert certify_dataset(linear_net(), data, path, shared_noise=shared, **DRAWS) == rows
 
 
-def test_numbers_of_numpy_are_numbers(tmp_path):
-    path, how = tmp_path / "a.jsonl", {**HOW, "n": np.int64(HOW["n"]), "sigma": np.float32(0.5)}
-    rows = certify_dataset(linear_net(), (X, Y), path, samples=np.int64(5), **how)
-    assert certify_dataset(linear_net(), (X, Y), path, samples=5, **how) == rows
-
-
-def test_more_samples_go_on_and_fewer_read_the_first(tmp_path):
+def test_numpy_numbers_are_accepted(tmp_path):
     path = tmp_path / "a.jsonl"
-    few = certify_dataset(linear_net(), (X, Y), path, samples=5, **HOW)
+    options = {**DRAWS, "n": np.int64(DRAWS["n"]), "sigma": np.float32(0.5)}
+    rows = certify_dataset(linear_net(), (X, Y), path, samples=np.int64(5), **options)
+    assert certify_dataset(linear_net(), (X, Y), path, samples=5, **options) == rows
+
+
+def test_number_of_samples_may_change(tmp_path):
+    path = tmp_path / "a.jsonl"
+    few = certify_dataset(linear_net(), (X, Y), path, samples=5, **DRAWS)
     assert len(few) == 5
-    more = certify_dataset(linear_net(), (X, Y), path, samples=40, **HOW)
+    more = certify_dataset(linear_net(), (X, Y), path, samples=40, **DRAWS)
     assert len(more) == 40 and more[:5] == few
-    assert certify_dataset(linear_net(), (X, Y), path, samples=5, **HOW) == few
-    assert len(certify_dataset(linear_net(), (X, Y), path, **HOW)) == 70
+    assert certify_dataset(linear_net(), (X, Y), path, samples=5, **DRAWS) == few
+    assert len(certify_dataset(linear_net(), (X, Y), path, **DRAWS)) == 70
 
 
-def test_files_of_something_else_are_refused_and_left_alone(tmp_path):
+def test_files_of_other_settings_are_refused_and_kept(tmp_path):
     path = tmp_path / "a.jsonl"
-    certify_dataset(linear_net(), (X, Y), path, samples=5, **HOW)
+    certify_dataset(linear_net(), (X, Y), path, samples=5, **DRAWS)
     before = path.read_bytes()
-    other = {**HOW, "sigma": 0.5, "seed": 3}
+    other = {**DRAWS, "sigma": 0.5, "seed": 3}
     with pytest.raises(ValueError, match=r"certificates for other settings \(sigma, seed\)"):
         certify_dataset(linear_net(), (X, Y), path, **other)
     with pytest.raises(ValueError, match=r"other settings \(network\)"):
-        certify_dataset(linear_net(b=0.2), (X, Y), path, **HOW)
+        certify_dataset(linear_net(b=0.2), (X, Y), path, **DRAWS)
     with pytest.raises(ValueError, match=r"other settings \(network\)"):
-        certify_dataset(linear_net(activation="relu"), (X, Y), path, **HOW)
+        certify_dataset(linear_net(activation="relu"), (X, Y), path, **DRAWS)
     with pytest.raises(ValueError, match="labels differ from those"):
-        certify_dataset(linear_net(), (X[::-1], Y[::-1]), path, **HOW)
+        certify_dataset(linear_net(), (X[::-1], Y[::-1]), path, **DRAWS)
     with pytest.raises(ValueError, match="images differ from those"):
-        certify_dataset(linear_net(), (X[::-1], Y), path, **HOW)
+        certify_dataset(linear_net(), (X[::-1], Y), path, **DRAWS)
     assert path.read_bytes() == before
     lines = before.splitlines(keepends=True)
     without = [json.loads(line) for line in lines]
     for row in without:
-        row.pop("image", None)  # as it was once written
+        row.pop("image", None)  # older versions did not write it
     path.write_text("".join(json.dumps(row) + "\n" for row in without))
     with pytest.raises(ValueError, match="images differ from those"):
-        certify_dataset(linear_net(), (X, Y), path, **HOW)
+        certify_dataset(linear_net(), (X, Y), path, **DRAWS)
     for damaged in (
         b"not json\n",
         b"\xff\xfe\n",
@@ -128,7 +129,7 @@ def test_files_of_something_else_are_refused_and_left_alone(tmp_path):
     ):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"a\.jsonl is damaged, or not a file of certificates"):
-            certify_dataset(linear_net(), (X, Y), path, **HOW)
+            certify_dataset(linear_net(), (X, Y), path, **DRAWS)
         assert path.read_bytes() == damaged
     with pytest.raises(FileNotFoundError):
         read_certificates(tmp_path / "missing.jsonl")
@@ -136,24 +137,24 @@ def test_files_of_something_else_are_refused_and_left_alone(tmp_path):
         certified_accuracy([])
     empty = tf.data.Dataset.from_tensor_slices((X[:0], Y[:0])).batch(5)
     with pytest.raises(ValueError, match="dataset is empty"):
-        certify_dataset(linear_net(), empty, tmp_path / "b.jsonl", **HOW)
+        certify_dataset(linear_net(), empty, tmp_path / "b.jsonl", **DRAWS)
 
 
-def test_a_network_has_one_hash_whatever_its_layers_are_called():
+def test_network_hash_does_not_depend_on_layer_names():
     def built(activation="relu", dtype="float32", seed=0):
         inner = keras.Sequential([keras.Input([4]), keras.layers.Dense(4, activation, dtype=dtype)])
-        x = inner(given := keras.Input([4]))
-        x = keras.layers.Dense(2, kernel_initializer=keras.initializers.HeNormal(seed))(x + given)
-        net = keras.Model(given, x)
+        x = inner(inputs := keras.Input([4]))
+        x = keras.layers.Dense(2, kernel_initializer=keras.initializers.HeNormal(seed))(x + inputs)
+        net = keras.Model(inputs, x)
         net.set_weights([np.full(weight.shape, 0.5) for weight in net.weights])
         return net
 
-    known = files.network_hash(built())
+    expected = files.network_hash(built())
     compiled = built(seed=3)
     compiled.compile("adam", "mse")
-    assert files.network_hash(compiled) == known
-    assert files.network_hash(built("tanh")) != known
-    assert files.network_hash(built(dtype="mixed_float16")) != known
+    assert files.network_hash(compiled) == expected
+    assert files.network_hash(built("tanh")) != expected
+    assert files.network_hash(built(dtype="mixed_float16")) != expected
     assert files.network_hash(lambda x: x) == files.network_hash(lambda x: 2 * x)
 
 
@@ -164,6 +165,6 @@ def test_certified_accuracy_by_hand():
         {"correct": True, "radius": 110 / 255},
         {"correct": False, "radius": 0.0},
     ]
-    found = [certified_accuracy(rows, radius) for radius in (0.0, 110 / 255, 0.44, 0.5, 0.51)]
-    assert found == [0.5, 0.5, 0.25, 0.25, 0.0]
+    accuracies = [certified_accuracy(rows, radius) for radius in (0.0, 110 / 255, 0.44, 0.5, 0.51)]
+    assert accuracies == [0.5, 0.5, 0.25, 0.25, 0.0]
     assert json.loads(json.dumps(rows)) == rows

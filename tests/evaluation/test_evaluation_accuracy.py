@@ -36,42 +36,42 @@ def forms():
     }
 
 
-def held_by_hand():
-    """Right on every corner of the ball: a linear network is worst at one of them."""
+def robust_by_hand():
+    """Return what is correct on all corners of the ball: the worst case of a linear network."""
     corners = [np.array(signs) for signs in itertools.product((-1, 1), repeat=4)]
-    held = np.ones(len(X), bool)
+    robust = np.ones(len(X), bool)
     for corner in corners:
-        held &= np.argmax(np.clip(X + EPSILON * corner, 0, 1) @ KERNEL, 1) == Y
-    return held
+        robust &= np.argmax(np.clip(X + EPSILON * corner, 0, 1) @ KERNEL, 1) == Y
+    return robust
 
 
 @pytest.mark.parametrize("form", ["arrays", "one_hot", "column", "dataset", "unknown_length"])
-def test_accuracy_is_brute_force_in_every_form_of_data(form):
-    right = np.argmax(X @ KERNEL, 1) == Y
-    assert 0.5 < right.mean() < 1
+def test_accuracy_equals_brute_force_for_every_form_of_data(form):
+    correct = np.argmax(X @ KERNEL, 1) == Y
+    assert 0.5 < correct.mean() < 1
     net, data = linear_net(), forms()[form]
     # 37 = 4 * 8 + 5: the last batch is short.
-    assert np.array_equal(correct_under(net, data, batch_size=8), right)
-    assert accuracy(net, data, batch_size=8) == right.mean()
-    assert accuracy(net, data) == right.mean()
+    assert np.array_equal(correct_under(net, data, batch_size=8), correct)
+    assert accuracy(net, data, batch_size=8) == correct.mean()
+    assert accuracy(net, data) == correct.mean()
 
 
 @pytest.mark.parametrize("form", ["arrays", "unknown_length"])
-def test_robust_accuracy_of_a_linear_network_is_that_of_its_worst_corners(form):
-    held = held_by_hand()
-    right = np.argmax(X @ KERNEL, 1) == Y
-    assert 0.2 < held.mean() < right.mean() - 0.05
-    # Against each wrong class one corner is worst; the margin loss finds the nearest class's.
+def test_robust_accuracy_of_a_linear_network_by_corners(form):
+    robust = robust_by_hand()
+    correct = np.argmax(X @ KERNEL, 1) == Y
+    assert 0.2 < robust.mean() < correct.mean() - 0.05
+    # Each wrong class has a worst corner; the margin loss finds that of the nearest class.
     spec = f"pgd:epsilon={EPSILON},steps=10,restarts=3,loss=margin"
     net, data = linear_net(), forms()[form]
-    assert np.array_equal(correct_under(net, data, spec, batch_size=8) & right, held)
-    assert robust_accuracy(net, data, spec, batch_size=8) == held.mean()
-    assert robust_accuracy(net, data, "fgsm:epsilon=0.0") == right.mean()
-    assert robust_accuracy(net, data, None) == right.mean()
+    assert np.array_equal(correct_under(net, data, spec, batch_size=8) & correct, robust)
+    assert robust_accuracy(net, data, spec, batch_size=8) == robust.mean()
+    assert robust_accuracy(net, data, "fgsm:epsilon=0.0") == correct.mean()
+    assert robust_accuracy(net, data, None) == correct.mean()
 
 
-def test_an_attack_that_mends_a_sample_does_not_count():
-    # A "robust" answer on a sample that is wrong to begin with is none.
+def test_attacks_that_correct_a_prediction_do_not_count():
+    # A sample that is wrong without the attack is never robust.
     def helper(model, x, y, seed=0):
         return tf.one_hot(tf.gather([1, 2, 0], y), 4)
 
@@ -84,7 +84,7 @@ def test_an_attack_that_mends_a_sample_does_not_count():
     assert robust_accuracy(net, (x, y), helper) == pytest.approx(1 / 3)
 
 
-def test_each_batch_has_a_seed_of_its_own_and_the_answer_repeats():
+def test_each_batch_has_another_seed_and_results_repeat():
     seen = []
 
     def attack(model, x, y, seed=0):
@@ -98,7 +98,7 @@ def test_each_batch_has_a_seed_of_its_own_and_the_answer_repeats():
     assert np.array_equal(one, correct_under(linear_net(), (X, Y), spec, seed=1))
 
 
-def test_masked_robust_and_subclassed_models_are_measured_alike():
+def test_masked_robust_and_subclassed_models_have_equal_results():
     class Subclassed(keras.Model):
         def __init__(self):
             super().__init__()
@@ -114,19 +114,19 @@ def test_masked_robust_and_subclassed_models_are_measured_alike():
         assert np.array_equal(correct_under(model, (X, Y), spec), expected)
 
 
-def test_a_model_with_a_part_called_net_is_measured_whole():
-    part = linear_net()
-    whole = keras.Sequential([part, keras.layers.Rescaling(-1.0)])
+def test_model_with_an_attribute_net_is_not_unwrapped():
+    inner = linear_net()
+    whole = keras.Sequential([inner, keras.layers.Rescaling(-1.0)])
     whole.build((None, 4))
-    whole.net = part
-    right = np.argmin(X @ KERNEL, 1) == Y
-    assert np.array_equal(correct_under(whole, (X, Y)), right)
+    whole.net = inner
+    correct = np.argmin(X @ KERNEL, 1) == Y
+    assert np.array_equal(correct_under(whole, (X, Y)), correct)
 
 
-def test_inference_mode_and_logits_that_are_not_numbers():
+def test_inference_mode_and_nan_logits():
     net = keras.Sequential([keras.Input([4]), keras.layers.Dropout(0.9), linear_net()])
     assert accuracy(net, (X, Y)) == (np.argmax(X @ KERNEL, 1) == Y).mean()
-    # argmax of NaN is class 0: a network that has diverged must not score on it.
+    # argmax of NaN is class 0, which must not count as correct.
     net = linear_net()
     net.set_weights([np.full((4, 3), np.nan)])
     assert accuracy(net, (X, np.zeros(37, int))) == 0
@@ -141,17 +141,17 @@ def test_probabilities_are_refused(last):
 
 
 @pytest.mark.parametrize("logarithm", [False, True])
-def test_probabilities_in_disguise_are_refused(logarithm):
+def test_softmax_by_hand_is_refused(logarithm):
     images = keras.Input([4])
     outputs = keras.ops.softmax(linear_net()(images)) * 1.0
-    disguised = keras.Model(images, keras.ops.log(outputs) if logarithm else outputs)
+    normalised = keras.Model(images, keras.ops.log(outputs) if logarithm else outputs)
     for measure in (accuracy, robust_accuracy):
         with pytest.raises(ValueError, match=r"probabilities .*need logits"):
-            measure(disguised, (X, Y))
+            measure(normalised, (X, Y))
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "sentence"),
+    ("x", "y", "message"),
     [
         (X[:0], Y[:0], "empty"),
         (X * 255, Y, r"in \[0, 1\]"),
@@ -163,16 +163,16 @@ def test_probabilities_in_disguise_are_refused(logarithm):
         (X, np.full((37, 3), 1 / 3), "one-hot"),
     ],
 )
-def test_bad_data_are_refused_with_or_without_an_attack(x, y, sentence):
+def test_bad_data_are_refused_with_or_without_an_attack(x, y, message):
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
     for data in ((x, y), dataset):
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=message):
             accuracy(linear_net(), data)
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=message):
             robust_accuracy(linear_net(), data, "fgsm")
 
 
-def test_data_that_cannot_be_counted_are_refused():
+def test_malformed_data_are_refused():
     pairs = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
     with pytest.raises(ValueError, match="There are 37 images but 36 labels"):
         accuracy(linear_net(), (X, Y[1:]))

@@ -24,8 +24,8 @@ def masked_net():
     return net
 
 
-def shift(index):
-    """An "attack" that empties one pixel."""
+def erase(index):
+    """Return an "attack" that sets one pixel to 0."""
 
     def attack(model, x, y, seed=0):
         return x * (1 - tf.one_hot(index, 4))
@@ -33,22 +33,22 @@ def shift(index):
     return attack
 
 
-def test_era_counts_what_holds_against_every_attack():
+def test_era_counts_samples_robust_to_every_attack():
     net = masked_net()
-    attacks = [shift(0), shift(1), "fgsm:epsilon=0.05"]
+    attacks = [erase(0), erase(1), "fgsm:epsilon=0.05"]
     report = evaluate_model(net, (X, Y), attacks)
     kernel = KERNEL * np.array(net.layers[0].mask)
     benign = np.argmax(X @ kernel, 1) == Y
-    each = [
+    robust = [
         benign & (np.argmax(np.delete(X, i, 1) @ np.delete(kernel, i, 0), 1) == Y) for i in (0, 1)
     ]
-    each.append(benign & correct_under(net, (X, Y), "fgsm:epsilon=0.05"))
+    robust.append(benign & correct_under(net, (X, Y), "fgsm:epsilon=0.05"))
     assert report["benign_accuracy"] == benign.mean()
-    found = [entry["robust_accuracy"] for entry in report["attacks"]]
-    assert found == [held.mean() for held in each]
-    together = np.logical_and.reduce(each)
-    assert report["era"] == together.mean()
-    assert together.mean() < min(found)  # the attacks break different samples
+    accuracies = [entry["robust_accuracy"] for entry in report["attacks"]]
+    assert accuracies == [correct.mean() for correct in robust]
+    robust_to_all = np.logical_and.reduce(robust)
+    assert report["era"] == robust_to_all.mean()
+    assert robust_to_all.mean() < min(accuracies)  # the attacks break different samples
 
 
 def test_report_keys_and_json():
@@ -68,7 +68,7 @@ def test_report_keys_and_json():
     assert first["robust_accuracy"] == expected
     assert report["benign_accuracy"] == accuracy(net, (X, Y))
     assert json.loads(json.dumps(report)) == report
-    # An entry of the report is the spec that gives it again.
+    # An entry of the report is also a spec of its attack.
     params = {key: value for key, value in first.items() if key != "robust_accuracy"}
     assert robust_accuracy(net, (X, Y), params, seed=4) == expected
 
@@ -79,14 +79,14 @@ def test_without_attacks_there_is_no_era():
     assert report["attacks"] == []
 
 
-def test_one_attack_needs_no_list_and_its_own_epsilon_wins():
+def test_single_attack_with_epsilon():
     net = masked_net()
     report = evaluate_model(net, (X, Y), "fgsm:epsilon=0.2", epsilon=0.01)
     assert report["attacks"][0]["epsilon"] == 0.2
     assert report["era"] == robust_accuracy(net, (X, Y), "fgsm:epsilon=0.2")
     assert len(evaluate_model(net, (X, Y), {"name": "fgsm", "epsilon": 0.2})["attacks"]) == 1
-    named = evaluate_model(net, (X, Y), shift(0))["attacks"]
-    assert [entry["name"] for entry in named] == ["attack"]
+    entries = evaluate_model(net, (X, Y), erase(0))["attacks"]
+    assert [entry["name"] for entry in entries] == ["attack"]
 
 
 def test_everything_is_checked_before_any_attack_is_run():
@@ -98,13 +98,13 @@ def test_everything_is_checked_before_any_attack_is_run():
 
     with pytest.raises(ValueError, match='Unknown attack "pdg"'):
         evaluate_model(masked_net(), (X, Y), [attack, "pdg"])
-    # A misspelt default would measure at another radius without a word.
+    # A misspelt default would silently measure at another radius.
     with pytest.raises(ValueError, match='attack parameter "epsilom"; did you mean "epsilon"'):
         evaluate_model(masked_net(), (X, Y), [attack, "pgd"], epsilom=0.3)
     assert ran == []
 
 
-def test_write_json_keeps_the_old_file_when_the_content_is_no_json(tmp_path):
+def test_write_json_keeps_the_old_file_if_content_is_not_json(tmp_path):
     path = tmp_path / "report.json"
     write_json(path, {"era": 0.5, "attacks": ["pgd"]})
     assert json.loads(path.read_text()) == {"era": 0.5, "attacks": ["pgd"]}
@@ -117,7 +117,7 @@ def test_write_json_keeps_the_old_file_when_the_content_is_no_json(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
 
 
-def test_write_json_leaves_the_old_file_when_the_disk_fails(tmp_path, monkeypatch):
+def test_write_json_keeps_the_old_file_if_the_disk_is_full(tmp_path, monkeypatch):
     path = tmp_path / "report.json"
     write_json(path, {"era": 0.5})
 
@@ -131,6 +131,6 @@ def test_write_json_leaves_the_old_file_when_the_disk_fails(tmp_path, monkeypatc
     assert json.loads(path.read_text()) == {"era": 0.5}
 
 
-def test_write_json_to_no_folder(tmp_path):
+def test_write_json_to_a_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_json(tmp_path / "missing" / "report.json", {})

@@ -1,4 +1,4 @@
-"""Plots are real images, and what they show is what they were given."""
+"""Plots are valid images of the given numbers."""
 
 import warnings
 
@@ -34,11 +34,15 @@ CERTIFIED = {
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The axes of every figure that is made."""
-    axes, real = [], plots._figure
-    monkeypatch.setattr(
-        plots, "_figure", lambda **how: (made := real(**how), axes.append(made[1]))[0]
-    )
+    """Return a list to which the axes of every new figure are appended."""
+    axes, original = [], plots._figure
+
+    def recorded(**kwargs):
+        figure, new_axes = original(**kwargs)
+        axes.append(new_axes)
+        return figure, new_axes
+
+    monkeypatch.setattr(plots, "_figure", recorded)
     return axes
 
 
@@ -49,7 +53,7 @@ def check_image(path, target):
     height, width = pixels.shape[:2]
     assert 600 <= width <= 1000
     assert 150 <= height <= 700
-    # White paper with ink on it, and in colour.
+    # A mostly white background, and some colour.
     grey = pixels[..., :3].std(axis=-1) < 0.02
     assert 0.3 < (pixels[..., :3].min(axis=-1) > 0.8).mean() < 0.99
     assert (~grey).sum() > 100
@@ -66,7 +70,7 @@ def check_image(path, target):
         (plots.certified_accuracy, CERTIFIED),
     ],
 )
-def test_a_real_image_is_written(tmp_path, draw, rows):
+def test_a_valid_image_is_written(tmp_path, draw, rows):
     target = tmp_path / "plot.png"
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -77,7 +81,7 @@ def test_a_real_image_is_written(tmp_path, draw, rows):
 @pytest.mark.parametrize(
     "draw", [plots.training_curves, plots.layer_densities, plots.accuracy_against_density]
 )
-def test_nothing_to_draw_is_no_error(tmp_path, draw):
+def test_empty_data_are_drawn_without_error(tmp_path, draw):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         draw([], tmp_path / "empty.png")
@@ -85,7 +89,7 @@ def test_nothing_to_draw_is_no_error(tmp_path, draw):
 
 
 def test_training_curves_show_the_metrics_and_phases(tmp_path, drawn):
-    # Validation every other epoch: the first row has none.
+    # Validation runs every other epoch and not in the first one.
     rows = [dict(row) for row in EPOCHS]
     for row in rows[::2]:
         del row["val_accuracy"]
@@ -101,17 +105,17 @@ def test_training_curves_show_the_metrics_and_phases(tmp_path, drawn):
     assert drawn[0].get_xlim() == (0.5, 9.5)
 
 
-def test_layer_densities_show_every_layer_even_one_of_a_single_weight(tmp_path, drawn):
+def test_layer_densities_show_layers_of_a_single_weight(tmp_path, drawn):
     plots.layer_densities(LAYERS, tmp_path / "a.png")
     axes = drawn[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["conv", "dense"]
     assert [bar.get_width() for bar in axes.patches] == [144, 512000, 1, 5120]
-    assert axes.get_xlim()[0] < 1  # on a logarithmic axis from 1 one weight has no length
+    assert axes.get_xlim()[0] < 1  # from 1, the bar of one weight would have no length
     assert [t.get_text().strip() for t in axes.texts] == ["1 (0.69%)", "5,120 (1.00%)"]
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first layer is on top
 
 
-def test_accuracy_against_density_shows_mean_and_spread_of_seeds(tmp_path, drawn):
+def test_accuracy_against_density_shows_mean_and_deviation(tmp_path, drawn):
     plots.accuracy_against_density(STUDY, tmp_path / "a.png")
     axes = drawn[0]
     hydra, lwm = axes.containers
@@ -130,7 +134,7 @@ def test_accuracy_against_density_shows_mean_and_spread_of_seeds(tmp_path, drawn
 def test_certified_accuracy_falls_at_each_radius(tmp_path, drawn):
     plots.certified_accuracy({**CERTIFIED, "none": []}, tmp_path / "a.png", radius=0.3)
     curve, mark = drawn[0].get_lines()
-    # Two of four are right: both up to 0.25, one up to 0.5, none beyond.
+    # Two of four are correct: both up to 0.25, one up to 0.5, none beyond.
     assert curve.get_drawstyle() == "steps-post"
     np.testing.assert_allclose(curve.get_xdata(), [0.0, 0.25, 0.5])
     np.testing.assert_allclose(curve.get_ydata(), [0.5, 0.25, 0.0])

@@ -25,26 +25,26 @@ def linear_net(last=None):
     return net
 
 
-def held_by_hand(epsilon=EPSILON):
-    """Right on every corner of the box: a linear network is worst at one of them."""
-    held = np.ones(len(X), bool)
+def verified_by_hand(epsilon=EPSILON):
+    """Return what is correct on all corners of the box: the worst case of a linear network."""
+    verified = np.ones(len(X), bool)
     for signs in itertools.product((-1, 1), repeat=4):
         logits = np.clip(X + epsilon * np.array(signs), 0, 1) @ KERNEL
-        held &= np.argmax(logits, 1) == Y
-    return held
+        verified &= np.argmax(logits, 1) == Y
+    return verified
 
 
 @pytest.mark.parametrize("method", ["ibp", "crown"])
-def test_a_linear_network_is_verified_exactly_where_its_corners_hold(method):
-    net, held = linear_net(), held_by_hand()
-    assert 0.2 < held.mean() < (np.argmax(X @ KERNEL, 1) == Y).mean()
-    assert np.array_equal(verified_under(net, (X, Y), EPSILON, method), held)
+def test_verification_of_a_linear_network_is_exact(method):
+    net, verified = linear_net(), verified_by_hand()
+    assert 0.2 < verified.mean() < (np.argmax(X @ KERNEL, 1) == Y).mean()
+    assert np.array_equal(verified_under(net, (X, Y), EPSILON, method), verified)
     data = tf.data.Dataset.from_tensor_slices((X, np.eye(3)[Y])).batch(10)  # a short last batch
-    assert np.array_equal(verified_under(net, data, EPSILON, method), held)
-    assert verified_accuracy(net, (X, Y), EPSILON, method) == held.mean()
+    assert np.array_equal(verified_under(net, data, EPSILON, method), verified)
+    assert verified_accuracy(net, (X, Y), EPSILON, method) == verified.mean()
 
 
-def test_a_network_with_relu_is_never_verified_beyond_what_an_attack_leaves():
+def test_verified_accuracy_is_at_most_robust_accuracy():
     he = keras.initializers.HeNormal
     net = keras.Sequential(
         [
@@ -55,21 +55,21 @@ def test_a_network_with_relu_is_never_verified_beyond_what_an_attack_leaves():
     )
     y = np.argmax(net(X), 1)
     model = hydra_tf.RobustModel(net, "natural")
-    found = [verified_accuracy(model, (X, y), 0.03, how) for how in ("ibp", "crown")]
+    ibp, crown = [verified_accuracy(model, (X, y), 0.03, method) for method in ("ibp", "crown")]
     attacked = robust_accuracy(model, (X, y), "pgd:epsilon=0.03,steps=20")
-    assert 0 < found[0] <= found[1] <= attacked < 1
+    assert 0 < ibp <= crown <= attacked < 1
     assert verified_accuracy(model, (X, y), 0.0, "ibp") == 1.0
     assert verified_accuracy(model, (X, (y + 1) % 3), 0.0, "ibp") == 0.0
 
 
-def test_numbers_that_are_none_verify_nothing():
+def test_nan_weights_verify_nothing():
     net = linear_net()
     net.set_weights([KERNEL * np.nan])
     assert verified_accuracy(net, (X, Y), EPSILON, "ibp") == 0.0
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "sentence"),
+    ("epsilon", "message"),
     [
         (8, r"epsilon=8 is larger than the range of pixel values, \[0, 1\]; .* 8/255"),
         (1.001, "epsilon=1.001 is larger"),
@@ -80,12 +80,12 @@ def test_numbers_that_are_none_verify_nothing():
         (np.full(2, 0.1), "epsilon must be a number such as 8/255, not array"),
     ],
 )
-def test_bad_radii_have_one_clear_sentence(epsilon, sentence):
-    with pytest.raises((TypeError, ValueError), match=sentence):
+def test_bad_radii_are_refused(epsilon, message):
+    with pytest.raises((TypeError, ValueError), match=message):
         verified_accuracy(linear_net(), (X, Y), epsilon)
 
 
-def test_bad_input_has_one_clear_sentence():
+def test_bad_input_is_refused():
     with pytest.raises(ValueError, match='Unknown bound "crow"; did you mean "crown"'):
         verified_accuracy(linear_net(), (X, Y), EPSILON, "crow")
     with pytest.raises(ValueError, match="ends in probabilities"):
