@@ -93,7 +93,7 @@ class Spy:
         return self.net(x, training=training)
 
 
-def test_trades_computes_the_clean_prediction_once_and_attacks_in_inference_mode(batch):
+def test_trades_calls_of_the_model(batch):
     spy = Spy(small_net())
     objectives.build("trades:epsilon=0.1,steps=4")(spy, *batch, step_context())
     inference = [(False, (12, 6))]
@@ -101,15 +101,15 @@ def test_trades_computes_the_clean_prediction_once_and_attacks_in_inference_mode
     assert spy.calls == inference * 5 + [(True, (24, 6))]
 
 
-def test_pgd_attacks_in_inference_mode_and_trains_on_one_pass(batch):
+def test_pgd_calls_of_the_model(batch):
     spy = Spy(small_net())
     objectives.build("pgd:epsilon=0.1,steps=4")(spy, *batch, step_context())
-    # Four steps and the benign logits for metrics, then the pass that is trained.
+    # Four steps and the benign logits for metrics, then the forward pass that is trained.
     assert spy.calls == [(False, (12, 6))] * 5 + [(True, (12, 6))]
 
 
 def reference(net, x, y, options, beta):
-    """TRADES (or PGD, without beta), written out step by step: loss and gradients."""
+    """Return loss and gradients of TRADES (PGD if beta is None), computed step by step."""
     weights = net.trainable_variables
     kl = keras.losses.KLDivergence(reduction="none")
     clean = tf.nn.softmax(net(x, training=False))
@@ -119,10 +119,10 @@ def reference(net, x, y, options, beta):
             tape.watch(x_adv)
             logits = net(x_adv, training=False)
             if beta is None:
-                maximised = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+                attack_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
             else:
-                maximised = kl(clean, tf.nn.softmax(logits))
-        x_adv += options["step_size"] * tf.sign(tape.gradient(maximised, x_adv))
+                attack_loss = kl(clean, tf.nn.softmax(logits))
+        x_adv += options["step_size"] * tf.sign(tape.gradient(attack_loss, x_adv))
         x_adv = tf.maximum(tf.minimum(x_adv, x + options["epsilon"]), x - options["epsilon"])
         x_adv = tf.constant(np.clip(x_adv, 0, 1))
     state = [np.array(v) for v in net.non_trainable_variables]
@@ -161,13 +161,13 @@ def test_loss_and_gradients_equal_a_plain_reference(batch, name, start, beta, gr
             terms = objective(net, x, y, step_context())
         return terms.loss, tape.gradient(terms.loss, [v.value for v in net.trainable_variables])
 
-    loss, found = tf.function(step)() if graph else step()
+    loss, actual = tf.function(step)() if graph else step()
     assert float(loss) == pytest.approx(expected, rel=1e-5)
-    for one, other in zip(found, gradients, strict=True):
+    for one, other in zip(actual, gradients, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
-def test_the_gradient_flows_through_both_terms_of_trades_but_not_the_attack(batch):
+def test_gradients_of_both_terms_of_trades_without_the_attack(batch):
     x, y = batch
     net = small_net(batchnorm=False)
     kernel = net.trainable_variables[0].value
@@ -227,7 +227,7 @@ def test_epsilon_grows_over_the_ramp(batch, name, norm):
     benign = net(x).numpy()
     ramped = {"epsilon": 0.2, "ramp": 0.5}
     np.testing.assert_allclose(adversarial(0.0, **ramped), benign, atol=1e-6)
-    # Half-way up the ramp everything is as with half the radius, the steps included.
+    # Half-way up the ramp, radius and step size are half of the final ones.
     half = adversarial(epsilon=0.1)
     np.testing.assert_allclose(adversarial(0.25, **ramped), half, atol=1e-5)
     full = adversarial(epsilon=0.2)
@@ -237,7 +237,7 @@ def test_epsilon_grows_over_the_ramp(batch, name, norm):
     assert np.abs(full - half).max() > 0.05
 
 
-def test_pgd_regularises_the_activity_of_the_trained_pass(batch):
+def test_pgd_regularises_activity_on_adversarial_images(batch):
     x, y = batch
     net = keras.Sequential(
         [keras.Input([6]), keras.layers.Dense(3, activity_regularizer=keras.regularizers.L2(1.0))]
@@ -253,7 +253,7 @@ def test_pgd_regularises_the_activity_of_the_trained_pass(batch):
 
 
 @pytest.mark.parametrize("name", ["pgd", "trades"])
-def test_half_precision_does_not_hide_gradients_from_the_attack(name):
+def test_attack_has_gradients_in_half_precision(name):
     # Logits (-20 x, 20 x): the other class has probability e^-20, which is 0 in float16.
     dense = keras.layers.Dense(2, use_bias=False, dtype="mixed_float16")
     net = keras.Sequential([keras.Input([1]), dense])
@@ -267,7 +267,7 @@ def test_half_precision_does_not_hide_gradients_from_the_attack(name):
 
 
 @pytest.mark.parametrize(
-    ("spec", "sentence"),
+    ("spec", "message"),
     [
         ("trades:epsilon=-0.1", "epsilon must be a finite number of at least 0, not -0.1"),
         ("pgd:epsilon=inf", "epsilon must be a finite number"),
@@ -282,13 +282,13 @@ def test_half_precision_does_not_hide_gradients_from_the_attack(name):
         ("trades:betta=6", '"betta"; did you mean "beta"'),
     ],
 )
-def test_bad_parameters_have_one_clear_sentence(spec, sentence):
-    with pytest.raises(ValueError, match=sentence) as error:
+def test_bad_parameters_are_refused(spec, message):
+    with pytest.raises(ValueError, match=message) as error:
         objectives.build(spec)
     assert "\n" not in str(error.value)
 
 
-def test_values_of_the_wrong_type_have_one_clear_sentence():
+def test_values_of_the_wrong_type_are_refused():
     with pytest.raises(
         TypeError, match='"beta" of objective "trades" must be a number, not \'six\''
     ):
@@ -300,7 +300,7 @@ def test_values_of_the_wrong_type_have_one_clear_sentence():
         type(objectives.build("pgd"))(norm="l1")
 
 
-def test_objectives_survive_their_config_and_name_their_validation_attack():
+def test_config_and_validation_attack():
     objective = objectives.build("trades:norm=l2,epsilon=1/2,steps=7,beta=1")
     assert objectives.build(objectives.OBJECTIVES.config(objective)) == objective
     expected = {"name": "pgd", "norm": "l2", "epsilon": 0.5, "steps": 14}

@@ -1,4 +1,4 @@
-"""The pure training step under the objectives."""
+"""The training step, called without ``fit``."""
 
 import keras
 import numpy as np
@@ -29,12 +29,12 @@ def by_hand(x, kernel=KERNEL):
     return x.T @ residual / len(x), residual.mean(0)
 
 
-def step(net, objective, optimizer, variables, refresh=False, at=0):
+def step(net, objective, optimizer, variables, refresh=False, index=0):
     optimizer.build(net.trainable_variables)
     run = tf.function(
         lambda: robust_step(
             net, objectives.build(objective), optimizer, variables, tf.constant(X),
-            tf.constant(Y), step_context(0, 0, at, 10), refresh,
+            tf.constant(Y), step_context(0, 0, index, 10), refresh,
         ).loss
     )  # fmt: skip
     return float(run())
@@ -46,13 +46,13 @@ def test_sgd_step_by_hand():
     loss = step(net, "natural", keras.optimizers.SGD(0.5), net.trainable_variables)
     probabilities = softmax(X @ KERNEL + BIAS, axis=1)[np.arange(4), Y]
     assert loss == pytest.approx(-np.log(probabilities).mean(), rel=1e-6)
-    found = net.get_weights()
-    np.testing.assert_allclose(found[0], KERNEL - 0.5 * kernel_gradient, rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(found[1], BIAS - 0.5 * bias_gradient, rtol=1e-5, atol=1e-7)
+    weights = net.get_weights()
+    np.testing.assert_allclose(weights[0], KERNEL - 0.5 * kernel_gradient, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(weights[1], BIAS - 0.5 * bias_gradient, rtol=1e-5, atol=1e-7)
 
 
 def test_adversarial_sgd_step_by_hand():
-    # One step of the radius from x: x' = clip(x + 0.1 sign(W (p - e_y))), then CE at x'.
+    # One ascent step of size 0.1 from x: x' = clip(x + 0.1 sign(W (p - e_y))), then CE at x'.
     net = linear_net()
     residual = softmax(X @ KERNEL + BIAS, axis=1) - np.eye(3)[Y]
     x_adv = np.clip(X + 0.1 * np.sign(residual @ KERNEL.T), 0, 1)
@@ -63,7 +63,7 @@ def test_adversarial_sgd_step_by_hand():
     np.testing.assert_allclose(net.get_weights()[0], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_variables_left_out_do_not_move():
+def test_other_variables_do_not_change():
     net = linear_net()
     optimizer = keras.optimizers.SGD(0.5, momentum=0.9, weight_decay=0.1)
     step(net, "trades:epsilon=0.1,steps=2", optimizer, [net.layers[0].bias])
@@ -72,8 +72,8 @@ def test_variables_left_out_do_not_move():
     assert not np.array_equal(bias, BIAS)
 
 
-def test_score_step_by_hand_and_masks_follow():
-    # dL/ds = dL/d(w m) * w * sign(s), straight through; then the mask is chosen again.
+def test_score_step_by_hand_and_refreshed_mask():
+    # Straight-through: dL/ds = dL/d(w m) * w * sign(s); then the mask is refreshed.
     net = hydra_tf.mask_model(linear_net())
     hydra_tf.set_density(net, 0.5)
     layer = masked_layers(net)[0]
@@ -84,10 +84,10 @@ def test_score_step_by_hand_and_masks_follow():
     step(net, "natural", keras.optimizers.SGD(rate), [layer.scores], refresh=True)
     expected = scores - rate * gradient * KERNEL * np.sign(scores)
     np.testing.assert_allclose(layer.scores, expected, rtol=1e-4, atol=1e-6)
-    kept = np.zeros(6)
-    kept[np.argsort(-np.abs(expected).ravel(), kind="stable")[:3]] = 1
-    assert np.array_equal(np.array(layer.mask).ravel(), kept)
-    assert not np.array_equal(layer.mask, mask)  # the large rate did change the choice
+    expected_mask = np.zeros(6)
+    expected_mask[np.argsort(-np.abs(expected).ravel(), kind="stable")[:3]] = 1
+    assert np.array_equal(np.array(layer.mask).ravel(), expected_mask)
+    assert not np.array_equal(layer.mask, mask)  # the large rate changes the mask
     assert np.array_equal(layer.kernel, KERNEL)
 
 
@@ -104,7 +104,7 @@ def test_masked_weights_get_no_gradient():
     assert terms.logits.shape == (4, 3)
 
 
-def test_weight_regularisers_join_the_loss():
+def test_weight_regularisers_are_added_to_the_loss():
     net = keras.Sequential(
         [keras.Input([2]), keras.layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.25))]
     )
@@ -117,25 +117,26 @@ def test_weight_regularisers_join_the_loss():
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_moments_differ_by_seed_phase_and_step_and_repeat():
-    places = [
-        (seed, phase, at) for seed in (0, 1, 2**31 - 1) for phase in range(3) for at in range(40)
+def test_seeds_of_steps_differ_and_repeat():
+    keys = [
+        (seed, phase, step)
+        for seed in (0, 1, 2**31 - 1)
+        for phase in range(3)
+        for step in range(40)
     ]
-    seeds = {place: tuple(step_context(*place, 40).seed.numpy().tolist()) for place in places}
-    assert len(set(seeds.values())) == len(places)
-    again = {
-        place: tuple(step_context(*place, None).seed.numpy().tolist()) for place in places[:50]
-    }
-    assert all(seeds[place] == seed for place, seed in again.items())
+    seeds = {key: tuple(step_context(*key, 40).seed.numpy().tolist()) for key in keys}
+    assert len(set(seeds.values())) == len(keys)
+    repeated = {key: tuple(step_context(*key, None).seed.numpy().tolist()) for key in keys[:50]}
+    assert all(seeds[key] == seed for key, seed in repeated.items())
     # The same within a graph, where the step is the optimizer's counter.
-    graph = tf.function(lambda at: step_context(1, 2, at, 40).seed)
+    graph = tf.function(lambda step: step_context(1, 2, step, 40).seed)
     assert tuple(graph(tf.constant(7, tf.int64)).numpy().tolist()) == seeds[(1, 2, 7)]
     assert step_context(0, 0, 0, 1).seed.shape == (2,)
 
 
 @pytest.mark.parametrize(
-    ("at", "total", "progress"),
+    ("step", "total", "progress"),
     [(0, 8, 0.0), (2, 8, 0.25), (8, 8, 1.0), (12, 8, 1.0), (3, None, 1.0)],
 )
-def test_progress_is_the_share_of_steps_done(at, total, progress):
-    assert float(step_context(0, 1, at, total).progress) == progress
+def test_progress_is_the_share_of_steps_done(step, total, progress):
+    assert float(step_context(0, 1, step, total).progress) == progress

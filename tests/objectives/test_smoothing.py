@@ -1,4 +1,4 @@
-"""The smoothing objective against NumPy, and what is watched while it trains."""
+"""The smoothing objective against NumPy, and its validation measure."""
 
 import keras
 import numpy as np
@@ -51,8 +51,8 @@ def test_loss_and_logits_equal_numpy(variant, beta, graph):
     objective = objectives.build(f"smoothing:sigma={SIGMA},beta={beta},variant={variant}")
 
     def terms():
-        found = objective(net, tf.constant(X), tf.constant(Y), step_context())
-        return found.loss, found.logits, found.adversarial_logits
+        result = objective(net, tf.constant(X), tf.constant(Y), step_context())
+        return result.loss, result.logits, result.adversarial_logits
 
     loss, logits, smoothed = tf.function(terms)() if graph else terms()
     assert float(loss) == pytest.approx(by_hand(variant, beta), rel=1e-5)
@@ -66,7 +66,7 @@ def test_gradient_equals_finite_differences():
     weight = net.trainable_variables[0]
     with tf.GradientTape() as tape:
         loss = objective(net, tf.constant(X), tf.constant(Y), step_context()).loss
-    found = tape.gradient(loss, weight.value).numpy()
+    gradient = tape.gradient(loss, weight.value).numpy()
     for i, j in ((0, 0), (3, 1), (5, 2)):
         losses = []
         for change in (0.01, -0.01):
@@ -76,10 +76,12 @@ def test_gradient_equals_finite_differences():
             losses.append(
                 float(objective(net, tf.constant(X), tf.constant(Y), step_context()).loss)
             )
-        assert found[i, j] == pytest.approx((losses[0] - losses[1]) / 0.02, rel=0.02, abs=2e-3)
+        assert gradient[i, j] == pytest.approx((losses[0] - losses[1]) / 0.02, rel=0.02, abs=2e-3)
 
 
 class Spy:
+    """A model that records its calls and images."""
+
     def __init__(self, net):
         self.net, self.calls, self.seen = net, [], []
 
@@ -89,7 +91,7 @@ class Spy:
         return self.net(x, training=training)
 
 
-def test_benign_and_noisy_images_are_one_batch_and_noise_is_not_clipped():
+def test_calls_of_the_model_and_unclipped_noise():
     spy = Spy(linear_net())
     x = np.tile(X, (100, 1))
     y = np.tile(Y, 100)
@@ -118,7 +120,7 @@ def test_batchnorm_statistics_are_updated_once_per_step(variant):
     np.testing.assert_allclose(net.layers[0].moving_variance, 0.99 + 0.01 * seen.var(0), rtol=1e-4)
 
 
-def test_validation_counts_accuracy_under_noise_and_survives_saving(tmp_path):
+def test_validation_measures_accuracy_under_noise(tmp_path):
     model = hydra_tf.RobustModel(linear_net(), f"smoothing:sigma={SIGMA}", seed=5)
     model.compile("sgd", metrics=["accuracy"])
     y = np.argmax(X @ KERNEL, 1)
@@ -126,17 +128,17 @@ def test_validation_counts_accuracy_under_noise_and_survives_saving(tmp_path):
     noisy = noisy_images([5, 0])
     correct = (np.argmax(X @ KERNEL, 1) == y) & (np.argmax(noisy @ KERNEL, 1) == y)
     assert 0 < correct.mean() < 10 / 12
-    found = model.evaluate(X, y, verbose=0, return_dict=True)
-    assert found["robust_accuracy"] == pytest.approx(correct.mean())
-    assert found["accuracy"] == pytest.approx(10 / 12)
+    metrics = model.evaluate(X, y, verbose=0, return_dict=True)
+    assert metrics["robust_accuracy"] == pytest.approx(correct.mean())
+    assert metrics["accuracy"] == pytest.approx(10 / 12)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.objective == model.objective
     assert loaded.validation_measure == model.validation_measure
-    assert loaded.evaluate(X, y, verbose=0, return_dict=True) == pytest.approx(found)
+    assert loaded.evaluate(X, y, verbose=0, return_dict=True) == pytest.approx(metrics)
 
 
-def test_a_pipeline_chooses_its_best_epoch_under_noise():
+def test_best_epoch_is_chosen_under_noise():
     model = hydra_tf.RobustModel(linear_net(), f"smoothing:sigma={SIGMA}")
     model.compile(keras.optimizers.SGD(0.5), metrics=["accuracy"])
     history = model.fit(
@@ -149,7 +151,7 @@ def test_a_pipeline_chooses_its_best_epoch_under_noise():
 
 
 @pytest.mark.parametrize(
-    ("spec", "sentence"),
+    ("spec", "message"),
     [
         ("smoothing:sigma=0", "sigma must be a finite number above 0, not 0"),
         ("smoothing:sigma=-0.25", "sigma must be a finite number above 0, not -0.25"),
@@ -158,12 +160,12 @@ def test_a_pipeline_chooses_its_best_epoch_under_noise():
         ("smoothing:sigmma=1", '"sigmma"; did you mean "sigma"'),
     ],
 )
-def test_bad_parameters_have_one_clear_sentence(spec, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_bad_parameters_are_refused(spec, message):
+    with pytest.raises(ValueError, match=message):
         objectives.build(spec)
 
 
-def test_an_unknown_variant_is_refused_by_registry_and_constructor():
+def test_unknown_variants_are_refused():
     with pytest.raises(TypeError, match="must be one of stability, gaussian"):
         objectives.build("smoothing:variant=trades")
     with pytest.raises(ValueError, match='variant must be "stability" or "gaussian", not \'trades'):

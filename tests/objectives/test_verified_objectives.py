@@ -1,4 +1,4 @@
-"""CROWN-IBP and MixTrain: their schedules by hand, their losses in NumPy, training."""
+"""CROWN-IBP and MixTrain: schedules by hand, losses in NumPy, and training."""
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ def step_context(progress, seed=SEED):
 
 
 def linear_net():
-    """On one linear layer every bound is exact: w.x - epsilon * |w|_1 for each margin."""
+    """Return a linear net, with exact bounds: w.x - epsilon * |w|_1 for each margin."""
     net = keras.Sequential([keras.Input([6]), keras.layers.Dense(3, use_bias=False)])
     net.set_weights([RNG.normal(size=(6, 3)).astype("float32")])
     return net
@@ -38,7 +38,7 @@ def relu_net(seed=0):
 
 
 def worst_logits(net, epsilon, x=X, y=Y):
-    """Largest f_j - f_y over the ball within [0, 1], per sample and class."""
+    """Return the largest f_j - f_y over the ball within [0, 1], per sample and class."""
     kernel = net.get_weights()[0].astype("float64")
     low, high = np.maximum(x - epsilon, 0), np.minimum(x + epsilon, 1)
     slopes = kernel.T[y][:, None] - kernel.T[None]
@@ -84,7 +84,7 @@ def test_crown_ibp_mixes_both_bounds_with_beta(progress):
     )
 
 
-def test_beta_at_0_is_ibp_alone():
+def test_beta_0_is_ibp():
     net = relu_net()
     options = {"epsilon": 0.1, "method": "ibp", "rounding": False}
     expected = -bounds.margin_lower_bound(net, X, Y, **options).numpy()
@@ -114,7 +114,7 @@ def test_mixtrain_alpha_by_hand(progress, alpha):
     assert float(found) == pytest.approx(min(alpha, 50.0), rel=1e-4)
 
 
-def test_mixtrain_bounds_some_samples_of_some_batches():
+def test_mixtrain_bounds_a_sample_of_the_batch():
     net = linear_net()
     objective = objectives.build("mixtrain:epsilon=0.2,samples=5,share=0.5,ramp=0.25")
     natural = cross_entropy(X @ net.get_weights()[0])
@@ -137,7 +137,7 @@ def test_mixtrain_bounds_some_samples_of_some_batches():
     assert len({round(value, 5) for value in bounded}) > 10
 
 
-def test_more_samples_than_in_the_batch_are_repeated():
+def test_samples_are_repeated_if_the_batch_is_smaller():
     net = linear_net()
     objective = objectives.build("mixtrain:epsilon=0.1,samples=24,share=1,ramp=0")
     found = objective(net, tf.constant(X), tf.constant(Y), step_context(0.0))
@@ -145,7 +145,7 @@ def test_more_samples_than_in_the_batch_are_repeated():
     assert float(found.components["robust_loss"]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_verification_counts_what_the_bound_verifies():
+def test_verification_equals_the_bound():
     net = linear_net()
     correct = Verification(0.05, "ibp").correct(net, tf.constant(X), tf.constant(Y)).numpy()
     worst = worst_logits(net, 0.05)
@@ -156,7 +156,7 @@ def test_verification_counts_what_the_bound_verifies():
 
 
 @pytest.mark.parametrize("method", ["ibp", "symbolic"])
-def test_verification_examines_the_first_images_of_the_whole_batch(method):
+def test_verification_uses_the_first_images_of_the_whole_batch(method):
     net = linear_net()
     measure = Verification(0.05, method, samples=6)
     whole = measure.correct(net, tf.constant(X), tf.constant(Y)).numpy()
@@ -172,7 +172,7 @@ def test_verification_examines_the_first_images_of_the_whole_batch(method):
 
 
 @pytest.mark.parametrize("spec", ["crown_ibp:epsilon=0.1", "mixtrain:epsilon=0.1,samples=8"])
-def test_fit_learns_to_verify_through_all_phases(spec):
+def test_fit_learns_a_verifiable_network(spec):
     x = np.random.default_rng(0).random((256, 6)).astype("float32")
     y = (x[:, 0] > 0.5).astype("int32") + (x[:, 1] > 0.5).astype("int32")
     far = (np.abs(x[:, :2] - 0.5) > 0.15).all(axis=1)
@@ -206,7 +206,7 @@ def test_half_precision_networks_are_refused_before_the_first_step(name):
 
 
 @pytest.mark.parametrize(
-    ("spec", "sentence"),
+    ("spec", "message"),
     [
         ("crown_ibp:epsilon=-0.1", "epsilon must be"),
         ("crown_ibp:epsilon=8", "larger than the range of pixel values"),
@@ -221,6 +221,6 @@ def test_half_precision_networks_are_refused_before_the_first_step(name):
         ("mixtrain:alpha_max=0", "alpha_max"),
     ],
 )
-def test_bad_parameters(spec, sentence):
-    with pytest.raises((ValueError, TypeError), match=sentence):
+def test_bad_parameters(spec, message):
+    with pytest.raises((ValueError, TypeError), match=message):
         objectives.build(spec)
