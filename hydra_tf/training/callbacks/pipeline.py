@@ -343,5 +343,5 @@ def _reset_best(callbacks: Sequence[keras.callbacks.Callback]) -> None:
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.EarlyStopping):
             callback.on_train_begin()  # documented to reset it, so that it can be reused
-        elif isinstance(callback, keras.callbacks.ModelCheckpoint):
-            callback.best = None
+        if isinstance(callback, keras.callbacks.EarlyStopping | keras.callbacks.ModelCheckpoint):
+            callback.best = None  # which older EarlyStopping classes do not reset themselves
