@@ -2,83 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pytest
 import tensorflow as tf
-import tensorflow_datasets as tfds
+
+from tests.data import files
 
 
 def _gather(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """All images and labels of a dataset of batches."""
     batches = list(dataset.as_numpy_iterator())
     return np.concatenate([x for x, _ in batches]), np.concatenate([y for _, y in batches])
-
-
-def _encoded(image: np.ndarray, kind: str = "PNG", mode: str | None = None) -> bytes:
-    """The bytes of an image file."""
-    file = io.BytesIO()
-    picture = PIL.Image.fromarray(image)
-    (picture.convert(mode) if mode else picture).save(file, kind)
-    return file.getvalue()
-
-
-def _prepare(
-    root: pathlib.Path,
-    name: str,
-    splits: dict[str, Sequence[dict[str, Any]]],
-    shards: int = 1,
-    spoil: Sequence[tuple[str, int]] = (),
-) -> None:
-    """Write what `tfds build` would: record files and metadata, with few images.
-
-    Args:
-        root: data_dir.
-        name: data set, with its configuration.
-        splits: the examples of each split.
-        shards: number of files of a split.
-        spoil: (split, place) of images of which half of the bytes are lost.
-    """
-    builder = tfds.builder(name, data_dir=root)
-    features = builder.info.features
-    folder = pathlib.Path(builder.data_dir)
-    folder.mkdir(parents=True)
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=builder.data_path, dataset_name=builder.name, filetype_suffix="tfrecord"
-    )
-    infos = []
-    for split, examples in splits.items():
-        records = []
-        for place, example in enumerate(examples):
-            record = features.serialize_example(features.encode_example(example))
-            if (split, place) in spoil:
-                message = tf.train.Example.FromString(record)
-                held = message.features.feature["image"].bytes_list.value
-                held[0] = held[0][: len(held[0]) // 2]
-                record = message.SerializeToString()
-            records.append(record)
-        lengths = [len(part) for part in np.array_split(np.arange(len(records)), shards)]
-        for shard, end in enumerate(np.cumsum(lengths)):
-            file = f"{builder.name}-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
-            with tf.io.TFRecordWriter(str(folder / file)) as writer:
-                for record in records[end - lengths[shard] : end]:
-                    writer.write(record)
-        infos.append(
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=lengths,
-                num_bytes=sum(map(len, records)),
-                filename_template=template,
-            )
-        )
-    tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=features, split_infos=infos, version=builder.version
-    )
 
 
 @pytest.fixture(scope="session")
@@ -88,23 +26,18 @@ def gather() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def encoded() -> Callable[..., Any]:
-    return _encoded
+    return files.encoded
 
 
 @pytest.fixture(scope="session")
 def prepare() -> Callable[..., Any]:
-    return _prepare
+    return files.prepare
 
 
 @pytest.fixture(scope="session")
 def photographs() -> list[np.ndarray]:
     """Forty smooth pictures, no two of them alike, of sizes around 30 pixels."""
-    draw = np.random.RandomState(0)
-    shapes = draw.randint(20, 40, (40, 2))
-    return [
-        np.kron(draw.randint(0, 256, (4, 4, 3)), np.ones((10, 10, 1)))[:h, :w].astype(np.uint8)
-        for h, w in shapes
-    ]
+    return files.pictures(40)
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +56,7 @@ def tfds_root(
             {"image": image, "label": i % classes, **({names: f"n{i}"} if names else {})}
             for i, image in enumerate(images)
         ]
-        _prepare(root, name, {"train": examples, test: examples[::-1][:12]}, shards=3)
+        files.prepare(root, name, {"train": examples, test: examples[::-1][:12]}, shards=3)
     return root
 
 
@@ -137,7 +70,7 @@ def class_folders(
         folder = root / ("ant", "bee", "cat")[i % 3]
         folder.mkdir(exist_ok=True)
         kind = ("PNG", "JPEG", "BMP", "GIF")[i % 4]
-        (folder / f"{i:02d}.{kind.lower()}").write_bytes(_encoded(image, kind))
+        (folder / f"{i:02d}.{kind.lower()}").write_bytes(files.encoded(image, kind))
     return root
 
 

@@ -1,4 +1,4 @@
-"""Cuts and file formats against pixels worked out by hand; what cannot be decoded."""
+"""Crops and file formats against pixels worked out by hand; unreadable images."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_grey_levels_are_one_channel(encoded: Encoded) -> None:
     assert result.shape == (224, 224, 1) and result[:, 5, 0].tolist() == list(range(16, 240))
 
 
-def test_the_next_good_image_of_a_batch_stands_in() -> None:
+def test_the_next_readable_image_of_a_batch_replaces_an_unreadable_one() -> None:
     images = tf.reshape(tf.range(5), [5, 1, 1, 1])
     for labels, expected in (
         ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4]),
@@ -131,11 +131,11 @@ def test_the_next_good_image_of_a_batch_stands_in() -> None:
 
 
 def test_one_warning_names_the_first_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(logging, "warning", lambda text, *parts: said.append(text % parts))
+    warnings: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda text, *parts: warnings.append(text % parts))
     unreadable = UnreadableLog()
     for i in (7, 3, 1, 5, 2, 6, 4, 3):
         unreadable.add(f"{i}.jpg".encode())
     assert list(unreadable.warn()) == [] == list(unreadable.warn())
-    assert len(said) == 1 and said[0].startswith("7 images could not be read")
-    assert said[0].endswith("1.jpg, 2.jpg, 3.jpg, 4.jpg, 5.jpg and 2 more.")
+    assert len(warnings) == 1 and warnings[0].startswith("7 images could not be read")
+    assert warnings[0].endswith("1.jpg, 2.jpg, 3.jpg, 4.jpg, 5.jpg and 2 more.")

@@ -1,4 +1,4 @@
-"""Extra images in every batch, and archives of images: counts, order, refusals."""
+"""Extra images in every batch, and archives of images: counts, order, errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _values(batches: tf.data.Dataset) -> list[list[int]]:
     return [[int(v) for v in x.ravel()] for x, _ in batches.as_numpy_iterator()]
 
 
-def test_every_batch_has_its_share_and_the_extra_images_go_on_in_the_next_pass() -> None:
+def test_extra_images_continue_in_the_next_pass() -> None:
     splits = data.load(_source(10, 0), batch_size=4, seed=1, extra=_source(17, 100))
     assert splits.steps == 5 == int(splits.train.cardinality())
     assert splits.sizes["train"] == 10
@@ -44,7 +44,7 @@ def test_every_batch_has_its_share_and_the_extra_images_go_on_in_the_next_pass()
     assert extra[:17] != extra[17:34]
 
 
-def test_a_short_extra_set_comes_round_within_a_pass() -> None:
+def test_few_extra_images_repeat_within_a_pass() -> None:
     batches = _values(data.load(_source(12, 0), batch_size=8, extra=_source(3, 100)).train)
     extra = [v for batch in batches for v in batch if v >= 100]
     assert len(batches) == 3 and len(extra) == 12
@@ -66,7 +66,7 @@ def test_the_last_batch_is_not_full_by_labelled_images(
         assert splits.train.element_spec[0].shape.as_list() == [8, 8, 8, 1]
 
 
-def test_an_archive_is_taken_whole_as_extra(npz_path: pathlib.Path) -> None:
+def test_all_images_of_an_archive_are_extra_images(npz_path: pathlib.Path) -> None:
     splits = data.load(
         f"npz:path={npz_path}", batch_size=10, augment=False, extra=f"npz:path={npz_path}"
     )
@@ -81,7 +81,7 @@ def test_an_archive_is_taken_whole_as_extra(npz_path: pathlib.Path) -> None:
     assert len(labelled) > 40  # more than the training split of the archive
 
 
-def test_extra_images_are_augmented_and_scaled_as_the_others(npz_path: pathlib.Path) -> None:
+def test_extra_images_are_augmented_and_scaled_like_labelled_ones(npz_path: pathlib.Path) -> None:
     ones = data.load(
         "digits", batch_size=8, extra=f"npz:path={npz_path}", augment=lambda x, seed: x * 0 + 1.0
     )
@@ -92,7 +92,7 @@ def test_extra_images_are_augmented_and_scaled_as_the_others(npz_path: pathlib.P
     assert float(tf.reduce_min(images)) >= 0 and float(tf.reduce_max(images)) <= 1
 
 
-def test_both_kinds_are_spread_over_a_batch() -> None:
+def test_both_kinds_are_interleaved_evenly() -> None:
     for first, second in ((4, 4), (96, 32), (5, 2), (1, 7)):
         order = interleaved_order((first, second)).numpy()
         assert sorted(order) == list(range(first + second))
@@ -101,7 +101,7 @@ def test_both_kinds_are_spread_over_a_batch() -> None:
         assert abs(share - second * half / (first + second)) <= 1
 
 
-def test_the_names_of_published_archives_are_understood(tmp_path: pathlib.Path) -> None:
+def test_the_keys_of_published_archives_are_accepted(tmp_path: pathlib.Path) -> None:
     images = np.random.RandomState(0).randint(0, 256, (20, 8, 8, 3)).astype(np.uint8)
     path = tmp_path / "tiny.npz"
     np.savez(path, data=images, extrapolated_targets=np.arange(20) % 4)
@@ -132,7 +132,7 @@ GOOD = {"images": np.zeros((4, 8, 8, 1), np.uint8), "labels": np.arange(4)}
         ({**GOOD, "labels": np.array([None, 1, 2, 3])}, "is not a .npz file"),
     ],
 )
-def test_other_archives_are_refused(
+def test_invalid_archives_raise(
     arrays: dict[str, Any], sentence: str, tmp_path: pathlib.Path
 ) -> None:
     path = tmp_path / "bad.npz"
@@ -141,7 +141,7 @@ def test_other_archives_are_refused(
         data.load(f"npz:path={path}")
 
 
-def test_a_file_that_is_no_archive_is_refused(tmp_path: pathlib.Path) -> None:
+def test_a_file_that_is_not_an_archive_raises(tmp_path: pathlib.Path) -> None:
     (tmp_path / "text.npz").write_text("text")
     np.save(tmp_path / "array.npy", np.zeros(3))
     np.savez(tmp_path / "whole.npz", **GOOD)
@@ -177,7 +177,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: pathlib.Path) -> None:
         ("digits", {"batch_size": 1}, ValueError, "0 of the 1 images of a batch"),
     ],
 )
-def test_extra_images_that_do_not_fit_are_refused(
+def test_incompatible_extra_images_raise(
     extra: Any,
     options: dict[str, Any],
     error: type[Exception],

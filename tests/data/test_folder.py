@@ -1,4 +1,4 @@
-"""Folders of images: classes, splits, damaged files, refusals."""
+"""Folders of images: classes, splits, damaged files, errors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Gather = Callable[..., tuple[np.ndarray, np.ndarray]]
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is logged as a warning."""
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The logged warnings."""
     sentences: list[str] = []
     monkeypatch.setattr(logging, "warning", lambda text, *parts: sentences.append(text % parts))
     return sentences
@@ -56,7 +56,7 @@ def test_one_tree_is_split_in_proportion_and_always_the_same(
     assert len(np.unique(flat, axis=0)) == 40
 
 
-def test_splits_that_are_folders_are_taken_as_they_are(
+def test_folders_of_splits_are_used_as_splits(
     tmp_path: pathlib.Path, gather: Gather, encoded: Callable[..., bytes]
 ) -> None:
     level = iter(range(10, 250, 10))
@@ -104,7 +104,7 @@ def damaged(tmp_path: pathlib.Path, encoded: Callable[..., bytes]) -> pathlib.Pa
 
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_damaged_files_are_counted_replaced_and_named(
-    damaged: pathlib.Path, batch_size: int, gather: Gather, said: list[str]
+    damaged: pathlib.Path, batch_size: int, gather: Gather, warnings: list[str]
 ) -> None:
     splits = data.load(f"folder:path={damaged},size=4", batch_size=batch_size, augment=False)
     assert splits.sizes["train"] == 16 and splits.steps == -(-16 // batch_size)
@@ -114,20 +114,20 @@ def test_damaged_files_are_counted_replaced_and_named(
         expected = [10, 10, 11, 14, 14, 14, 15, 16, *range(110, 117), 110]
         assert sorted(_levels(images)) == sorted(expected)
         assert [level // 100 for level in _levels(images)] == labels.tolist()
-    assert len(said) == 2 and said[0] == said[1]
+    assert len(warnings) == 2 and warnings[0] == warnings[1]
     names = ", ".join(str(damaged / "train" / name) for name in ("a/2", "a/3", "a/7", "b/7"))
-    assert said[0] == (
+    assert warnings[0] == (
         "4 images could not be read in this pass and were replaced by the next readable "
         f"ones: {names.replace(',', '.png,')}.png."
     )
 
 
 def test_the_same_images_are_replaced_after_a_restart(
-    damaged: pathlib.Path, said: list[str]
+    damaged: pathlib.Path, warnings: list[str]
 ) -> None:
-    spec, how = f"folder:path={damaged},size=4", {"batch_size": 3, "seed": 1}
-    whole = list(data.load(spec, **how).train.as_numpy_iterator())
-    late = list(data.load(spec, first_step=2, **how).train.as_numpy_iterator())
+    spec, kwargs = f"folder:path={damaged},size=4", {"batch_size": 3, "seed": 1}
+    whole = list(data.load(spec, **kwargs).train.as_numpy_iterator())
+    late = list(data.load(spec, first_step=2, **kwargs).train.as_numpy_iterator())
     assert len(late) == 4
     for (x, y), (late_x, late_y) in zip(whole[2:], late, strict=True):
         np.testing.assert_array_equal(x, late_x)
@@ -135,26 +135,24 @@ def test_the_same_images_are_replaced_after_a_restart(
 
 
 def test_damaged_test_images_are_named_too(
-    damaged: pathlib.Path, gather: Gather, said: list[str]
+    damaged: pathlib.Path, gather: Gather, warnings: list[str]
 ) -> None:
     (damaged / "test/a/0.png").write_bytes(b"")
     images, labels = gather(data.load(f"folder:path={damaged},size=4").test)
     assert _levels(images) == [212, 212, 214, 216, 211, 213, 215, 217]
     assert labels.tolist() == [0] * 4 + [1] * 4
-    assert len(said) == 1 and str(damaged / "test/a/0.png") in said[0]
+    assert len(warnings) == 1 and str(damaged / "test/a/0.png") in warnings[0]
 
 
-def test_a_split_without_a_whole_image_ends_in_a_sentence(
-    damaged: pathlib.Path, said: list[str]
-) -> None:
+def test_a_split_without_readable_images_raises(damaged: pathlib.Path, warnings: list[str]) -> None:
     for path in (damaged / "test").glob("*/*.png"):
         path.write_bytes(b"")
     with pytest.raises(Exception, match="No image of a batch could be read"):
         list(data.load(f"folder:path={damaged},size=4").test)
 
 
-def test_files_that_are_no_images_are_named_and_hidden_ones_passed_over(
-    tmp_path: pathlib.Path, encoded: Callable[..., bytes], said: list[str]
+def test_other_files_are_named_and_hidden_ones_ignored(
+    tmp_path: pathlib.Path, encoded: Callable[..., bytes], warnings: list[str]
 ) -> None:
     for name in "ab":
         for i in range(10):
@@ -163,7 +161,9 @@ def test_files_that_are_no_images_are_named_and_hidden_ones_passed_over(
     (tmp_path / "a" / "read me.txt").write_text("text")
     (tmp_path / ".git").mkdir()
     assert sum(data.load(f"folder:path={tmp_path},size=4").sizes.values()) == 20
-    assert len(said) == 1 and said[0].startswith("1 files in") and "read me.txt" in said[0]
+    assert (
+        len(warnings) == 1 and warnings[0].startswith("1 files in") and "read me.txt" in warnings[0]
+    )
 
 
 def _empty_class(root: pathlib.Path) -> None:

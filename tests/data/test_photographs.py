@@ -54,7 +54,7 @@ def test_sizes_and_shares_by_default() -> None:
 
 
 def test_a_pass_mixes_the_files_beyond_the_buffer(tfds_root: pathlib.Path) -> None:
-    """With a buffer of one image, the order is still a new one: files are shuffled."""
+    """With a buffer of one image, shuffled files still change the order."""
     spec = f"imagenet:data_dir={tfds_root},size=4,buffer=1,validation_share=0.1"
     train = data.load(spec, augment=False).train
     passes = [np.concatenate([y for _, y in train.as_numpy_iterator()]).tolist() for _ in range(4)]
@@ -76,13 +76,13 @@ def test_damaged_images_are_replaced_within_the_batch_and_named(
     splits = {"train": examples, "validation": examples}
     spoil = [("validation", 3), ("validation", 7), ("validation", 0)]
     prepare(tmp_path, "imagenet2012", splits, spoil=spoil)
-    said: list[str] = []
-    monkeypatch.setattr(logging, "warning", lambda text, *parts: said.append(text % parts))
+    warnings: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda text, *parts: warnings.append(text % parts))
     images, labels = gather(data.load(f"imagenet:data_dir={tmp_path},size=8", batch_size=4).test)
     assert labels.tolist() == [1, 1, 2, 1, 4, 5, 6, 4, 8, 9, 10, 11]
     np.testing.assert_array_equal(images[3], images[1])
-    assert len(said) == 1 and "3 images" in said[0]
-    assert "n0.JPEG, n3.JPEG, n7.JPEG" in said[0]
+    assert len(warnings) == 1 and "3 images" in warnings[0]
+    assert "n0.JPEG, n3.JPEG, n7.JPEG" in warnings[0]
 
 
 def test_an_image_without_a_name_is_told_by_its_class(
@@ -94,11 +94,11 @@ def test_an_image_without_a_name_is_told_by_its_class(
     examples = [{"image": image, "label": i} for i, image in enumerate(photographs[:8])]
     splits = {"train": examples, "validation": examples}
     prepare(tmp_path, "imagenette/160px-v2", splits, spoil=[("validation", 3), ("validation", 5)])
-    said: list[str] = []
-    monkeypatch.setattr(logging, "warning", lambda text, *parts: said.append(text % parts))
+    warnings: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda text, *parts: warnings.append(text % parts))
     list(data.load(f"imagenette:data_dir={tmp_path},variant=160px-v2,size=8").test)
-    assert len(said) == 1 and "2 images" in said[0]
-    assert "an image of class 3 (" in said[0] and "an image of class 5 (" in said[0]
+    assert len(warnings) == 1 and "2 images" in warnings[0]
+    assert "an image of class 3 (" in warnings[0] and "an image of class 5 (" in warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_the_files_are_read_in_one_order_by_any_number_of_cores(tfds_root: pathl
 
 @pytest.fixture
 def damaged(tmp_path: pathlib.Path, photographs: list[np.ndarray], prepare: Any) -> pathlib.Path:
-    """A data_dir with imagenet2012, the second of whose three files has lost its half."""
+    """A data_dir with imagenet2012, the second of whose three files is damaged in the middle."""
     examples = [
         {"image": image, "label": i, "file_name": f"n{i}"} for i, image in enumerate(photographs)
     ]
@@ -181,7 +181,7 @@ def test_records_of_a_damaged_file_are_replaced_and_named(
         np.testing.assert_array_equal(y, late_y)
 
 
-def test_a_file_without_a_good_record_has_those_of_others(
+def test_a_file_without_readable_records_uses_those_of_other_files(
     damaged: pathlib.Path, caplog: pytest.LogCaptureFixture, gather: Gather
 ) -> None:
     [file] = damaged.glob("**/*train*-00001-of-00003")
@@ -200,7 +200,7 @@ def test_a_file_without_a_good_record_has_those_of_others(
     assert f"of {empty}" in caplog.text
 
 
-def test_training_images_never_stand_in_for_validation(
+def test_training_images_never_replace_validation_images(
     tmp_path: pathlib.Path, photographs: list[np.ndarray], prepare: Any, gather: Gather
 ) -> None:
     examples = [
@@ -216,9 +216,7 @@ def test_training_images_never_stand_in_for_validation(
     assert gather(splits.validation)[1].tolist() == [36] * 4
 
 
-def test_a_file_that_is_gone_is_named(
-    damaged: pathlib.Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_missing_file_is_named(damaged: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     [file] = damaged.glob("**/*train*-00001-of-00003")
     file.unlink()
     splits = data.load(f"imagenet:data_dir={damaged},size=8,buffer=4", batch_size=8)

@@ -1,4 +1,4 @@
-"""A worker decodes its own share of every batch, and nothing else differs."""
+"""A worker decodes its slice of every batch, and nothing else differs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hydra_tf.data.worker_slices import WorkerSlice
 
 @pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("extra", [0, 1, 4])
-def test_shares_are_those_of_the_replicas_by_brute_force(workers: int, extra: int) -> None:
+def test_slices_equal_those_of_the_replicas_by_brute_force(workers: int, extra: int) -> None:
     size, labelled, steps = 23, 5, 5
     found: dict[int, list[tuple[int, int, int]]] = {}
     for worker in range(workers):
@@ -46,7 +46,7 @@ def test_shares_are_those_of_the_replicas_by_brute_force(workers: int, extra: in
         ("digits", 0.4, False),
     ],
 )
-def test_workers_together_have_the_batches_of_one(
+def test_slices_of_workers_make_up_the_batches_of_one_worker(
     name: str, share: float | None, drop: bool, offline_specs: dict[str, str]
 ) -> None:
     spec = offline_specs[name]
@@ -67,12 +67,12 @@ def test_workers_together_have_the_batches_of_one(
                 assert (own_y[others] == OTHER_WORKER_LABEL).all()
 
 
-def test_a_worker_that_there_is_not_is_refused() -> None:
+def test_a_worker_number_out_of_range_raises() -> None:
     with pytest.raises(ValueError, match=r"not \(2, 2\)"):
         data.load("digits", worker=(2, 2))
 
 
-def test_what_another_worker_decodes_stands_in_for_nothing() -> None:
+def test_placeholders_of_other_workers_replace_no_unreadable_image() -> None:
     images = tf.reshape(tf.range(5.0), [5, 1, 1, 1])
     labels = tf.constant([OTHER_WORKER_LABEL, UNREADABLE_LABEL, OTHER_WORKER_LABEL, 3, 4])
     replaced = replace_unreadable(images, labels)
@@ -81,14 +81,14 @@ def test_what_another_worker_decodes_stands_in_for_nothing() -> None:
     assert replaced[1].numpy()[3:].tolist() == [3, 4]
 
 
-def test_the_last_batch_is_told() -> None:
+def test_last_batch_is_the_size_of_the_last_batch() -> None:
     for how in ({}, {"extra": "digits:share=0.5"}, {"drop_remainder": True}, {"batch_size": 9999}):
         splits = data.load("digits", **{"batch_size": 314, **how})
         assert splits.last_batch == [len(y) for _, y in splits.train.as_numpy_iterator()][-1]
 
 
 @pytest.mark.parametrize("name", ["npz", "cifar10", "folder", "imagenet"])
-def test_bytes_become_the_floats_that_others_get(name: str, offline_specs: dict[str, str]) -> None:
+def test_bytes_convert_to_the_usual_floats(name: str, offline_specs: dict[str, str]) -> None:
     spec = offline_specs[name]
     floats = data.load(spec, batch_size=7).train.as_numpy_iterator()
     held = data.load(spec, batch_size=7, as_bytes=True).train
@@ -98,7 +98,7 @@ def test_bytes_become_the_floats_that_others_get(name: str, offline_specs: dict[
         np.testing.assert_array_equal(labels, y)
 
 
-def test_what_needs_floats_gets_them(offline_specs: dict[str, str]) -> None:
+def test_augmentations_that_need_floats_have_floats(offline_specs: dict[str, str]) -> None:
     def darker(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return images * 0.5
 
