@@ -1,4 +1,4 @@
-"""Which layers are masked, and what is no choice of layers."""
+"""Which layers are masked, and invalid choices of layers."""
 
 import keras
 import pytest
@@ -26,12 +26,12 @@ def nested():
         ({"include": "block", "exclude": "deep_*"}, ["block_dense"]),
     ],
 )
-def test_a_nested_model_stands_for_all_its_layers(choice, expected):
+def test_a_nested_model_selects_all_its_layers(choice, expected):
     masked = hydra_tf.mask_model(nested(), **choice)
     assert sorted(layer.name for layer in masked_layers(masked)) == expected
 
 
-def test_what_is_no_choice_is_refused():
+def test_an_invalid_choice_raises():
     net = nested()
     for argument in ("include", "exclude"):
         for wrong in (3, [net.layers[-1]], net.layers[-1:]):
@@ -39,7 +39,7 @@ def test_what_is_no_choice_is_refused():
                 hydra_tf.mask_model(net, **{argument: wrong})
 
 
-def test_a_lambda_is_refused_with_what_to_write_instead():
+def test_a_lambda_raises_and_names_the_alternative():
     doubled = L.Lambda(lambda x: 2 * x, name="doubled")
     net = keras.Sequential([keras.Input([4]), L.Dense(3), doubled])
     for change in (hydra_tf.mask_model, hydra_tf.strip_masks):

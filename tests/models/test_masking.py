@@ -196,7 +196,7 @@ def test_layers_are_chosen_by_pattern_list_or_predicate(choice, expected):
     np.testing.assert_array_equal(masked(X), net(X))
 
 
-def test_choices_that_match_nothing_are_refused():
+def test_choices_without_a_match_raise():
     for argument in ("include", "exclude"):
         with pytest.raises(ValueError, match=f"{argument}='cnov' matches no layer; the layers are"):
             hydra_tf.mask_model(sequential(), **{argument: ["conv", "cnov"]})
@@ -214,7 +214,7 @@ class Subclassed(keras.Model):
         return self.dense(x)
 
 
-def test_what_cannot_be_masked_is_refused():
+def test_models_that_cannot_be_masked_raise():
     model = Subclassed()
     model(np.zeros((1, 3)))
     with pytest.raises(TypeError, match="Subclassed is a subclassed model"):
@@ -238,10 +238,10 @@ class Scale(L.Layer):
 
 @keras.saving.register_keras_serializable(package="test")
 class OwnDense(L.Dense):
-    """A subclass may compute anything from its kernel: it is left alone."""
+    """A subclass may compute anything from its kernel, so it is not masked."""
 
 
-def test_other_layers_are_left_alone_and_listed(monkeypatch):
+def test_other_layers_are_not_masked_but_listed(monkeypatch):
     logged = []
     monkeypatch.setattr(logging, "info", lambda text, *args: logged.append(text % args))
     inputs = keras.Input([6, 6, 2])

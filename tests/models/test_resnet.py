@@ -68,7 +68,7 @@ def test_a_bottleneck_strides_in_its_3x3_convolution() -> None:
     assert model.get_layer("stage2_unit1_conv3").kernel.shape == (1, 1, 128, 512)
 
 
-def test_initial_weights_have_the_reference_spread() -> None:
+def test_initial_weights_have_the_reference_standard_deviation() -> None:
     model = models.build("resnet34", (32, 32, 3), 10, seed=0)
     kernel = model.get_layer("stage4_unit2_conv1").kernel.numpy()  # 3x3x512x512
     assert kernel.std() == pytest.approx(math.sqrt(2 / (9 * 512)), rel=0.01)
@@ -79,7 +79,7 @@ def test_initial_weights_have_the_reference_spread() -> None:
 
 @pytest.mark.parametrize(("depth", "last"), [(18, "bn2"), (50, "bn3")])
 def test_a_unit_adds_its_input_or_its_projection(depth: int, last: str) -> None:
-    """With the last normalisation at 0, a unit rectifies what it was given."""
+    """With the last normalisation at 0, a unit applies ReLU to its input."""
     model = models.build(f"resnet{depth}", (16, 16, 1), 2, seed=0)
     for layer in model.layers:
         if layer.name.endswith(last):
@@ -92,7 +92,7 @@ def test_a_unit_adds_its_input_or_its_projection(depth: int, last: str) -> None:
 
 
 @pytest.mark.parametrize("side", [4, 5, 8, 9])
-def test_pooling_windows_lie_where_symmetric_padding_puts_them(side: int) -> None:
+def test_pooling_windows_are_those_of_symmetric_padding(side: int) -> None:
     images = keras.Input([side, side, 1])
     model = keras.Model(images, Wiring(seed=0).max_pool(images, "pool", size=3, stride=2))
     image = np.random.RandomState(side).rand(side, side).astype(np.float32)
@@ -104,7 +104,7 @@ def test_pooling_windows_lie_where_symmetric_padding_puts_them(side: int) -> Non
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 1), (65, 65, 1)], ids=["small", "photograph"])
-def test_masks_go_on_and_come_off(shape: tuple[int, int, int]) -> None:
+def test_masking_and_stripping_keep_outputs(shape: tuple[int, int, int]) -> None:
     model = models.build("resnet18", shape, 3, seed=0)
     images = np.random.RandomState(0).rand(1, *shape).astype(np.float32)
     logits = model.predict_on_batch(images)
@@ -120,7 +120,7 @@ def test_masks_go_on_and_come_off(shape: tuple[int, int, int]) -> None:
         ("resnet18", (4, 32, 3), ValueError, "at least 8x8"),
     ],
 )
-def test_bad_input_ends_in_a_sentence(
+def test_bad_input_raises(
     spec: str, shape: tuple[int, ...], error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
