@@ -1,6 +1,6 @@
 """Run the module named by the first argument, as ``python -m`` does.
 
-Bazel starts a file by its path, which leaves modules without the package around them.
+Bazel starts a file by its path, so that a module would run without its package.
 """
 
 import runpy

@@ -120,7 +120,7 @@ def operated():
 
 
 NETS = (plain, normed, residual, pooled, masked, merged, grouped, operated)
-MAKERS = {each.__name__: each for each in NETS}
+MAKERS = {make.__name__: make for make in NETS}
 
 
 def randomise(net, seed=0):
@@ -137,14 +137,14 @@ def randomise(net, seed=0):
 
 @pytest.fixture(scope="session")
 def build_net():
-    """Return a function of a name and a seed that returns a network, built once."""
-    made = {}
+    """Return a function that builds a network by name and seed, once each."""
+    cache = {}
 
     def build(name, seed=0):
-        if (name, seed) not in made:
+        if (name, seed) not in cache:
             keras.utils.set_random_seed(seed)
-            made[name, seed] = randomise(MAKERS[name](), seed)
-        return made[name, seed]
+            cache[name, seed] = randomise(MAKERS[name](), seed)
+        return cache[name, seed]
 
     return build
 

@@ -6,9 +6,9 @@ only to write the file again, not to run the tests:
     pip install --no-deps auto_lirpa==0.3 torch numpy==1.26.4 tqdm appdirs pyyaml packaging
     python tests/bounds/make_reference.py
 
-The stored numbers were made with auto_LiRPA 0.3 on PyTorch 2.13.0 (CPU), which needs the
-renamed functions below to be found under the names that auto_LiRPA knows. Weights are stored
-as Keras lays them out, channels last.
+The stored numbers were computed by auto_LiRPA 0.3 on PyTorch 2.13.0 (CPU), for which
+``restore_old_names`` provides the former names of functions. Weights are stored in the layout
+of Keras, channels last.
 """
 
 import importlib
@@ -24,8 +24,8 @@ from torch.onnx._internal.torchscript_exporter import _globals
 from torch.onnx._internal.torchscript_exporter import utils as exporter
 
 
-def find_old_names() -> None:
-    """Give newer PyTorch the names of 1.12 that auto_LiRPA 0.3 imports."""
+def restore_old_names() -> None:
+    """Provide the names of PyTorch 1.12 that auto_LiRPA 0.3 imports."""
     settings = _globals.GLOBALS
     helper = importlib.import_module("torch.onnx.symbolic_helper")
     helper._set_opset_version = lambda v: setattr(settings, "export_onnx_opset_version", v)
@@ -54,7 +54,7 @@ class Residual(nn.Module):
 
 
 def networks():
-    """The networks and, for each dense layer after a Flatten, its feature map."""
+    """Return the networks and the shape of the features that each of them flattens."""
     conv = nn.Sequential(
         nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.ReLU(),
         nn.Conv2d(4, 6, 3, padding=1), nn.ReLU(), nn.Flatten(),
@@ -73,30 +73,30 @@ def networks():
 
 
 def keras_weights(net, features):
-    """The weights of every layer, in order and as Keras has them."""
-    found, flattened = [], True
+    """Return the weights of every layer, in the order and layout of Keras."""
+    weights, flattened = [], True
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
-            found.append(layer.weight.permute(2, 3, 1, 0))
+            weights.append(layer.weight.permute(2, 3, 1, 0))
         elif isinstance(layer, nn.Linear):
             kernel = layer.weight
             if flattened:  # PyTorch flattens channels first
                 kernel = kernel.reshape(-1, *features).permute(0, 2, 3, 1).flatten(1)
                 flattened = False
-            found.append(kernel.T)
+            weights.append(kernel.T)
         elif isinstance(layer, nn.BatchNorm2d):
-            found += [layer.weight, layer.bias, layer.running_mean, layer.running_var]
+            weights += [layer.weight, layer.bias, layer.running_mean, layer.running_var]
             continue
         else:
             continue
         if layer.bias is not None:
-            found.append(layer.bias)
-    return [each.detach().numpy().copy() for each in found]
+            weights.append(layer.bias)
+    return [weight.detach().numpy().copy() for weight in weights]
 
 
 def main() -> None:
     """Compute and store the bounds on logits and margins for every method."""
-    find_old_names()
+    restore_old_names()
     from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 
     members = BoundedModule._named_members
@@ -128,8 +128,8 @@ def main() -> None:
             image = BoundedTensor(x, ball)
             lower, upper = bounded.compute_bounds(x=(image,), method=method)
             margins, _ = bounded.compute_bounds(x=(image,), C=specs, method=method)
-            for what, values in (("lower", lower), ("upper", upper), ("margins", margins)):
-                stored[f"{key}_{what}"] = values.detach().numpy()
+            for side, values in (("lower", lower), ("upper", upper), ("margins", margins)):
+                stored[f"{key}_{side}"] = values.detach().numpy()
     np.savez_compressed(pathlib.Path(__file__).with_name("reference.npz"), **stored)
 
 

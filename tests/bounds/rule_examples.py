@@ -1,7 +1,7 @@
 """Layers that the contract of bounds constructs, in addition to those that it derives itself.
 
 A rule needs no entry if its layer class can be constructed from ``ARGUMENTS``. Other layers, and
-settings that deserve a test, are entered here.
+settings that deserve a test, are listed here.
 """
 
 from keras import layers

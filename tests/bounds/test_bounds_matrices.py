@@ -47,14 +47,14 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("method", BY_HAND)
-def test_two_layers_with_an_upward_rectifier(two_layers, method):
+def test_two_layers_by_hand(two_layers, method):
     net, x = two_layers
     lower, upper, of_first, of_second = BY_HAND[method]
     box = bounds.bound(net, x, 0.1, method, rounding=False)
     np.testing.assert_allclose(box.lower, [lower], rtol=0, atol=1e-6)
     np.testing.assert_allclose(box.upper, [upper], rtol=0, atol=1e-6)
-    both = np.repeat(x, 2, axis=0)
-    margins = bounds.margin_lower_bound(net, both, [0, 1], 0.1, method, rounding=False)
+    twice = np.repeat(x, 2, axis=0)
+    margins = bounds.margin_lower_bound(net, twice, [0, 1], 0.1, method, rounding=False)
     np.testing.assert_allclose(margins, [[0, of_first], [of_second, 0]], rtol=0, atol=1e-6)
 
 
@@ -109,13 +109,13 @@ class Oracle:
 
     def backwards(self, rows):
         constant = np.zeros(len(rows))
-        for kind, *what in reversed(self.steps):
+        for kind, *values in reversed(self.steps):
             positive, negative = np.maximum(rows, 0), np.minimum(rows, 0)
             if kind == "affine":
-                constant += rows @ what[1]
-                rows = rows @ what[0]
+                constant += rows @ values[1]
+                rows = rows @ values[0]
             elif kind == "relu":
-                low, high, left = what
+                low, high, left = values
                 chord = np.where(low >= 0, 1.0, left)
                 unstable = (low < 0) & (high > 0)
                 chord[unstable] = ((high - left * low) / (high - low))[unstable]
@@ -124,12 +124,12 @@ class Oracle:
                 constant += negative @ np.where(unstable, high - chord * high, 0)
                 rows = positive * below + negative * chord
             else:
-                chosen, ceiling, size = what
+                chosen, ceiling, size = values
                 decided = np.isnan(ceiling)
                 constant += negative @ np.where(decided, 0, ceiling)
-                kept, rows = positive + negative * decided, np.zeros((len(rows), size))
+                selected, rows = positive + negative * decided, np.zeros((len(rows), size))
                 for column, position in enumerate(chosen):
-                    rows[:, position] += kept[:, column]
+                    rows[:, position] += selected[:, column]
         low, high = self.box
         return constant + np.maximum(rows, 0) @ low + np.minimum(rows, 0) @ high
 
@@ -177,7 +177,7 @@ def test_equal_to_matrices(method):
         np.testing.assert_allclose(row, expected, rtol=1e-4, atol=2e-6)
 
 
-def test_a_max_pool_with_a_certain_winner_is_exact():
+def test_max_pool_with_a_known_maximum_is_exact():
     # f0 = max(x1, x2) and f1 = x1. Where x1 in [0.6, 0.8] is above x2 in [0.1, 0.3] the maximum
     # is x1. Otherwise it is at least x1, whose lower bound is the larger one, and at most 0.6.
     images = keras.Input([2, 1])

@@ -1,4 +1,4 @@
-"""Networks and arguments that bounds refuse, and the error sentences."""
+"""Networks and arguments that bounds refuse, and the error messages."""
 
 import keras
 import numpy as np
@@ -58,7 +58,7 @@ def two_inputs():
 
 
 @pytest.mark.parametrize(
-    ("make", "sentence"),
+    ("make", "message"),
     [
         (
             lambda: flat(layers.Dense(2), Squared(name="square"), layers.Dense(2)),
@@ -126,11 +126,11 @@ def two_inputs():
         (lambda: keras.Sequential([layers.Dense(2)]), "not built yet"),
     ],
 )
-def test_networks_without_bounds_are_refused(make, sentence):
+def test_networks_without_bounds_are_refused(make, message):
     net = make()
     shape = (4, 4, 2) if net.built and len(net.inputs[0].shape) == 4 else (3,)
     for method in ("ibp", "crown"):
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=message):
             bounds.bound(net, np.full((1, *shape), 0.5), 0.1, method)
 
 
@@ -147,7 +147,7 @@ def test_subclassed_models_and_functions_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("changed", "error", "sentence"),
+    ("changed", "error", "message"),
     [
         ({"epsilon": -0.1}, ValueError, "epsilon must be a finite number of at least 0, not -0.1"),
         ({"epsilon": np.nan}, ValueError, "epsilon must be a finite number"),
@@ -181,23 +181,23 @@ def test_subclassed_models_and_functions_are_refused():
         ({"chunk": -1}, ValueError, "chunk must be at least 0, not -1"),
     ],
 )
-def test_bad_arguments_are_refused(changed, error, sentence):
+def test_bad_arguments_are_refused(changed, error, message):
     net = flat(layers.Dense(2))
     arguments = {"x": np.full((2, 3), 0.5), "y": [0, 1], "epsilon": 0.1, **changed}
-    with pytest.raises(error, match=sentence):
+    with pytest.raises(error, match=message):
         bounds.margin_lower_bound(net, **arguments)
 
 
 @pytest.mark.parametrize(
-    ("shape", "sentence"),
+    ("shape", "message"),
     [((2, 3), r"one-hot of shape \[batch, 2\], not of shape \(2, 3\)"), ((1,), "2 images but 1 l")],
 )
-def test_labels_of_a_wrong_shape_are_refused_in_a_graph(shape, sentence):
+def test_labels_of_a_wrong_shape_are_refused_in_a_graph(shape, message):
     net = flat(layers.Dense(2))
 
     @tf.function
     def graph(y):
         return bounds.margin_lower_bound(net, tf.fill([2, 3], 0.5), y, 0.1)
 
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=message):
         graph(tf.zeros(shape, tf.int32))

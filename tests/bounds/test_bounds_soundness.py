@@ -35,7 +35,7 @@ def points(net, x, y, epsilon, count, seed, ascents=1):
     return found
 
 
-def least_slack(net, x, y, epsilon, methods, count, seed=0, ascents=1, **options):
+def smallest_slack(net, x, y, epsilon, methods, count, seed=0, ascents=1, **options):
     """Return the smallest distance of logits and margins to their bounds; negative: outside."""
     inside = points(net, x, y, epsilon, count, seed, ascents)
     flat = inside.reshape(-1, *x.shape[1:])
@@ -55,13 +55,13 @@ def least_slack(net, x, y, epsilon, methods, count, seed=0, ascents=1, **options
     return min(slack)
 
 
-# Layers one after the other are left to the contract of bounds.
+# Sequential networks are covered by the contract of bounds.
 @pytest.mark.parametrize("name", ["residual", "masked", "merged", "operated"])
 def test_every_point_is_inside(build_net, batch, name):
     net, (x, y) = build_net(name), batch
     methods = ("crown", "symbolic", "crown_ibp", "ibp")
     for epsilon in (2 / 255, 0.3):
-        assert least_slack(net, x, y, epsilon, methods, 256) >= 0
+        assert smallest_slack(net, x, y, epsilon, methods, 256) >= 0
 
 
 @pytest.mark.parametrize("name", ["plain", "normed", "residual", "merged"])
@@ -70,9 +70,9 @@ def test_rounding_is_accounted_for(build_net, batch, name):
     methods = ("ibp", "crown")
     # In balls of (almost) one point, only rounding errors can be outside the bounds.
     for epsilon in (0.0, 1e-7):
-        assert least_slack(net, x, y, epsilon, methods, 64, ascents=0) >= 0
+        assert smallest_slack(net, x, y, epsilon, methods, 64, ascents=0) >= 0
     # Without accounting for them, some are.
-    assert least_slack(net, x, y, 0.0, methods, 64, rounding=False) < 0
+    assert smallest_slack(net, x, y, 0.0, methods, 64, rounding=False) < 0
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -90,7 +90,7 @@ def test_the_allowance_for_rounding_is_small(build_net, batch, name):
 def networks(draw):
     """A functional network of up to five layers on 4x4 images, ending in two to four logits."""
     images = keras.Input((4, 4, 2))
-    x, zeros = images, {"kernel_initializer": "zeros"}  # all weights are drawn in the end
+    x, zeros = images, {"kernel_initializer": "zeros"}  # all weights are drawn below
     for _ in range(draw(st.integers(1, 5))):
         kind = draw(
             st.sampled_from(["conv", "depthwise", "norm", "relu", "leaky", "max", "mean", "skip"])
@@ -127,7 +127,7 @@ def networks(draw):
 def check_any_network(net, method, epsilon, seed, ascents):
     x = np.random.default_rng(seed).random((2, 4, 4, 2)).astype("float32")
     y = np.arange(2)
-    assert least_slack(net, x, y, epsilon, [method], 64, seed, ascents) >= 0
+    assert smallest_slack(net, x, y, epsilon, [method], 64, seed, ascents) >= 0
 
 
 ANY = {
@@ -156,14 +156,14 @@ def test_a_million_points(build_net, batch, trained):
         margins = [bounds.margin_lower_bound(net, x, y, epsilon, method) for method in METHODS]
         boxes = [(box.lower.numpy(), box.upper.numpy()) for box in boxes]
         found = points(net, x, y, epsilon, count, seed=1, ascents=50)
-        for part in found.reshape(-1, 500 * len(x), *x.shape[1:]):
-            logits = net(part).numpy().reshape(-1, len(x), net.output_shape[-1])
+        for images in found.reshape(-1, 500 * len(x), *x.shape[1:]):
+            logits = net(images).numpy().reshape(-1, len(x), net.output_shape[-1])
             gaps = logits[:, np.arange(len(x)), y][..., None] - logits
             for (lower, upper), low in zip(boxes, margins, strict=True):
                 assert (logits >= lower).all()
                 assert (logits <= upper).all()
                 assert (gaps >= low.numpy()).all()
-            tried += len(part)
+            tried += len(images)
     assert tried >= 1_000_000
 
 
@@ -189,7 +189,7 @@ def test_overflow_is_not_verified():
         assert low[0, 1] == -np.inf
 
 
-def test_wrapped_and_plain_networks_have_the_same_bounds(build_net, batch):
+def test_masked_and_plain_networks_have_the_same_bounds(build_net, batch):
     net, (x, y) = build_net("masked"), batch
     stripped = hydra_tf.strip_masks(net)
     robust = hydra_tf.RobustModel(net, "natural")

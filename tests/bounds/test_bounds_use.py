@@ -93,7 +93,7 @@ def test_options_override_those_of_an_instance(build_net, batch):
     np.testing.assert_array_equal(low(CROWN(rounding=False), rounding=True), safe)
 
 
-def test_labels_and_pixel_ranges_may_have_other_forms(build_net, batch):
+def test_forms_of_labels_and_pixel_ranges(build_net, batch):
     net, (x, y) = build_net("plain"), batch
     expected = bounds.margin_lower_bound(net, x, y, 0.05).numpy()
     for labels in (y[:, None], np.eye(4)[y], tf.one_hot(y, 4)):
@@ -138,8 +138,10 @@ for method in ("crown_ibp", "crown"):
 @pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is that of Linux")
 def test_memory_does_not_grow_with_the_depth_of_the_network():
     # 256 MB; 890 MB without the control dependencies, as TensorFlow then starts every layer.
-    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
-    crown_ibp, crown = map(int, done.stdout.split())
+    result = subprocess.run(
+        [sys.executable, "-c", PEAK], capture_output=True, text=True, check=True
+    )
+    crown_ibp, crown = map(int, result.stdout.split())
     assert crown - crown_ibp < 25 * 16
 
 
@@ -323,9 +325,11 @@ print({"tensorflow", "keras"} & set(sys.modules))
 """
 
 
-def test_names_of_bounds_are_found_without_tensorflow_and_keras():
-    done = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+def test_listing_bounds_does_not_load_tensorflow_and_keras():
+    result = subprocess.run(
+        [sys.executable, "-c", LAZY], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "set()"
 
 
 def test_a_new_method_is_part_of_tightest(monkeypatch):

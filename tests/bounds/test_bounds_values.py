@@ -1,4 +1,4 @@
-"""Bounds against values computed by hand, an independent implementation and one another."""
+"""Bounds against values by hand, an independent implementation and each other."""
 
 import pathlib
 
@@ -23,9 +23,9 @@ def by_hand():
     return net
 
 
-# x = (0.5, 0.5), epsilon = 0.1: the hidden values lie in [0.8, 1.2], where a ReLU does nothing, and
-# in [-0.2, 0.2], whose chord is (h + 0.2) / 2 and whose adaptive lower line is 0 (u > -l is no).
-# f_0 - f_1 = 0.5 (x1 + x2) + 2 relu(x1 - x2) - 0.1, so its least value needs a lower line:
+# x = (0.5, 0.5), epsilon = 0.1: the hidden values lie in [0.8, 1.2], where ReLU is the identity,
+# and in [-0.2, 0.2], where its chord is (h + 0.2) / 2 and its adaptive lower line 0 (not u > -l).
+# f_0 - f_1 = 0.5 (x1 + x2) + 2 relu(x1 - x2) - 0.1, so its minimum needs the lower line:
 # ibp and both crowns: 0.5 * 0.8 + 0 - 0.1; parallel line (x1 - x2) / 2: 1.5 x1 - 0.5 x2 - 0.1.
 # f_1 - f_0 needs the chord: -0.5 (x1 + x2) - (x1 - x2) - 0.2 + 0.1 = -1.5 x1 + 0.5 x2 - 0.1.
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def reference():
 
 
 def assert_close(found, expected):
-    """Equal to 1e-4 of the largest bound of the network."""
+    """Check equality within 1e-4 of the largest bound of the network."""
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
@@ -134,10 +134,10 @@ def test_order_of_methods_on_a_naturally_trained_network(trained):
 
 def test_tightest_equals_the_best_method(trained):
     net, x, y = trained
-    each = [bounds.margin_lower_bound(net, x, y, 0.02, method).numpy() for method in METHODS]
+    margins = [bounds.margin_lower_bound(net, x, y, 0.02, method).numpy() for method in METHODS]
     best = bounds.margin_lower_bound(net, x, y, 0.02, "tightest").numpy()
-    np.testing.assert_array_equal(best, np.max(each, axis=0))
-    assert (np.argmax(each, axis=0) > 1).any()
+    np.testing.assert_array_equal(best, np.max(margins, axis=0))
+    assert (np.argmax(margins, axis=0) > 1).any()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -145,8 +145,8 @@ def test_chunks_do_not_change_bounds(build_net, batch, method):
     net, (x, y) = build_net("residual"), batch
     whole = bounds.margin_lower_bound(net, x, y, 0.05, method, chunk=0, **EXACT).numpy()
     for chunk in (7, None):
-        part = bounds.margin_lower_bound(net, x, y, 0.05, method, chunk=chunk, **EXACT).numpy()
-        np.testing.assert_allclose(part, whole, rtol=1e-4, atol=1e-5)
+        chunked = bounds.margin_lower_bound(net, x, y, 0.05, method, chunk=chunk, **EXACT).numpy()
+        np.testing.assert_allclose(chunked, whole, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", [*METHODS, "tightest"])

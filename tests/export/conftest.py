@@ -1,4 +1,4 @@
-"""Small networks with zeros planted by hand, and an interpreter independent of ours."""
+"""Small networks with zeros in their kernels, and an independent TFLite interpreter."""
 
 from __future__ import annotations
 
@@ -75,6 +75,6 @@ def images_for(net: keras.Model, count: int = 40) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def nets() -> types.SimpleNamespace:
-    """The functions above: folders of tests are no packages to import from."""
+    """Return the functions above."""
     functions = (mnist_cnn_like, dense_net, plant_zeros, interpreter_of, run, images_for)
     return types.SimpleNamespace(**{function.__name__: function for function in functions})

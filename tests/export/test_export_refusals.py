@@ -1,3 +1,5 @@
+"""Exports that fail with a clear error, and files that are kept."""
+
 from __future__ import annotations
 
 import os
@@ -23,7 +25,7 @@ def no_conversion(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "sentence"),
+    ("name", "error", "message"),
     [
         ("net.lite", ValueError, r'must end in "\.tflite", but the path is "\S*net\.lite"\.$'),
         ("missing/net.tflite", FileNotFoundError, r'folder "\S*missing" does not exist'),
@@ -31,9 +33,9 @@ def no_conversion(monkeypatch):
         ("/proc/net.tflite", PermissionError, r'Cannot write in the folder "/proc": .*\.$'),
     ],
 )
-def test_bad_paths(name, error, sentence, tmp_path, no_conversion, nets):
+def test_bad_paths(name, error, message, tmp_path, no_conversion, nets):
     (tmp_path / "folder.tflite").mkdir()
-    with pytest.raises(error, match=sentence):
+    with pytest.raises(error, match=message):
         to_tflite(nets.dense_net(), tmp_path / name)
     assert os.listdir(tmp_path) == ["folder.tflite"]
     with pytest.raises(TypeError, match=r'must name a file that ends in "\.tflite", not None'):
@@ -41,7 +43,7 @@ def test_bad_paths(name, error, sentence, tmp_path, no_conversion, nets):
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "sentence"),
+    ("options", "error", "message"),
     [
         (
             {"quantization": "int4"},
@@ -64,8 +66,8 @@ def test_bad_paths(name, error, sentence, tmp_path, no_conversion, nets):
         ({"representative": object()}, TypeError, "must be an array .* not object"),
     ],
 )
-def test_bad_options(options, error, sentence, tmp_path, no_conversion, nets):
-    with pytest.raises(error, match=sentence):
+def test_bad_options(options, error, message, tmp_path, no_conversion, nets):
+    with pytest.raises(error, match=message):
         to_tflite(nets.dense_net(), tmp_path / "net.tflite", **options)
     assert os.listdir(tmp_path) == []
 
@@ -87,31 +89,29 @@ def test_models_that_cannot_be_exported(tmp_path, no_conversion, nets):
     assert os.listdir(tmp_path) == []
 
 
-def refused(model, path, sentence, **options):
+def check_refused(model, path, message, **options):
     path.write_bytes(b"the older file")
-    with pytest.raises(RuntimeError, match=sentence):
+    with pytest.raises(RuntimeError, match=message):
         to_tflite(model, path, **options)
     assert path.read_bytes() == b"the older file"
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_weights_too_large_for_float16_leave_the_older_file(tmp_path, nets):
+def test_weights_too_large_for_float16_keep_the_older_file(tmp_path, nets):
     net = nets.dense_net()
     net.layers[0].kernel.assign(np.full([12, 20], 1e6))
-    sentence = (
-        r"differ from Keras's by up to \S+, 0\.9\d* of the largest output, but the .* is 0.01"
-    )
-    refused(net, tmp_path / "net.tflite", sentence, quantization="float16")
+    message = r"differ from Keras's by up to \S+, 0\.9\d* of the largest output, but the .* is 0.01"
+    check_refused(net, tmp_path / "net.tflite", message, quantization="float16")
 
 
-def test_an_error_above_the_tolerance_leaves_the_older_file(tmp_path, nets):
+def test_error_above_the_tolerance_keeps_the_older_file(tmp_path, nets):
     net = nets.dense_net()
-    sentence = r"differ from Keras's by up to \S+, \S+ of the largest output, but .* is 1e-09"
+    message = r"differ from Keras's by up to \S+, \S+ of the largest output, but .* is 1e-09"
     options = {"quantization": "float16", "tolerance": 1e-9}
-    refused(net, tmp_path / "net.tflite", sentence, **options)
+    check_refused(net, tmp_path / "net.tflite", message, **options)
 
 
-def test_too_little_agreement_leaves_the_older_file(tmp_path, monkeypatch, nets):
+def test_too_little_agreement_keeps_the_older_file(tmp_path, monkeypatch, nets):
     net = nets.dense_net()
     images = nets.images_for(net, 10)
     expected = net(images).numpy()
@@ -119,22 +119,22 @@ def test_too_little_agreement_leaves_the_older_file(tmp_path, monkeypatch, nets)
     two_swapped[:2] = expected[:2, ::-1]
     flips = np.mean(two_swapped.argmax(1) == expected.argmax(1))
     monkeypatch.setattr(tflite_module, "run_file", lambda *_: (two_swapped, 0))
-    sentence = rf"Keras's class on only {flips:.1%} of 10 images, but at least 99\.0%"
+    message = rf"Keras's class on only {flips:.1%} of 10 images, but at least 99\.0%"
     options = {"representative": images, "tolerance": 10.0, "min_agreement": 0.99}
-    refused(net, tmp_path / "net.tflite", sentence, **options)
+    check_refused(net, tmp_path / "net.tflite", message, **options)
 
 
-def test_an_operation_that_tflite_lacks(tmp_path):
+def test_unsupported_operation(tmp_path):
     class SingularValues(keras.layers.Layer):
         def call(self, inputs):
             return tf.linalg.svd(inputs, compute_uv=False)
 
     net = keras.Sequential([keras.Input([4, 4]), SingularValues()])
-    sentence = r"^TensorFlow cannot convert the model to TFLite: TFLite has no operation for Svd\.$"
-    refused(net, tmp_path / "net.tflite", sentence)
+    message = r"^TensorFlow cannot convert the model to TFLite: TFLite has no operation for Svd\.$"
+    check_refused(net, tmp_path / "net.tflite", message)
 
 
-def test_a_crash_of_litert_is_an_error_here(tmp_path, monkeypatch):
+def test_crash_of_litert_raises_an_error(tmp_path, monkeypatch):
     worker = tmp_path / "worker.py"
     worker.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.setattr(litert, "_WORKER", worker)
@@ -142,7 +142,7 @@ def test_a_crash_of_litert_is_an_error_here(tmp_path, monkeypatch):
         run_file(tmp_path / "any.tflite", np.zeros([1, 4], np.float32))
 
 
-def test_a_file_that_is_no_tflite_file(tmp_path):
+def test_invalid_tflite_file(tmp_path):
     (tmp_path / "bad.tflite").write_bytes(b"not a flatbuffer" * 10)
     with pytest.raises(RuntimeError, match=r"^LiteRT cannot run the TFLite file: .+"):
         run_file(tmp_path / "bad.tflite", np.zeros([1, 4], np.float32))
@@ -153,7 +153,7 @@ def test_outputs_of_another_shape():
         compare(np.zeros([2, 3]), np.zeros([2, 4]))
 
 
-def test_a_sparse_file_that_is_wrong_falls_back_to_the_dense_one(tmp_path, monkeypatch, nets):
+def test_wrong_sparse_file_falls_back_to_a_dense_one(tmp_path, monkeypatch, nets):
     net = nets.mnist_cnn_like()
     nets.plant_zeros(net, 0.99)
     sizes = []

@@ -1,3 +1,5 @@
+"""Exported .keras files of plain layers."""
+
 from __future__ import annotations
 
 import gzip
@@ -13,7 +15,7 @@ import hydra_tf
 from hydra_tf.export import dense, to_keras
 
 
-def test_the_file_opens_without_hydra_tf_and_gives_the_same_outputs(tmp_path, nets):
+def test_file_loads_without_hydra_tf_with_equal_outputs(tmp_path, nets):
     masked = hydra_tf.mask_model(nets.mnist_cnn_like())
     hydra_tf.set_density(masked, 0.1)
     images = nets.images_for(masked, 8)
@@ -36,7 +38,7 @@ def test_the_file_opens_without_hydra_tf_and_gives_the_same_outputs(tmp_path, ne
     assert report.gzip_bytes == len(gzip.compress(path.read_bytes(), mtime=0))
 
 
-def test_the_optimizer_stays_behind(tmp_path, nets):
+def test_optimizer_is_not_exported(tmp_path, nets):
     net = nets.mnist_cnn_like()
     size = to_keras(net, tmp_path / "net.keras").bytes
     net.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -45,7 +47,7 @@ def test_the_optimizer_stays_behind(tmp_path, nets):
     assert net.compiled
 
 
-def test_pruned_weights_are_positive_zeros_so_that_gzip_finds_them_alike(tmp_path, nets):
+def test_pruned_weights_are_positive_zeros(tmp_path, nets):
     masked = hydra_tf.mask_model(nets.mnist_cnn_like())
     hydra_tf.set_density(masked, 0.01)
     report = to_keras(masked, tmp_path / "net.keras")
@@ -54,7 +56,7 @@ def test_pruned_weights_are_positive_zeros_so_that_gzip_finds_them_alike(tmp_pat
     loaded = keras.models.load_model(tmp_path / "net.keras")
     for weight in loaded.get_weights():
         assert not np.signbit(weight[weight == 0]).any()
-    # A bit for each pruned weight alone would be more than this.
+    # A stored sign bit for each pruned weight would exceed this size.
     assert report.gzip_bytes < report.float32_bytes / 32
 
 
@@ -72,7 +74,7 @@ def test_mixed_precision_is_kept(tmp_path):
     assert loaded.layers[0].compute_dtype == "float16"
 
 
-def test_a_file_that_differs_leaves_the_older_one(tmp_path, monkeypatch, nets):
+def test_different_outputs_keep_the_older_file(tmp_path, monkeypatch, nets):
     path = tmp_path / "net.keras"
     path.write_bytes(b"the older file")
     monkeypatch.setattr(dense.keras.models, "load_model", lambda *_, **__: nets.dense_net(seed=1))

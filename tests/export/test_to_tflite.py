@@ -1,3 +1,5 @@
+"""Exported TFLite files: sizes, outputs, quantization and reports."""
+
 from __future__ import annotations
 
 import gzip
@@ -29,14 +31,14 @@ def weight_types(path, nets):
 
 @pytest.fixture(scope="module")
 def at_densities(tmp_path_factory, nets):
-    """Reports, paths and nets of one network with 0, 90, 95 and 99% zeros."""
-    found = {}
+    """Return report, path, net and counts of one network with 0, 90, 95 and 99% zeros."""
+    exports = {}
     for zeros in (0.0, 0.9, 0.95, 0.99):
         net = nets.mnist_cnn_like()
         counts = nets.plant_zeros(net, zeros)
         path = tmp_path_factory.mktemp("sparse") / "net.tflite"
-        found[zeros] = (to_tflite(net, path), path, net, counts)
-    return found
+        exports[zeros] = (to_tflite(net, path), path, net, counts)
+    return exports
 
 
 def test_more_zeros_make_smaller_files(at_densities):
@@ -61,7 +63,7 @@ def test_sparse_is_smaller_than_plain_and_both_agree_with_keras(at_densities, tm
         np.testing.assert_allclose(nets.run(file, images), expected, atol=1e-5)
 
 
-def test_the_report_tells_what_the_file_is(at_densities, nets):
+def test_report_describes_the_file(at_densities, nets):
     for report, path, _, (zeros, weights) in at_densities.values():
         content = path.read_bytes()
         assert report.bytes == os.path.getsize(path) == len(content)
@@ -72,7 +74,7 @@ def test_the_report_tells_what_the_file_is(at_densities, nets):
         assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
 
 
-def test_a_net_without_zeros_is_stored_densely_and_the_report_says_why(at_densities):
+def test_net_without_zeros_is_stored_densely(at_densities):
     report = at_densities[0.0][0]
     assert not report.sparse_encoding
     assert report.note == "Stored densely: sparse encoding would not make the file smaller."
@@ -93,7 +95,7 @@ def test_dense_net_equals_a_forward_pass_by_hand(tmp_path, nets):
     assert report.agreement == 1.0
 
 
-def test_the_file_takes_one_image_without_shape_arithmetic(at_densities, nets):
+def test_input_shape_is_fixed_to_one_image(at_densities, nets):
     interpreter = nets.interpreter_of(at_densities[0.99][1])
     assert interpreter.get_input_details()[0]["shape"].tolist() == [1, 28, 28, 1]
     operations = {step["op_name"] for step in interpreter._get_ops_details()}
@@ -123,15 +125,15 @@ def test_quantized_files(quantization, dtype, share, at_densities, tmp_path, net
     assert report.agreement == pytest.approx(same, abs=0.02)
 
 
-def test_representative_may_be_a_data_set_with_labels_or_of_single_images(tmp_path, nets):
+def test_forms_of_representative_data(tmp_path, nets):
     net = nets.dense_net()
     images = nets.images_for(net, 30)
     labels = np.zeros(30)
     batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8)
     singles = tf.data.Dataset.from_tensor_slices(images)
     reports = [
-        to_tflite(net, tmp_path / "net.tflite", "int8", sparse=False, representative=given)
-        for given in (images, batches, singles)
+        to_tflite(net, tmp_path / "net.tflite", "int8", sparse=False, representative=data)
+        for data in (images, batches, singles)
     ]
     assert reports[0] == reports[1] == reports[2]
     assert reports[0].probes == 30
@@ -179,8 +181,8 @@ def test_mixed_precision_becomes_float32(tmp_path, nets):
     )
     for layer in half.layers:
         layer.dtype_policy = "mixed_float16"
-    given = keras.Input([6])
-    net = keras.Model(given, layers.Dense(3, dtype="mixed_float16")(half(given)))
+    inputs = keras.Input([6])
+    net = keras.Model(inputs, layers.Dense(3, dtype="mixed_float16")(half(inputs)))
     images = nets.images_for(net, 16)
     report = to_tflite(net, tmp_path / "net.tflite")
     assert report.relative_error < 1e-5
