@@ -1,1 +1,1 @@
-"""Command-line binaries: they parse and call, nothing else."""
+"""Command-line binaries: they parse flags and call the library."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 DESCRIPTION = """
-Certify images of a run, so that no attack can change their class, and add the results to its
+Prove for images of a run that no attack can change their class, and add the results to its
 report.json:
 
 - by randomized smoothing (the default): for each image, an L2 radius within which the smoothed
@@ -57,7 +57,7 @@ flags.DEFINE_integer("verbose", 1, "0 is silent, 1 shows progress bars.")
 
 
 def validate() -> Config:
-    """Return the run's config; do not load TensorFlow."""
+    """Check the flags and return the config of the run, without TensorFlow."""
     from hydra_tf import bounds
     from hydra_tf.core.types import Sampling
 
@@ -83,7 +83,7 @@ def validate() -> Config:
 
 
 def _epsilon() -> float:
-    """Return the radius of --epsilon; check it without TensorFlow."""
+    """Check --epsilon without TensorFlow, and return it as a number."""
     from hydra_tf.core.registry import parse_value
     from hydra_tf.core.types import require_linf_radius
 

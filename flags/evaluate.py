@@ -28,7 +28,7 @@ flags.DEFINE_integer("verbose", 1, "0 is silent, 1 shows progress bars.")
 
 
 def validate() -> Config:
-    """Return the run's config with the attacks to use; do not load TensorFlow."""
+    """Check the flags and return the config of the run and its attacks, without TensorFlow."""
     from hydra_tf import attacks, objectives
 
     if not FLAGS.run:

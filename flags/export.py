@@ -26,7 +26,7 @@ flags.DEFINE_bool("sparse", True, "Store tensors in a sparse format where it is 
 
 
 def validate() -> Config:
-    """Return the run's config; check that the network exists and the file can be written."""
+    """Check that the network exists and the file can be written; return the config of the run."""
     from hydra_tf.core.files import checked_path
 
     if not FLAGS.run:

@@ -76,7 +76,7 @@ flags.DEFINE_bool("tflite", False, "Also write a TFLite file of every network.")
 
 
 def validate() -> Config:
-    """Return the settings and densities; do not load TensorFlow."""
+    """Check the flags and return the settings and densities, without TensorFlow."""
     from hydra_tf.sparsity.methods import METHODS
     from hydra_tf.sparsity.topk import kept_count
 

@@ -64,7 +64,7 @@ flags.DEFINE_bool(
 
 
 def validate() -> Config:
-    """Return the config of the run; write nothing and do not load TensorFlow."""
+    """Check the flags and return the config of the run; write nothing, without TensorFlow."""
     from hydra_tf.sparsity.topk import kept_count
 
     settings = training_flags.training_settings()
@@ -79,7 +79,7 @@ def validate() -> Config:
         config["pretrained"] = FLAGS.pretrained.replace("{seed}", str(FLAGS.seed))
         networks.network_path(config["pretrained"])
     if run_directory.is_finished(FLAGS.out, config, FLAGS.overwrite):
-        sys.stdout.write(f"{FLAGS.out} holds this run, finished; see its report.json.\n")
+        sys.stdout.write(f"{FLAGS.out} holds this run, which is finished; see its report.json.\n")
         sys.exit(0)
     return config
 

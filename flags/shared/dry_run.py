@@ -31,9 +31,9 @@ _TINY_EPSILON = 1e-6
 def estimate(
     net: keras.Model, data: DataSplits, settings: Settings, arguments: Mapping[str, Any]
 ) -> str:
-    """Take two steps of each phase and return a text about the time and memory of the run.
+    """Take two steps of each phase and return an estimate of time and memory as text.
 
-    Nothing is written.
+    No file is written.
 
     Args:
         net: the network to start from.
@@ -71,7 +71,7 @@ def estimate(
 
 
 def _timer() -> Any:
-    """Return a callback with `seconds` of a step of each phase and of a batch of validation."""
+    """Return a callback that measures the `seconds` of a step of each phase and of validation."""
     import keras
 
     class Timer(keras.callbacks.Callback):
@@ -99,7 +99,7 @@ def _timer() -> Any:
 def _report_seconds(
     net: keras.Model, data: DataSplits, settings: Settings
 ) -> Iterator[tuple[str, float]]:
-    """Yield at most how many seconds each attack of the final report and its certificate take."""
+    """Yield upper bounds of the seconds for each attack of the final report and the certificate."""
     import tensorflow as tf
 
     from hydra_tf import attacks, objectives
@@ -115,7 +115,7 @@ def _report_seconds(
         changes = {key: value for key, value in changes.items() if hasattr(attack, key)}
         attack = dataclasses.replace(attack, **changes)
         seconds = _seconds_of_second(functools.partial(attack, net, images, labels, seed=0))
-        times = 2 if settings["pretrained"] else 1  # before and after
+        times = 2 if settings["pretrained"] else 1  # before and after training
         yield f"report, {spec}", times * seconds / len(images) * data.sizes[split]
     with tempfile.TemporaryDirectory() as folder:
         one_image = {**settings, "certify_samples": 1}

@@ -11,7 +11,7 @@ Number = TypeVar("Number", int, float)
 
 
 def at_least(name: str, smallest: int) -> None:
-    """Check that a whole-number flag has at least its smallest value.
+    """Check that a whole-number flag is at least `smallest`.
 
     Raises:
         UsageError: with the flag and its value.

@@ -19,7 +19,7 @@ FLAGS = flags.FLAGS
 
 # STOPPED is EX_TEMPFAIL of sysexits.h: the same command resumes the run.
 INTERRUPTED, USAGE, STOPPED = 130, 2, 75
-# Every binary can print this: each of them resumes from what it has written, if anything.
+# True of every binary: it resumes from what it has written, if anything.
 _RESUMES = "the same command resumes from the work saved so far."
 
 
@@ -28,7 +28,7 @@ class StoppedError(BaseException):
 
 
 class UsageError(Exception):
-    """A bad command line; its text is the sentence the user sees."""
+    """A bad command line; the text is the error sentence for the user."""
 
 
 def launch(
@@ -88,9 +88,9 @@ def launch(
 def _concerns_user(record: LogRecord) -> bool:
     """Return whether a log record is shown.
 
-    Left out are notes of TensorFlow Datasets about missing folders, which end in an error
+    Hidden are messages of TensorFlow Datasets about missing folders, which end in an error
     sentence anyway, and TensorFlow's warnings about retracing, which each network and phase
-    needs, and about the one eager reduction among workers.
+    requires, and about the only eager reduction among workers.
     """
     if record.levelno >= ERROR:
         return True

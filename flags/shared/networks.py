@@ -33,8 +33,8 @@ def network_path(run: str, name: str = "model.keras") -> str:
         raise UsageError(f"{path} does not exist; has the run finished?")
     if not zipfile.is_zipfile(path):
         raise UsageError(
-            f"{path} is cut short or not a network: a .keras file is a zip archive, which this is "
-            "not; write it again."
+            f"{path} is cut short or not a network: a .keras file is a zip archive, but this is "
+            "not one; write it again."
         )
     return path
 

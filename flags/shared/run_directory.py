@@ -1,6 +1,6 @@
 """Run directories: which run they belong to, their lock, and their config.
 
-A run directory holds config.json (the settings), metrics.jsonl (a line per epoch), model.keras
+A run directory contains config.json (the settings), metrics.jsonl (a line per epoch), model.keras
 (masked), dense.keras (plain layers), report.json, plots/ and tensorboard/.
 """
 
@@ -53,7 +53,7 @@ def _has_report(out: str) -> bool:
 
 
 def _first_versions(out: str) -> dict[str, str]:
-    """Return the versions that a run began with; warn if the present ones differ."""
+    """Return the versions that a run began with; warn if the installed ones differ."""
     first, now = read_config(out).get("versions"), _versions()
     if first not in (None, now):
         logging.warning(
@@ -110,8 +110,8 @@ def prepare(out: str, config: Settings, overwrite: bool = False) -> None:
     try:
         os.makedirs(out, exist_ok=True)
         _lock(out)
-        if is_finished(out, config, overwrite):  # by another process in the meantime
-            raise UsageError(f"{out} holds this run, finished by now; see its report.json.")
+        if is_finished(out, config, overwrite):  # another process has finished it meanwhile
+            raise UsageError(f"{out} holds this run, which is finished; see its report.json.")
         versions = _remove_other_run(out, config, overwrite)
         text = json.dumps({**_stamped(config), "versions": versions}, indent=2)
         with replacing(os.path.join(out, "config.json")) as temporary:
@@ -126,9 +126,9 @@ def _remove_other_run(out: str, config: Settings, overwrite: bool) -> dict[str, 
     """Remove the files of another run if `overwrite`; return the versions of this run."""
     path = os.path.join(out, "config.json")
     if os.path.exists(path) and _is_same_run(out, config) and not _has_report(out):
-        return _first_versions(out)  # resumed: --overwrite is about other runs
+        return _first_versions(out)  # resumed, even with --overwrite
     if overwrite and os.path.exists(path):
-        for name in _RUN_FILES:  # not config.json: a run killed here must still be known as a run
+        for name in _RUN_FILES:  # not config.json, so that a run killed here is recognised
             target = os.path.join(out, name)
             if os.path.isdir(target):
                 shutil.rmtree(target)

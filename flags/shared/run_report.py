@@ -90,7 +90,7 @@ def write_report(
         out: run directory.
         seed: seed of the attacks.
         verbose: as in Keras.
-        before: report of the network that training started from, to be stored with it.
+        before: report of the network before training, to be stored in this report.
 
     Returns:
         The report.
@@ -101,7 +101,7 @@ def write_report(
     report = evaluate_network(net, data, settings, seed=seed, verbose=verbose)
     report |= certify_network(net, data, settings, out, seed=seed, verbose=verbose)
     path = os.path.join(out, "report.json")
-    if os.path.exists(path):  # earlier certificates stay, accuracies are replaced
+    if os.path.exists(path):  # certificates are kept, accuracies replaced
         with open(path, encoding="utf-8") as file:
             old = json.load(file)
         report = {**{k: v for k, v in old.items() if k not in ("era", "attacks")}, **report}

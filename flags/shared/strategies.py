@@ -80,7 +80,7 @@ def worker_index(name: str) -> tuple[int, int]:
     """Return the index of this worker and their number; worker 0 writes the run's files.
 
     Args:
-        name: of a strategy that :func:`check` accepts.
+        name: a value of ``--strategy`` that :func:`check` accepts.
     """
     if name != "multi_worker":
         return 0, 1
@@ -92,10 +92,10 @@ def worker_index(name: str) -> tuple[int, int]:
 
 
 def create(name: str) -> tf.distribute.Strategy:
-    """Return the strategy; several workers need it before any other use of TensorFlow.
+    """Return the strategy; with several workers, call this before any other use of TensorFlow.
 
     Args:
-        name: of a strategy that :func:`check` accepts.
+        name: a value of ``--strategy`` that :func:`check` accepts.
     """
     import tensorflow as tf
 
@@ -114,10 +114,10 @@ def explain_lost_worker(name: str) -> Iterator[None]:
     """Turn TensorFlow's errors about a lost worker into one sentence.
 
     Args:
-        name: of a strategy that :func:`check` accepts.
+        name: a value of ``--strategy`` that :func:`check` accepts.
 
     Raises:
-        StoppedError: when a step failed because another worker is gone.
+        StoppedError: when a step failed because another worker has stopped.
     """
     import tensorflow as tf
 
@@ -134,6 +134,6 @@ def explain_lost_worker(name: str) -> Iterator[None]:
         if name != "multi_worker":
             raise
         raise StoppedError(
-            "another worker is gone; run the same command on all workers again to resume from the "
-            "last checkpoint."
+            "another worker has stopped; run the same command on all workers again to resume from "
+            "the last checkpoint."
         ) from error

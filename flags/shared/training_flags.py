@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from hydra_tf.training import LoopOptions
 
 
+_PHASES = ("pretrain", "prune", "finetune")
+
+# Flags whose values are settings of a run.
+_SETTINGS = (
+    "dataset", "model", "objective", "pretrain_epochs", "prune_epochs", "finetune_epochs",
+    "batch_size", "learning_rate", "pretrain_learning_rate", "prune_learning_rate",
+    "finetune_learning_rate", "optimizer", "weight_decay", "schedule", "warmup", "allocation",
+    "attacks", "pretrained", "extra", "dtype_policy", "sync_batchnorm", "microbatches",
+    "clip_norm", "ema", "jit",
+)  # fmt: skip
+
+
 def define_training() -> None:
     """Define the flags of training."""
     _define_task()
@@ -66,7 +78,7 @@ def _define_phases() -> None:
     flags.DEFINE_integer("finetune_epochs", 100, "Epochs that train the kept weights.")
     flags.DEFINE_integer("batch_size", 128, "Images per step.")
     flags.DEFINE_float("learning_rate", 0.1, "Peak learning rate; fine-tuning uses a tenth of it.")
-    for phase in ("pretrain", "prune", "finetune"):
+    for phase in _PHASES:
         flags.DEFINE_float(f"{phase}_learning_rate", None, f"Peak learning rate of {phase}.")
     flags.DEFINE_enum(
         "optimizer", "sgd", ["sgd", "adam", "adamw"], "Optimizer; sgd has momentum 0.9."
@@ -128,11 +140,20 @@ def methods_help(subject: str) -> str:
 
 
 def training_settings() -> Config:
-    """Return the values of the training flags; check them without TensorFlow.
+    """Check the training flags without TensorFlow, and return their values.
 
     Raises:
         UsageError, ValueError, TypeError: for an invalid value.
     """
+    _check_specs()
+    _check_numbers()
+    # Settings that only some binaries have flags for.
+    fixed = {"split": "test", "certify_n": 0, "certify_samples": 0}
+    return {**fixed, **{name: FLAGS[name].value for name in _SETTINGS}}
+
+
+def _check_specs() -> None:
+    """Check the specs of data, model, objective, allocation and attacks."""
     from hydra_tf import attacks, data, models, objectives
     from hydra_tf.data import extra_images as mixing
     from hydra_tf.sparsity.allocation import ALLOCATIONS
@@ -147,14 +168,15 @@ def training_settings() -> Config:
         mixing.extra_per_batch(share, FLAGS.batch_size)
     for spec in attack_specs(FLAGS.attacks):
         attacks.build(spec, **ball_of(objective))
-    for name in ("pretrain_epochs", "prune_epochs", "finetune_epochs"):
-        at_least(name, 0)
+
+
+def _check_numbers() -> None:
+    """Check that the values of numeric flags are in their ranges."""
+    for phase in _PHASES:
+        at_least(f"{phase}_epochs", 0)
     for name in ("batch_size", "microbatches", "steps_per_execution"):
         at_least(name, 1)
-    for name in (
-        *("learning_rate", "clip_norm"),
-        *(f"{p}_learning_rate" for p in ("pretrain", "prune", "finetune")),
-    ):
+    for name in ("learning_rate", "clip_norm", *(f"{phase}_learning_rate" for phase in _PHASES)):
         value = FLAGS[name].value
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"--{name} must be a positive number, not {value}.")
@@ -173,16 +195,6 @@ def training_settings() -> Config:
         raise UsageError(f"--weight_decay must be at least 0, not {FLAGS.weight_decay}.")
     if not 0 <= FLAGS.warmup < 1:
         raise UsageError(f"--warmup is a share in [0, 1), not {FLAGS.warmup}.")
-    names = (
-        "dataset", "model", "objective", "pretrain_epochs", "prune_epochs", "finetune_epochs",
-        "batch_size", "learning_rate", "pretrain_learning_rate", "prune_learning_rate",
-        "finetune_learning_rate", "optimizer", "weight_decay", "schedule", "warmup", "allocation",
-        "attacks", "pretrained", "extra", "dtype_policy", "sync_batchnorm", "microbatches",
-        "clip_norm", "ema", "jit",
-    )  # fmt: skip
-    # Settings that only some binaries have flags for.
-    fixed = {"split": "test", "certify_n": 0, "certify_samples": 0}
-    return {**fixed, **{name: FLAGS[name].value for name in names}}
 
 
 def check_epochs(methods: Sequence[str], pretrained: bool = False) -> None:

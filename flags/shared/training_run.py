@@ -1,9 +1,10 @@
-"""Train a network as the settings say: data, optimizer, phases and callbacks of a run."""
+"""Train a network with the settings of a run: data, optimizer, phases and callbacks."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import hydra_tf
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
 def load_data(
     settings: Settings, seed: int, epoch: int = 0, step: int = 0, **options: Any
 ) -> DataSplits:
-    """Return the data splits; training batches start at a step of an epoch.
+    """Return the data splits, with training batches from a step of an epoch on.
 
     Args:
         settings: see :func:`training_flags.training_settings`.
         seed: seed of the order and the augmentation of the images.
         epoch: epoch of the first training batch.
         step: step in that epoch of the first training batch.
-        options: further arguments of :func:`hydra_tf.data.load`.
+        **options: further arguments of :func:`hydra_tf.data.load`.
     """
     from hydra_tf import data
 
@@ -39,7 +40,7 @@ def load_data(
         batch_size=settings["batch_size"],
         seed=seed,
         extra=settings.get("extra"),
-        # Pass 0 is for looking at the data; training uses the passes from 1.
+        # data.load starts at pass 0 by default; training starts at pass 1.
         first_epoch=epoch + 1,
         first_step=step,
         **options,
@@ -117,10 +118,10 @@ def train_network(
     writers = _writers(out) if out is not None and chief else []
 
     def batches_from(epoch: int, step: int) -> tf.data.Dataset:
-        data = load_data(settings, seed, epoch, step, as_bytes=True, worker=worker)
-        return data.train.repeat()
+        splits = load_data(settings, seed, epoch, step, as_bytes=True, worker=worker)
+        return splits.train.repeat()
 
-    try:
+    with _explain_stop(model, bad_batches_path):
         training.train(
             model,
             batches_from,
@@ -134,6 +135,25 @@ def train_network(
             bad_batches_path=bad_batches_path,
             verbose=verbose if chief else 0,
         )
+    return model.net
+
+
+@contextlib.contextmanager
+def _explain_stop(model: hydra_tf.RobustModel, bad_batches_path: str | None) -> Iterator[None]:
+    """Explain how to continue after training that was stopped or whose loss was not finite.
+
+    Args:
+        model: the model in training; its last good weights are saved if its loss is not finite.
+        bad_batches_path: file of the batches with this loss; None to save nothing.
+
+    Raises:
+        StoppedError: if training was told to stop.
+        FloatingPointError: if the loss or the weights are not finite.
+    """
+    from hydra_tf import training
+
+    try:
+        yield
     except training.PreemptionError as error:
         raise StoppedError(str(error)) from error
     except FloatingPointError as error:
@@ -146,7 +166,6 @@ def train_network(
             f"{error} They are saved as {path}{batch}; to continue from them at another learning "
             f"rate, pass --pretrained={path} with another --out."
         ) from error
-    return model.net
 
 
 def _pipeline(settings: Settings, density: float, method: str) -> hydra_tf.HydraCallback:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-# What was asked for: flag values by name; see training_flags.training_settings.
+# Flag values by name; see training_flags.training_settings.
 Settings: TypeAlias = Mapping[str, Any]
 # A run's settings with density, method and seed, as config.json stores them.
 Config: TypeAlias = dict[str, Any]

@@ -85,7 +85,7 @@ def test_smoothing_is_added_to_the_report_and_goes_on_with_more_samples(run, net
     # Other settings need another file.
     other = call(f"--run={run}", *QUICK, "--sigma=0.5")
     assert other.returncode == 2
-    assert "certify.jsonl has certificates of other settings (sigma, seed)" in other.stderr
+    assert "certify.jsonl has certificates for other settings (sigma, seed)" in other.stderr
     assert len(other.stderr.strip().splitlines()) == 1
 
 

@@ -119,7 +119,7 @@ def test_when_a_worker_goes_the_other_stops_and_says_so(sent, workers, tmp_path)
     assert chief.returncode == 75
     last = errors.strip().splitlines()[-1]
     if sent == signal.SIGKILL:
-        assert "another worker is gone" in last
+        assert "another worker has stopped" in last
     else:
         assert "Told to stop" in last
         other.communicate(timeout=60)
@@ -138,7 +138,7 @@ def test_workers_that_are_started_again_end_where_they_would_have(dies, workers,
     _, errors = both[1 - dies].communicate(timeout=120)
     assert time.monotonic() - moment < 60
     assert both[1 - dies].returncode == 75
-    assert "another worker is gone" in errors.strip().splitlines()[-1]
+    assert "another worker has stopped" in errors.strip().splitlines()[-1]
     end(both[dies])
     both.clear()
     finish(*workers(tmp_path / "run", *flags))
