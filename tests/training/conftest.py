@@ -1,4 +1,4 @@
-"""Digits for tests of the loop."""
+"""Batches of digits for the tests of the training loop."""
 
 import numpy as np
 import pytest
@@ -9,18 +9,18 @@ import hydra_tf
 
 @pytest.fixture(scope="module")
 def batches_from():
-    x, y = (np.concatenate(part) for part in zip(*hydra_tf.data.load("digits").train, strict=True))
+    x, y = (
+        np.concatenate(arrays) for arrays in zip(*hydra_tf.data.load("digits").train, strict=True)
+    )
 
     def batches(epoch, step):
-        order = np.random.default_rng(epoch).permutation(150)
-        rest = [np.random.default_rng(epoch + 1 + i).permutation(150) for i in range(9)]
-        passes = [
-            tf.data.Dataset.from_tensor_slices((x[o], y[o])).batch(32) for o in (order, *rest)
+        orders = [np.random.default_rng(epoch + i).permutation(150) for i in range(10)]
+        data, *others = [
+            tf.data.Dataset.from_tensor_slices((x[order], y[order])).batch(32) for order in orders
         ]
-        whole = passes[0]
-        for one in passes[1:]:
-            whole = whole.concatenate(one)
-        return whole.skip(step)
+        for other in others:
+            data = data.concatenate(other)
+        return data.skip(step)
 
     return batches
 

@@ -1,4 +1,4 @@
-"""A small network and its training, for tests of the loop."""
+"""A small network and helpers for the tests of the training loop."""
 
 import contextlib
 
@@ -23,25 +23,25 @@ def small_net(norm=False):
     return keras.Sequential([keras.Input((8, 8, 1)), *layers])
 
 
-def make(objective=TRADES, strategy=None, norm=False):
+def make_model(objective=TRADES, strategy=None, norm=False):
     with strategy.scope() if strategy else contextlib.nullcontext():
         model = hydra_tf.RobustModel(small_net(norm), objective, seed=5)
         model.compile(keras.optimizers.SGD(0.1, momentum=0.9), metrics=["accuracy"])
     return model
 
 
-def phases(*epochs, density=0.3, **how):
-    return hydra_tf.HydraCallback(density, *epochs, **how)
+def phases(*epochs, density=0.3, **options):
+    return hydra_tf.HydraCallback(density, *epochs, **options)
 
 
 def weights_of(model):
     return {v.path + str(i): np.array(v) for i, v in enumerate(model.net.variables)}
 
 
-def assert_same(found, wanted, atol=0.0):
-    assert found.keys() == wanted.keys() or len(found) == len(wanted)
-    for one, two in zip(found.values(), wanted.values(), strict=True):
-        if one.dtype == bool or not atol:
-            np.testing.assert_array_equal(one, two)
+def assert_same(actual, expected, atol=0.0):
+    assert actual.keys() == expected.keys() or len(actual) == len(expected)
+    for array, other in zip(actual.values(), expected.values(), strict=True):
+        if array.dtype == bool or not atol:
+            np.testing.assert_array_equal(array, other)
         else:
-            np.testing.assert_allclose(one, two, atol=atol)
+            np.testing.assert_allclose(array, other, atol=atol)

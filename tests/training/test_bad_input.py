@@ -1,4 +1,4 @@
-"""Bad input ends with one clear sentence before any work is done."""
+"""Bad input raises a one-line error before any work is done."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ GOOD_X, GOOD_Y = np.full((6, 4), 0.5, "float32"), np.array([0, 1, 2, 0, 1, 2])
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "sentence"),
+    ("x", "y", "message"),
     [
         (GOOD_X * 255, GOOD_Y, r"\[0, 1\], but they span \[127.5, 127.5\]; divide"),
         (GOOD_X - 1, GOOD_Y, r"\[0, 1\], but they span \[-0.5, -0.5\]"),
@@ -39,15 +39,15 @@ GOOD_X, GOOD_Y = np.full((6, 4), 0.5, "float32"), np.array([0, 1, 2, 0, 1, 2])
         (GOOD_X, np.zeros((6, 5)), r"one-hot of shape \[batch, 3\]"),
     ],
 )
-def test_data_are_checked_before_training(x, y, sentence):
+def test_data_are_checked_before_training(x, y, message):
     robust = model()
     before = np.array(robust.net.layers[0].kernel)
     for data in ((x, y), (tf.data.Dataset.from_tensor_slices((x, y)).batch(6), None)):
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=message):
             robust.fit(*data, verbose=0)
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=message):
             robust.evaluate(*data, verbose=0)
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=message):
             robust.fit(GOOD_X, GOOD_Y, validation_data=data if data[1] is not None else data[0])
     assert np.array_equal(before, robust.net.layers[0].kernel)
 
@@ -72,11 +72,11 @@ def test_probabilities_are_refused(last):
         hydra_tf.RobustModel(with_operation)
 
 
-def test_probabilities_in_disguise_are_found_before_training():
+def test_softmax_by_hand_is_refused_before_training():
     images = keras.Input([4])
     positive = keras.ops.exp(keras.layers.Dense(3)(images))
-    disguised = keras.Model(images, positive / keras.ops.sum(positive, axis=1, keepdims=True))
-    robust = hydra_tf.RobustModel(disguised)
+    normalised = keras.Model(images, positive / keras.ops.sum(positive, axis=1, keepdims=True))
+    robust = hydra_tf.RobustModel(normalised)
     robust.compile("sgd")
     with pytest.raises(ValueError, match=r"sums to 1.*need logits"):
         robust.fit(GOOD_X, GOOD_Y, verbose=0)
@@ -94,7 +94,7 @@ def test_unknown_objective_and_parameter():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         ({"density": 0.0}, r"\(0, 1\]"),
         ({"density": 1.5}, r"\(0, 1\]"),
@@ -113,13 +113,13 @@ def test_unknown_objective_and_parameter():
         ({"schedule": None, "learning_rate": 0.5}, "schedule=None leaves the rate unchanged"),
     ],
 )
-def test_callback_arguments(arguments, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_callback_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
         hydra_tf.HydraCallback(**{"density": 0.5, "pretrain_epochs": 1, **arguments})
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         ({"density": None}, r"a number in \(0, 1\], not None"),
         ({"density": "0.1"}, r"a number in \(0, 1\], not '0.1'"),
@@ -127,49 +127,49 @@ def test_callback_arguments(arguments, sentence):
         ({"pretrain_epochs": 1.5}, "pretrain_epochs must be a whole number, not 1.5"),
     ],
 )
-def test_callback_arguments_of_another_type(arguments, sentence):
-    with pytest.raises(TypeError, match=sentence):
+def test_callback_arguments_of_the_wrong_type(arguments, message):
+    with pytest.raises(TypeError, match=message):
         hydra_tf.HydraCallback(**{"density": 0.5, "pretrain_epochs": 1, **arguments})
 
 
-def test_two_masters_of_the_learning_rate_are_refused():
-    own = hydra_tf.RobustModel(net(), "natural")
-    own.compile(keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 4)))
+def test_conflicting_learning_rates_are_refused():
+    scheduled = hydra_tf.RobustModel(net(), "natural")
+    scheduled.compile(keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 4)))
     with pytest.raises(ValueError, match=r"be ignored, because the optimizer .* leave out one"):
-        own.fit(GOOD_X, GOOD_Y, callbacks=[hydra_tf.HydraCallback(0.5, 1, learning_rate=0.5)])
+        scheduled.fit(GOOD_X, GOOD_Y, callbacks=[hydra_tf.HydraCallback(0.5, 1, learning_rate=0.5)])
     for other in (
         keras.callbacks.LearningRateScheduler(lambda epoch: 0.25),
         keras.callbacks.ReduceLROnPlateau(),
     ):
-        both = [hydra_tf.HydraCallback(0.5, 1), other]
+        callbacks = [hydra_tf.HydraCallback(0.5, 1), other]
         with pytest.raises(ValueError, match=f"{type(other).__name__} .*schedule=None"):
-            model().fit(GOOD_X, GOOD_Y, callbacks=both, verbose=0)
+            model().fit(GOOD_X, GOOD_Y, callbacks=callbacks, verbose=0)
     robust = model()
-    both = [
+    callbacks = [
         hydra_tf.HydraCallback(0.5, 1, schedule=None),
         keras.callbacks.LearningRateScheduler(lambda epoch: 0.25),
     ]
-    robust.fit(GOOD_X, GOOD_Y, callbacks=both, verbose=0)
+    robust.fit(GOOD_X, GOOD_Y, callbacks=callbacks, verbose=0)
     assert float(robust.optimizer.learning_rate) == 0.25
 
 
-def test_coarse_rates_are_warned_of_once(caplog):
+def test_coarse_learning_rates_warn_once(caplog):
     robust = hydra_tf.RobustModel(net(), "natural")
     robust.compile("sgd", steps_per_execution=2)
     with caplog.at_level("WARNING", logger="absl"):
         robust.fit(
             GOOD_X, GOOD_Y, epochs=2, verbose=0, callbacks=[hydra_tf.HydraCallback(0.5, 1, 1)]
         )
-    assert [r for r in caplog.messages if "steps_per_execution=2 the learning rate" in r]
-    assert len(caplog.messages) == 1
+    (warning,) = [text for text in caplog.messages if text.startswith("hydra_tf: ")]
+    assert "steps_per_execution=2 the learning rate" in warning
 
 
-def test_a_misspelt_monitor_is_refused_and_one_without_validation_warned_of(caplog):
-    def fit(**how):
+def test_misspelt_monitor_is_refused_or_warned_about(caplog):
+    def fit(**options):
         pipeline = hydra_tf.HydraCallback(0.5, 2, monitor="val_acuracy")
         robust = hydra_tf.RobustModel(net(), "natural")
         robust.compile("sgd", metrics=["accuracy"])
-        robust.fit(GOOD_X, GOOD_Y, epochs=2, verbose=0, callbacks=[pipeline], **how)
+        robust.fit(GOOD_X, GOOD_Y, epochs=2, verbose=0, callbacks=[pipeline], **options)
 
     with pytest.raises(ValueError, match='"val_acuracy"; did you mean "val_accuracy"'):
         fit(validation_data=(GOOD_X, GOOD_Y))
@@ -194,7 +194,7 @@ def test_nets_that_cannot_be_wrapped():
         single.fit(GOOD_X, GOOD_Y, verbose=0)
 
 
-def test_empty_arrays_and_single_batches_are_looked_at_too():
+def test_empty_arrays_and_single_batches_are_checked():
     robust = model()
     for call in (robust.fit, robust.evaluate, robust.train_on_batch):
         with pytest.raises(ValueError, match="The data are empty"):
@@ -205,12 +205,12 @@ def test_empty_arrays_and_single_batches_are_looked_at_too():
     assert robust.train_on_batch(GOOD_X, GOOD_Y) > 0
 
 
-def test_a_net_made_outside_the_scope_is_refused(two_replicas):
+def test_net_created_outside_the_scope_is_refused(two_replicas):
     outside = net()
     with two_replicas.scope():
         robust = hydra_tf.RobustModel(hydra_tf.mask_model(outside), "natural")
         robust.compile("sgd")
-    robust.fit(GOOD_X, GOOD_Y, verbose=0)  # its masked copy was made within
+    robust.fit(GOOD_X, GOOD_Y, verbose=0)  # the masked copy was created inside
     masked = hydra_tf.mask_model(outside)
     with two_replicas.scope():
         robust = hydra_tf.RobustModel(masked, "natural")
@@ -235,7 +235,7 @@ def test_epochs_must_match_the_phases():
         model().fit(GOOD_X, GOOD_Y, callbacks=pair)
 
 
-def test_a_dataset_of_unknown_length_is_explained():
+def test_dataset_of_unknown_length_is_refused():
     data = tf.data.Dataset.from_tensor_slices((GOOD_X, GOOD_Y)).batch(2).filter(lambda *_: True)
     with pytest.raises(ValueError, match="steps_per_epoch"):
         model().fit(data, epochs=1, callbacks=[hydra_tf.HydraCallback(0.5, 1)])
@@ -248,7 +248,7 @@ def test_the_callback_needs_a_robust_model():
         plain.fit(GOOD_X, GOOD_X[:, :3], callbacks=[hydra_tf.HydraCallback(0.5, 1)], verbose=0)
 
 
-def test_weights_of_samples_and_classes_are_refused():
+def test_sample_and_class_weights_are_refused():
     with pytest.raises(ValueError, match="class_weight"):
         model().fit(GOOD_X, GOOD_Y, class_weight={0: 1.0})
     with pytest.raises(ValueError, match="sample_weight"):
@@ -257,14 +257,14 @@ def test_weights_of_samples_and_classes_are_refused():
 
 def test_a_callable_objective_trains_but_cannot_be_saved(tmp_path):
     natural = hydra_tf.objectives.build("natural")
-    robust = hydra_tf.RobustModel(net(), lambda *given: natural(*given))
+    robust = hydra_tf.RobustModel(net(), lambda *args: natural(*args))
     robust.compile("sgd")
     robust.fit(GOOD_X, GOOD_Y, verbose=0)
     with pytest.raises(TypeError, match="cannot be written to a config"):
         robust.save(tmp_path / "a.keras")
 
 
-def test_a_bad_batch_in_the_middle_is_one_sentence():
+def test_later_bad_batches_are_refused():
     images = np.concatenate([GOOD_X, GOOD_X * 255])
     labels = np.concatenate([GOOD_Y, GOOD_Y])
     robust = model()
@@ -282,31 +282,31 @@ def test_a_bad_batch_in_the_middle_is_one_sentence():
 
 
 @pytest.mark.parametrize(
-    ("labels", "sentence"),
+    ("labels", "message"),
     [
         (np.eye(3)[GOOD_Y] * 0.9 + 0.1 / 3, "not one-hot rows with one column for each logit"),
         (GOOD_Y + 0.5, "not whole numbers from 0"),
     ],
-    ids=["soft", "between"],
+    ids=["soft", "fractional"],
 )
-def test_a_bad_label_in_the_middle_is_one_sentence(labels, sentence):
+def test_later_bad_labels_are_refused(labels, message):
     first = np.eye(3)[GOOD_Y] if labels.ndim == 2 else GOOD_Y.astype(float)
     x, y = np.concatenate([GOOD_X, GOOD_X]), np.concatenate([first, labels])
     bad = tf.data.Dataset.from_tensor_slices((x, y)).batch(6)
     robust = model()
     for call in (robust.fit, robust.evaluate):
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=message):
             call(bad, verbose=0)
 
 
-def test_a_dataset_must_tell_its_axes():
+def test_images_of_unknown_rank_are_refused():
     spec = tf.TensorSpec(None), tf.TensorSpec(None, tf.int64)
     data = tf.data.Dataset.from_generator(lambda: iter([(GOOD_X, GOOD_Y)]), output_signature=spec)
     with pytest.raises(ValueError, match=r"rank of its images .* tf.ensure_shape"):
         model().fit(data, verbose=0)
 
 
-def test_what_would_fail_when_pruning_begins_fails_at_once():
+def test_errors_of_pruning_are_raised_at_the_start():
     robust = model()
     pipeline = hydra_tf.HydraCallback(0.5, 1, 1, 1, allocation={"nope": 0.5})
     with pytest.raises(ValueError, match="nope"):

@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere ends with the bits of one that was not."""
+"""Runs that are stopped and resumed give the same bits as uninterrupted ones."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ import pytest
 import hydra_tf
 from hydra_tf.training import Checkpoints, LoopOptions, PreemptionError, train
 from hydra_tf.training.long_runs.checkpoints import RunPosition, restore_variables, variable_arrays
-from tests.training.loops import STEPS, assert_same, make, phases, weights_of
+from tests.training.loops import STEPS, assert_same, make_model, phases, weights_of
 
 OBJECTIVE = "trades:epsilon=0.1,steps=1,step_size=0.05,start=uniform"
 PLAN = (1, 2, 1)
@@ -22,16 +22,16 @@ class StopError(Exception):
 
 
 class StopAfter(keras.callbacks.Callback):
-    """Ends a run after so many steps, as a fault would."""
+    """Calls ``action`` after a number of steps."""
 
-    def __init__(self, steps, how):
+    def __init__(self, steps, action):
         super().__init__()
-        self.left, self.how = steps, how
+        self.steps_left, self.action = steps, action
 
     def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if self.left == 0:
-            self.how()
+        self.steps_left -= 1
+        if self.steps_left == 0:
+            self.action()
 
 
 def fault():
@@ -42,8 +42,8 @@ def preempt():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def run(folder, validation, batches_from, *watchers, every=0.0, average=None):
-    model = make(OBJECTIVE)
+def run(folder, validation, batches_from, *callbacks, every=0.0, average=None):
+    model = make_model(OBJECTIVE)
     options = LoopOptions(checkpoint_seconds=every, average=average)
     rows = []
 
@@ -57,7 +57,7 @@ def run(folder, validation, batches_from, *watchers, every=0.0, average=None):
         STEPS,
         phases(*PLAN),
         validation_data=validation,
-        callbacks=[Rows(), *watchers],
+        callbacks=[Rows(), *callbacks],
         checkpoints=Checkpoints(folder),
         options=options,
         verbose=0,
@@ -66,16 +66,18 @@ def run(folder, validation, batches_from, *watchers, every=0.0, average=None):
 
 
 @pytest.mark.parametrize("average", [None, 0.9])
-def test_a_run_stopped_again_and_again_ends_with_the_same_bits(
-    average, tmp_path, batches_from, validation
-):
+def test_repeatedly_stopped_run_gives_the_same_bits(average, tmp_path, batches_from, validation):
     whole, rows = run(tmp_path / "whole", validation, batches_from, average=average)
     steps = sum(PLAN) * STEPS
     resumed, last = None, {}
-    for left in (3, 4, 7, steps):  # in the middle of a phase, at its last step, ...
+    for stop_after in (3, 4, 7, steps):  # in the middle of a phase, at its last step, ...
         try:
             resumed, seen = run(
-                tmp_path / "cut", validation, batches_from, StopAfter(left, fault), average=average
+                tmp_path / "cut",
+                validation,
+                batches_from,
+                StopAfter(stop_after, fault),
+                average=average,
             )
         except StopError:
             continue
@@ -87,30 +89,32 @@ def test_a_run_stopped_again_and_again_ends_with_the_same_bits(
         assert last[epoch] == logs  # metrics too, to the last bit
 
 
-def test_sigterm_leaves_a_checkpoint_of_that_very_step(tmp_path, batches_from, validation):
+def test_sigterm_saves_a_checkpoint_of_the_current_step(tmp_path, batches_from, validation):
     whole, _ = run(tmp_path / "whole", validation, batches_from, every=1e9)
     with pytest.raises(PreemptionError, match="epoch 2, step 3"):
         run(tmp_path / "cut", validation, batches_from, StopAfter(7, preempt), every=1e9)
-    # The signal comes after the seventh step, and is seen by the eighth.
-    place, _ = Checkpoints(tmp_path / "cut").newest()
-    assert place == RunPosition(1, 3)
+    # The signal arrives after the seventh step and is handled in the eighth.
+    position, _ = Checkpoints(tmp_path / "cut").newest()
+    assert position == RunPosition(1, 3)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     resumed, _ = run(tmp_path / "cut", validation, batches_from, every=1e9)
     assert_same(resumed, whole)
 
 
-def test_a_run_that_ends_while_it_is_judged_goes_on_with_the_next_epoch(tmp_path, validation):
+def test_run_resumes_after_a_fault_at_the_end_of_an_epoch(tmp_path, validation):
     def batches_from(epoch, step):
         data = hydra_tf.data.load("digits", batch_size=300, first_epoch=epoch, first_step=step)
         return data.train.repeat().take(5 * 2 + 1)
 
-    def run_on(folder, *watchers):
-        model = make("natural")
+    def run_natural(folder, *callbacks):
+        model = make_model("natural")
         options = LoopOptions(checkpoint_seconds=0.0)
-        how = {"validation": validation, "options": options, "verbose": 0}
+        kwargs = {"validation_data": validation, "options": options, "verbose": 0}
         store = Checkpoints(folder)
         steps = hydra_tf.data.load("digits", batch_size=300).steps
-        train(model, batches_from, steps, phases(2), callbacks=watchers, checkpoints=store, **how)
+        train(
+            model, batches_from, steps, phases(2), callbacks=callbacks, checkpoints=store, **kwargs
+        )
         return weights_of(model)
 
     class FaultAtTheEnd(keras.callbacks.Callback):
@@ -118,14 +122,14 @@ def test_a_run_that_ends_while_it_is_judged_goes_on_with_the_next_epoch(tmp_path
             raise StopError
 
     with pytest.raises(StopError):
-        run_on(tmp_path / "cut", FaultAtTheEnd())
+        run_natural(tmp_path / "cut", FaultAtTheEnd())
     assert Checkpoints(tmp_path / "cut").newest()[0] == RunPosition(0, 5)
-    assert_same(run_on(tmp_path / "cut"), run_on(tmp_path / "whole"))
+    assert_same(run_natural(tmp_path / "cut"), run_natural(tmp_path / "whole"))
 
 
-def test_sigterm_that_comes_too_late_for_a_step_is_passed_on(batches_from):
-    heard = []
-    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(True))
+def test_late_sigterm_reaches_the_previous_handler(batches_from):
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
 
     class AfterTheLastEpoch(keras.callbacks.Callback):
         def on_train_end(self, logs=None):
@@ -133,36 +137,36 @@ def test_sigterm_that_comes_too_late_for_a_step_is_passed_on(batches_from):
 
     try:
         train(
-            make("natural"), batches_from, STEPS, phases(1), callbacks=[AfterTheLastEpoch()],
+            make_model("natural"), batches_from, STEPS, phases(1), callbacks=[AfterTheLastEpoch()],
             verbose=0,
         )  # fmt: skip
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert heard == [True]
+    assert received == [True]
 
 
-def test_a_finished_run_has_nothing_left_to_do(tmp_path, batches_from, validation):
+def test_finished_run_trains_no_steps(tmp_path, batches_from, validation):
     whole, _ = run(tmp_path, validation, batches_from, every=1e9)
     again, rows = run(tmp_path, validation, batches_from, StopAfter(1, fault))
     assert_same(again, whole)
     assert rows == []
 
 
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, batches_from, validation, caplog):
+def test_damaged_checkpoint_is_skipped(tmp_path, batches_from, validation, caplog):
     whole, _ = run(tmp_path / "whole", validation, batches_from, every=1e9)
     with pytest.raises(StopError):
         run(tmp_path / "cut", validation, batches_from, StopAfter(8, fault))
     newest = max((tmp_path / "cut").glob("at-*.npz"))
     content = newest.read_bytes()
     newest.write_bytes(content[: len(content) // 2])
-    place, _ = Checkpoints(tmp_path / "cut").newest()
-    assert place == RunPosition(1, 1)  # the eighth step ended before its checkpoint was due
+    position, _ = Checkpoints(tmp_path / "cut").newest()
+    assert position == RunPosition(1, 1)  # the eighth step ended before its checkpoint was due
     resumed, _ = run(tmp_path / "cut", validation, batches_from, every=1e9)
     assert_same(resumed, whole)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "foreign"])
-def test_every_kind_of_damage_is_known(damage, tmp_path):
+def test_every_kind_of_damage_is_detected(damage, tmp_path):
     store = Checkpoints(tmp_path)
     store.save(RunPosition(0, 1), {"a": np.arange(1000.0)})
     store.save(RunPosition(0, 2), {"a": np.arange(1000.0) + 1})
@@ -173,37 +177,37 @@ def test_every_kind_of_damage_is_known(damage, tmp_path):
     newest.write_bytes(
         {"cut": content[:-9], "flip": content, "empty": b"", "foreign": b"x"}[damage]
     )
-    place, arrays = store.newest()
-    assert place == RunPosition(0, 1)
+    position, arrays = store.newest()
+    assert position == RunPosition(0, 1)
     np.testing.assert_array_equal(arrays["a"], np.arange(1000.0))
 
 
-def test_no_single_bit_goes_unnoticed(tmp_path):
+def test_flipped_bits_are_detected(tmp_path):
     store = Checkpoints(tmp_path)
     store.save(RunPosition(0, 1), {"a": np.arange(3.0), "b": np.arange(2)})
     store.save(RunPosition(0, 2), {"a": np.arange(3.0) + 1, "b": np.arange(2)})
     newest = tmp_path / "at-00000-000000002.npz"
     content = newest.read_bytes()
-    for place in range(len(content)):
+    for offset in range(len(content)):
         flipped = bytearray(content)
-        flipped[place] ^= 1 << place % 8
+        flipped[offset] ^= 1 << offset % 8
         newest.write_bytes(flipped)
-        found, arrays = store.newest()
-        # Bits of the archive that say nothing (times, say) may change.
+        position, arrays = store.newest()
+        # Bits that do not affect the arrays, such as time stamps, may change.
         assert set(arrays) == {"a", "b"}
-        np.testing.assert_array_equal(arrays["a"], np.arange(3.0) + (found == RunPosition(0, 2)))
+        np.testing.assert_array_equal(arrays["a"], np.arange(3.0) + (position == RunPosition(0, 2)))
 
 
-def test_old_checkpoints_go_and_places_have_an_order(tmp_path):
+def test_oldest_checkpoints_are_deleted(tmp_path):
     store = Checkpoints(tmp_path, keep=3)
-    for place in (
+    for position in (
         RunPosition(0, 5),
         RunPosition(0, 9),
         RunPosition(1, 0),
         RunPosition(9, 2),
         RunPosition(10, 0),
     ):
-        store.save(place, {"a": np.zeros(1)})
+        store.save(position, {"a": np.zeros(1)})
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [
         "at-00001-000000000.npz",
@@ -213,7 +217,7 @@ def test_old_checkpoints_go_and_places_have_an_order(tmp_path):
     assert store.newest()[0] == RunPosition(10, 0)
 
 
-def test_a_full_disk_leaves_the_run_as_it_was(tmp_path, monkeypatch):
+def test_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     store = Checkpoints(tmp_path)
     store.save(RunPosition(0, 1), {"a": np.zeros(1)})
 
@@ -227,7 +231,7 @@ def test_a_full_disk_leaves_the_run_as_it_was(tmp_path, monkeypatch):
     assert store.newest()[0] == RunPosition(0, 1)
 
 
-def test_damaged_checkpoints_do_not_outlive_whole_ones(tmp_path):
+def test_damaged_checkpoints_are_deleted_first(tmp_path):
     for step in (8, 9):
         (tmp_path / f"at-00000-{step:09d}.npz").write_bytes(b"cut short")
     store = Checkpoints(tmp_path)
@@ -251,28 +255,28 @@ def test_the_checkpoint_of_another_run_is_refused():
         Checkpoints("anywhere", keep=1)
 
 
-def test_the_batch_of_a_loss_that_is_no_number_is_kept(tmp_path, batches_from):
-    model = make("natural")
+def test_batch_with_nan_loss_is_saved(tmp_path, batches_from):
+    model = make_model("natural")
 
-    class Ruin(keras.callbacks.Callback):
+    class SetNaN(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
             if batch == 2:
                 kernel = self.model.net.layers[-1].kernel
                 kernel.assign(np.full(kernel.shape, np.nan, "float32"))
 
-    path = tmp_path / "suspects.npz"
+    path = tmp_path / "bad_batches.npz"
     with pytest.raises(FloatingPointError, match="epoch 1, step 3"):
         train(
             model,
             batches_from,
             STEPS,
             phases(1),
-            callbacks=[Ruin()],
+            callbacks=[SetNaN()],
             bad_batches_path=str(path),
             verbose=0,
         )
-    with np.load(path) as kept:
-        assert (int(kept["epoch"]), int(kept["step"])) == (0, 2)
-        wanted = next(iter(batches_from(0, 2)))
-        np.testing.assert_array_equal(kept["images"], wanted[0])
-        np.testing.assert_array_equal(kept["labels"], wanted[1])
+    with np.load(path) as saved:
+        assert (int(saved["epoch"]), int(saved["step"])) == (0, 2)
+        images, labels = next(iter(batches_from(0, 2)))
+        np.testing.assert_array_equal(saved["images"], images)
+        np.testing.assert_array_equal(saved["labels"], labels)

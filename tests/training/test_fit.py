@@ -1,4 +1,4 @@
-"""The pipeline as a Keras user meets it."""
+"""The pipeline as Keras users call it."""
 
 import json
 
@@ -40,8 +40,8 @@ def digits():
     return x[order], y[order]
 
 
-def robust(net, objective=f"trades:epsilon={EPSILON},steps=2", optimizer=None, **how):
-    model = hydra_tf.RobustModel(net, objective, **how)
+def robust(net, objective=f"trades:epsilon={EPSILON},steps=2", optimizer=None, **options):
+    model = hydra_tf.RobustModel(net, objective, **options)
     model.compile(optimizer or keras.optimizers.SGD(0.05, momentum=0.9), metrics=["accuracy"])
     return model
 
@@ -58,7 +58,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_frozen_variables_do_not_move_by_one_bit_in_any_phase(digits, optimizer):
+def test_frozen_variables_do_not_change_in_any_phase(digits, optimizer):
     x, y = digits[0][:64], digits[1][:64]
     model = robust(small_net(batchnorm=True), optimizer=OPTIMIZERS[optimizer]())
     hydra_tf.set_density(model, 0.3)
@@ -69,16 +69,16 @@ def test_frozen_variables_do_not_move_by_one_bit_in_any_phase(digits, optimizer)
         statistics = {id(v) for v in model.net.layers[1].non_trainable_variables}
         free = trained | statistics | (masks if name == "prune" else set())
         frozen = [v for v in model.net.variables if id(v) not in free]
-        moving = [v for v in model.net.variables if id(v) in trained]
-        before, moved = values(frozen), values(moving)
+        changing = [v for v in model.net.variables if id(v) in trained]
+        frozen_before, trained_before = values(frozen), values(changing)
         model.fit(x, y, batch_size=16, epochs=1, verbose=0)
-        for variable, old, new in zip(frozen, before, values(frozen), strict=True):
+        for variable, old, new in zip(frozen, frozen_before, values(frozen), strict=True):
             assert old.tobytes() == new.tobytes(), (name, variable.path)
-        for variable, old, new in zip(moving, moved, values(moving), strict=True):
+        for variable, old, new in zip(changing, trained_before, values(changing), strict=True):
             assert not np.array_equal(old, new), (name, variable.path)
 
 
-def test_prune_phase_keeps_biases_and_can_leave_batchnorm_alone(digits):
+def test_variables_trained_in_the_prune_phase(digits):
     net = hydra_tf.mask_model(small_net(batchnorm=True))
     names = [v.name for v in trained_variables(net, PHASES["prune"])]
     assert names == ["scores", "gamma", "beta", "scores"]
@@ -133,10 +133,10 @@ def test_the_pipeline_prunes_to_the_density_and_learns(digits):
     assert [row["kept"] for row in report["layers"]] == kept
     assert history["density"][:4] == [1.0] * 4
     assert history["density"][4:] == [sum(kept) / 1476] * 5
-    # By chance 10% would be right.
+    # Chance is 10%.
     assert history["val_accuracy"][-1] > 0.6
     assert history["val_robust_accuracy"][-1] > 0.4
-    # The weights of the last phase's best epoch are in the model.
+    # The model has the weights of the best epoch of the last phase.
     again = model.evaluate(x[1000:], y[1000:], verbose=0, return_dict=True)
     assert again["robust_accuracy"] == pytest.approx(max(history["val_robust_accuracy"][6:]))
 
@@ -194,7 +194,7 @@ def test_snip_scores_are_gradient_times_weight(digits):
         np.testing.assert_allclose(layer.scores, scores, rtol=1e-4, atol=1e-7)
 
 
-def test_each_phase_has_a_fresh_optimizer_and_its_own_rate(digits):
+def test_each_phase_resets_optimizer_and_learning_rate(digits):
     seen = []
 
     class Watch(keras.callbacks.Callback):
@@ -215,9 +215,9 @@ def test_each_phase_has_a_fresh_optimizer_and_its_own_rate(digits):
     assert float(model.optimizer.learning_rate) == pytest.approx(0.05)
 
 
-def test_an_optimizer_with_its_own_schedule_keeps_it(digits):
-    own = keras.optimizers.schedules.ExponentialDecay(0.05, 10, 0.5)
-    model = robust(small_net(), optimizer=keras.optimizers.SGD(own))
+def test_schedule_of_the_optimizer_is_kept(digits):
+    decay = keras.optimizers.schedules.ExponentialDecay(0.05, 10, 0.5)
+    model = robust(small_net(), optimizer=keras.optimizers.SGD(decay))
     x, y = digits[0][:32], digits[1][:32]
     callbacks = [hydra_tf.HydraCallback(0.5, 1, 1, 0)]
     model.fit(x, y, epochs=2, verbose=0, callbacks=callbacks)
@@ -233,7 +233,7 @@ def test_progress_bar_names_the_phase(digits, capsys):
     assert "Epoch 2/2 - prune, density 0.5" in printed
 
 
-def test_early_stopping_ends_training_and_never_brings_the_dense_network_back(digits):
+def test_early_stopping_does_not_restore_dense_weights(digits):
     x, y = digits
     model = robust(small_net())
     stop = keras.callbacks.EarlyStopping(
@@ -243,7 +243,7 @@ def test_early_stopping_ends_training_and_never_brings_the_dense_network_back(di
         x[:64], y[:64], epochs=9, validation_data=(x[64:96], y[64:96]), verbose=0,
         callbacks=[stop, hydra_tf.HydraCallback(0.5, 1, 1, 7)],
     )  # fmt: skip
-    # One epoch a phase is no time to lose patience; in fine-tuning the second one is.
+    # Patience starts again in each phase; it ends in the second epoch of fine-tuning.
     assert len(history.epoch) == 4
     assert hydra_tf.sparsity.report(model)["total"]["density"] == 0.5
 
@@ -265,7 +265,7 @@ def test_model_checkpoint_keeps_the_best_of_the_last_phase(digits, tmp_path):
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 5])
-def test_backup_and_restore_goes_on_as_if_nothing_happened(digits, tmp_path, stop_after):
+def test_backup_and_restore_gives_the_same_bits(digits, tmp_path, stop_after):
     data = tf.data.Dataset.from_tensor_slices((digits[0][:96], digits[1][:96])).batch(32)
 
     class PowerCut(keras.callbacks.Callback):
@@ -273,12 +273,12 @@ def test_backup_and_restore_goes_on_as_if_nothing_happened(digits, tmp_path, sto
             if epoch == stop_after:
                 raise KeyboardInterrupt
 
-    def run(*more):
+    def run(*callbacks):
         model = robust(small_net())
         pipeline = hydra_tf.HydraCallback(0.3, 2, 2, 2, warmup=0.2, restore_best_weights=False)
-        # The backup may stand before the pipeline in the list.
+        # The backup may come before the pipeline in the list.
         backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
-        model.fit(data, epochs=6, verbose=0, callbacks=[*more, backup, pipeline])
+        model.fit(data, epochs=6, verbose=0, callbacks=[*callbacks, backup, pipeline])
         return values(model.net.variables)
 
     whole = run()
@@ -288,7 +288,7 @@ def test_backup_and_restore_goes_on_as_if_nothing_happened(digits, tmp_path, sto
         assert one.tobytes() == other.tobytes()
 
 
-def test_saved_robust_model_trains_on_bit_for_bit(digits, tmp_path):
+def test_saved_model_continues_training_bit_for_bit(digits, tmp_path):
     x, y = digits[0][:64], digits[1][:64]
     model = robust(small_net())
     hydra_tf.set_density(model, 0.3)
@@ -315,12 +315,12 @@ def test_mirrored_strategy_gives_every_replica_the_same_masks(digits, two_replic
         replicas = [np.array(value) for value in layer.mask.value.values]
         assert len(replicas) == 2
         assert np.array_equal(replicas[0], replicas[1])
-        # The natural objective has no randomness: two replicas must do what one device does.
+        # The natural objective has no randomness: two replicas must give the result of one device.
         assert np.array_equal(replicas[0], alone.mask)
         np.testing.assert_allclose(layer.kernel, alone.kernel, rtol=1e-3, atol=1e-5)
 
 
-def test_replicas_draw_the_rows_of_one_device(two_replicas):
+def test_replicas_draw_the_noise_of_one_device(two_replicas):
     def noise(count):
         first, total = position_in_global_batch(tf.constant(count))
         with slice_of_batch(first, total):
@@ -328,13 +328,13 @@ def test_replicas_draw_the_rows_of_one_device(two_replicas):
             return normal(tf.zeros([count, 3]), seed)
 
     alone = noise(6)
-    shares = two_replicas.experimental_local_results(two_replicas.run(lambda: noise(3)))
-    np.testing.assert_array_equal(np.concatenate(shares), alone)
+    slices = two_replicas.experimental_local_results(two_replicas.run(lambda: noise(3)))
+    np.testing.assert_array_equal(np.concatenate(slices), alone)
     assert len(np.unique(alone)) == alone.numpy().size
 
 
-class Noted(hydra_tf.objectives.Objective):
-    """Natural training that keeps the progress of each step in a variable."""
+class RecordsProgress(hydra_tf.objectives.Objective):
+    """Natural training that records the progress of each step in a variable."""
 
     ramp = 0.5
 
@@ -346,26 +346,26 @@ class Noted(hydra_tf.objectives.Objective):
         return hydra_tf.objectives.build("natural")(model, x, y, context)
 
 
-def test_without_a_pipeline_the_whole_fit_is_the_phase(digits):
+def test_without_a_pipeline_fit_is_one_phase(digits):
     x, y = digits[0][:64], digits[1][:64]
-    model = robust(small_net(), Noted())
+    model = robust(small_net(), RecordsProgress())
     model.fit(x, y, epochs=2, verbose=0)  # 2 steps an epoch
     assert model.objective.seen.numpy().tolist() == [0.0, 0.25, 0.5, 0.75]
     function = model.train_function
-    model.fit(x, y, epochs=2, verbose=0)  # goes on at full epsilon, in the same graph
+    model.fit(x, y, epochs=2, verbose=0)  # continues at full epsilon, in the same graph
     assert model.objective.seen.numpy().tolist()[4:] == [1.0] * 4
     assert model.train_function is function
-    endless = tf.data.Dataset.from_tensor_slices((x, y)).batch(32).repeat()
-    model = robust(small_net(), Noted())
-    model.fit(endless, epochs=1, steps_per_epoch=4, verbose=0)
+    repeated = tf.data.Dataset.from_tensor_slices((x, y)).batch(32).repeat()
+    model = robust(small_net(), RecordsProgress())
+    model.fit(repeated, epochs=1, steps_per_epoch=4, verbose=0)
     assert model.objective.seen.numpy().tolist() == [0.0, 0.25, 0.5, 0.75]
-    model = robust(small_net(), Noted())
+    model = robust(small_net(), RecordsProgress())
     model.set_phase("finetune", steps=8)
     model.fit(x, y, epochs=1, verbose=0)
     assert model.objective.seen.numpy().tolist() == [0.0, 0.125]
 
 
-def test_data_of_unknown_length_are_refused_where_epsilon_grows(digits):
+def test_data_of_unknown_length_are_refused_if_epsilon_grows(digits):
     x, y = digits[0][:64], digits[1][:64]
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(32).filter(lambda x, y: True)
     with pytest.raises(ValueError, match=r"length .* unknown, but .* epsilon grow \(ramp=0.5\)"):
@@ -413,10 +413,10 @@ def data_forms(x, y):
 )
 def test_every_form_of_data_trains(digits, form):
     x, y = digits[0][:64], digits[1][:64]
-    given, how = data_forms(x, y)[form]
+    args, options = data_forms(x, y)[form]
     model = robust(small_net())
     pipeline = hydra_tf.HydraCallback(0.3, 1, 1, 1)
-    history = model.fit(*given, epochs=3, verbose=0, callbacks=[pipeline], **how).history
+    history = model.fit(*args, epochs=3, verbose=0, callbacks=[pipeline], **options).history
     assert hydra_tf.sparsity.report(model)["total"]["density"] == pytest.approx(0.3, abs=0.01)
     if form == "split":
         assert len(history["val_robust_accuracy"]) == 3
@@ -436,21 +436,21 @@ def test_steps_per_execution_changes_nothing(digits):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
 
 
-def test_nan_loss_stops_with_the_last_good_weights(digits):
+def test_nan_loss_restores_the_last_good_weights(digits):
     x, y = digits[0][:64], digits[1][:64]
     model = robust(small_net(), "natural")
-    kept = []
+    good_weights = []
 
-    class Poison(keras.callbacks.Callback):
+    class SetNaN(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 1:
-                kept.extend(values(self.model.net.variables))
+                good_weights.extend(values(self.model.net.variables))
                 self.model.net.layers[-1].bias.assign(np.full(10, np.nan, "float32"))
 
-    sentence = r"nan in epoch 2, step 1, in phase pretrain;.*end of epoch 1"
-    with pytest.raises(FloatingPointError, match=sentence):
-        model.fit(x, y, epochs=3, verbose=0, callbacks=[Poison()])
-    for old, new in zip(kept, values(model.net.variables), strict=True):
+    message = r"nan in epoch 2, step 1, in phase pretrain;.*end of epoch 1"
+    with pytest.raises(FloatingPointError, match=message):
+        model.fit(x, y, epochs=3, verbose=0, callbacks=[SetNaN()])
+    for old, new in zip(good_weights, values(model.net.variables), strict=True):
         assert np.array_equal(old, new)
 
 
@@ -495,38 +495,38 @@ def test_one_pipeline_over_three_fits_keeps_the_learned_scores(digits):
 
     def fit(model, *pipelines):
         for pipeline in pipelines:
-            how = {"epochs": pipeline.epochs, "shuffle": False, "verbose": 0}
-            model.fit(x, y, callbacks=[pipeline], **how)
+            options = {"epochs": pipeline.epochs, "shuffle": False, "verbose": 0}
+            model.fit(x, y, callbacks=[pipeline], **options)
         return values(model.net.variables)
 
     whole = fit(robust(small_net()), hydra_tf.HydraCallback(0.3, 1, 1, 1))
-    parts = fit(
+    separate = fit(
         robust(small_net()),
         hydra_tf.HydraCallback(0.3, pretrain_epochs=1),
         hydra_tf.HydraCallback(0.3, prune_epochs=1),
         hydra_tf.HydraCallback(0.3, finetune_epochs=1),
     )
-    for one, other in zip(whole, parts, strict=True):
+    for one, other in zip(whole, separate, strict=True):
         assert np.array_equal(one, other)
 
 
-def test_nan_in_the_last_step_of_the_last_epoch_is_found(digits):
+def test_nan_in_the_last_step_is_detected(digits):
     x, y = digits[0][:32], digits[1][:32]
     model = robust(small_net(), "natural")
     before = values(model.net.variables)
 
-    class Poison(keras.callbacks.Callback):
+    class SetNaN(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             self.model.net.layers[-1].bias.assign(np.full(10, np.nan, "float32"))
 
-    # The guard reads the weights after the epoch's callbacks that stand before it.
+    # The guard checks the weights after the other callbacks of the epoch.
     with pytest.raises(FloatingPointError, match=r"weights became NaN .* weights of the start"):
-        model.fit(x, y, batch_size=32, epochs=1, verbose=0, callbacks=[Poison()])
+        model.fit(x, y, batch_size=32, epochs=1, verbose=0, callbacks=[SetNaN()])
     for old, new in zip(before, values(model.net.variables), strict=True):
         assert np.array_equal(old, new)
 
 
-def test_early_stopping_leaves_the_best_epoch_of_the_phase(digits):
+def test_early_stopping_restores_the_best_epoch_of_the_phase(digits):
     x, y = digits
     model = robust(small_net())
     stop = keras.callbacks.EarlyStopping("val_loss", patience=1, min_delta=10.0)
@@ -541,7 +541,7 @@ def test_early_stopping_leaves_the_best_epoch_of_the_phase(digits):
     assert again == pytest.approx(best)
 
 
-def test_an_interrupted_schedule_does_not_shrink_the_next_one(digits, tmp_path):
+def test_an_interrupted_schedule_does_not_change_the_next_one(digits, tmp_path):
     x, y = digits[0][:64], digits[1][:64]
 
     class Interrupt(keras.callbacks.Callback):
@@ -562,7 +562,7 @@ def test_an_interrupted_schedule_does_not_shrink_the_next_one(digits, tmp_path):
         assert float(one.optimizer.learning_rate) == pytest.approx(0.05)
 
 
-def test_snip_looks_at_all_weights_and_moves_no_statistics(digits):
+def test_snip_uses_all_weights_and_keeps_batchnorm_statistics(digits):
     x, y = digits[0][:32], digits[1][:32]
     model = robust(small_net(batchnorm=True), "natural")
     hydra_tf.set_density(model, 0.1)
@@ -578,7 +578,7 @@ def test_snip_looks_at_all_weights_and_moves_no_statistics(digits):
     for old, new in zip(statistics, seen[0], strict=True):
         assert np.array_equal(old, new)
     scores = np.asarray(model.net.layers[-1].scores)
-    assert (scores > 0).mean() > 0.3  # a tenth of them under the mask of before
+    assert (scores > 0).mean() > 0.3  # 0.1 if the previous mask were applied
 
 
 def test_mirrored_trades_with_validation_prunes_to_the_density(digits, two_replicas):

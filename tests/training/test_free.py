@@ -1,4 +1,4 @@
-"""Free adversarial training against a loop written out, and what it carries along."""
+"""Free adversarial training against a plain loop, and the perturbation that it stores."""
 
 import keras
 import numpy as np
@@ -29,9 +29,9 @@ def small_net(seed=0):
     )
 
 
-def robust(spec=f"free:epsilon={EPSILON},replays=3", net=None, **how):
+def robust(spec=f"free:epsilon={EPSILON},replays=3", net=None, **options):
     model = hydra_tf.RobustModel(net or small_net(), spec)
-    model.compile(keras.optimizers.SGD(0.2, momentum=0.9), metrics=["accuracy"], **how)
+    model.compile(keras.optimizers.SGD(0.2, momentum=0.9), metrics=["accuracy"], **options)
     return model
 
 
@@ -45,8 +45,8 @@ def values(model):
     ]
 
 
-def written_out(norm, replays, step, epochs=1):
-    """Algorithm 1 of the paper in plain TensorFlow: weights and delta after some epochs."""
+def plain_loop(norm, replays, step, epochs=1):
+    """Return weights and perturbation after some epochs of Algorithm 1 of the paper."""
     net = small_net()
     weights = net.trainable_variables
     velocities = [np.zeros(w.shape, "float32") for w in weights]
@@ -56,25 +56,26 @@ def written_out(norm, replays, step, epochs=1):
         n = len(x)
         for _ in range(replays):
             if norm == "linf":
-                seen = np.clip(x + np.clip(delta[:n], -EPSILON, EPSILON), 0, 1)
+                perturbed = np.clip(x + np.clip(delta[:n], -EPSILON, EPSILON), 0, 1)
             else:
                 change = np.clip(x + delta[:n], 0, 1) - x
                 size = np.sqrt((change**2).sum((1, 2, 3), keepdims=True))
-                seen = x + change * np.minimum(1, EPSILON / size.clip(1e-9))
-            seen = tf.constant(seen)
+                perturbed = x + change * np.minimum(1, EPSILON / size.clip(1e-9))
+            perturbed = tf.constant(perturbed)
             with tf.GradientTape() as tape:
-                tape.watch(seen)
-                logits = net(seen, training=True)
+                tape.watch(perturbed)
+                logits = net(perturbed, training=True)
                 loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits))
-            *slopes, up = tape.gradient(loss, [*(w.value for w in weights), seen])
-            up = up.numpy()
+            *gradients, ascent = tape.gradient(loss, [*(w.value for w in weights), perturbed])
+            ascent = ascent.numpy()
             if norm == "l2":
-                up /= np.sqrt((up**2).sum((1, 2, 3), keepdims=True))
-            delta[:n] = seen.numpy() - x + step * (np.sign(up) if norm == "linf" else up)
-            for i, (weight, slope) in enumerate(zip(weights, slopes, strict=True)):
-                velocities[i] = 0.9 * velocities[i] - 0.2 * slope.numpy()
+                ascent /= np.sqrt((ascent**2).sum((1, 2, 3), keepdims=True))
+            ascent = np.sign(ascent) if norm == "linf" else ascent
+            delta[:n] = perturbed.numpy() - x + step * ascent
+            for i, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
+                velocities[i] = 0.9 * velocities[i] - 0.2 * gradient.numpy()
                 weight.assign_add(velocities[i])
-        # What is kept for the next batch is in the ball and the pixel range of this one.
+        # The stored perturbation is projected on the ball and the pixel range of this batch.
         delta[:n] = objectives.build(
             {"name": "free", "norm": norm, "epsilon": EPSILON}
         ).start_batch(tf.constant(x), tf.constant(delta[:n])) - tf.constant(x)
@@ -84,42 +85,44 @@ def written_out(norm, replays, step, epochs=1):
 @pytest.mark.parametrize(
     ("norm", "replays", "step"), [("linf", 4, EPSILON), ("linf", 1, 0.03), ("l2", 3, 0.04)]
 )
-def test_fit_does_what_the_loop_written_out_does(norm, replays, step):
+def test_fit_equals_the_plain_loop(norm, replays, step):
     spec = f"free:norm={norm},epsilon={EPSILON},replays={replays},step_size={step}"
     model = robust(spec)
     model.fit(batches(), epochs=2, verbose=0)  # the last of three batches is a short one
-    weights, delta = written_out(norm, replays, step, epochs=2)
-    found = [w for w in model.net.trainable_variables if w.name != "scores"]
+    weights, delta = plain_loop(norm, replays, step, epochs=2)
+    trained = [w for w in model.net.trainable_variables if w.name != "scores"]
     assert int(model.optimizer.iterations) == 2 * 3 * replays
-    for one, other in zip(found, weights, strict=True):
+    for one, other in zip(trained, weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(model._perturbation, delta, atol=1e-6)
     assert np.abs(delta).max() > 0.02
 
 
-def test_the_step_size_is_epsilon_unless_given():
+def test_step_size_defaults_to_epsilon():
     free = objectives.build("free:epsilon=0.25")
     x = tf.constant([[0.5, 0.9, 0.5]])
-    up = tf.constant([[3.0, 1e-9, -2.0]])
-    moved = free.update_perturbed(x, x, up)
+    gradient = tf.constant([[3.0, 1e-9, -2.0]])
+    moved = free.update_perturbed(x, x, gradient)
     np.testing.assert_allclose(moved, [[0.75, 1.0, 0.25]])
-    again = free.update_perturbed(x, moved, -up)
+    again = free.update_perturbed(x, moved, -gradient)
     np.testing.assert_allclose(again, [[0.5, 0.75, 0.5]], atol=1e-7)
-    # Nothing carries it out of the ball, nor does a gradient that overflowed spoil it.
-    np.testing.assert_allclose(free.update_perturbed(x, moved, up), moved)
-    broken = tf.constant([[np.nan, np.inf, -np.inf]])
-    np.testing.assert_allclose(free.update_perturbed(x, moved, broken), moved)
+    # The update stays in the ball, even if gradients are NaN or infinite.
+    np.testing.assert_allclose(free.update_perturbed(x, moved, gradient), moved)
+    overflowed = tf.constant([[np.nan, np.inf, -np.inf]])
+    np.testing.assert_allclose(free.update_perturbed(x, moved, overflowed), moved)
     other = tf.constant([[0.9, 0.1, 0.0]])
     np.testing.assert_allclose(
         free.start_batch(other, moved - x), [[1.0, 0.2, 0.0]], atol=1e-7
-    )  # taken over by the next batch
-    long = objectives.build("free:norm=l2,epsilon=0.25")
+    )  # the next batch starts from it
+    l2_free = objectives.build("free:norm=l2,epsilon=0.25")
     np.testing.assert_allclose(
-        long.update_perturbed(x, x, tf.constant([[3.0, 0.0, 4.0]])), [[0.65, 0.9, 0.7]], rtol=1e-5
+        l2_free.update_perturbed(x, x, tf.constant([[3.0, 0.0, 4.0]])),
+        [[0.65, 0.9, 0.7]],
+        rtol=1e-5,
     )
 
 
-def test_what_is_carried_stays_in_the_ball_and_the_pixels_in_range():
+def test_stored_perturbation_stays_in_ball_and_pixel_range():
     model = robust()
     model.fit(X[:16], Y[:16], batch_size=16, shuffle=False, epochs=3, verbose=0)
     delta = np.array(model._perturbation)
@@ -128,32 +131,32 @@ def test_what_is_carried_stays_in_the_ball_and_the_pixels_in_range():
     assert (X[:16] + delta).min() >= -1e-7 and (X[:16] + delta).max() <= 1 + 1e-7
 
 
-class Watched(Free):
-    """Free, with a note of every step: progress and learning rate."""
+class RecordedFree(Free):
+    """Free training that records progress and learning rate of every step."""
 
     def __call__(self, model, x, y, context, perturbed=None):
-        optimizer, notes = WATCH
-        notes.append((float(context.progress), float(optimizer.learning_rate)))
+        optimizer, rows = RECORD
+        rows.append((float(context.progress), float(optimizer.learning_rate)))
         return super().__call__(model, x, y, context, perturbed)
 
 
-WATCH = []
+RECORD = []
 
 
 def test_schedule_and_progress_reach_their_ends():
-    model = robust(Watched(epsilon=EPSILON, replays=3), run_eagerly=True)
-    WATCH[:] = model.optimizer, []
+    model = robust(RecordedFree(epsilon=EPSILON, replays=3), run_eagerly=True)
+    RECORD[:] = model.optimizer, []
     pipeline = hydra_tf.HydraCallback(0.5, 2, 1, 1, warmup=0.2)
     model.fit(batches(), epochs=4, verbose=0, callbacks=[pipeline])
-    notes = np.array(WATCH[1])
-    assert len(notes) == 4 * 3 * 3
+    rows = np.array(RECORD[1])
+    assert len(rows) == 4 * 3 * 3
     first = 0
     for length, peak in ((2, 0.2), (1, 0.2), (1, 0.02)):
-        phase = notes[first : first + 9 * length]
+        phase = rows[first : first + 9 * length]
         first += 9 * length
         steps = 9 * length
         np.testing.assert_allclose(phase[:, 0], np.arange(steps) / steps, rtol=1e-6)
-        # As for any objective: the rate of batch i of all batches, for each of its replays.
+        # All replays of a batch use the learning rate of that batch.
         rates = [SCHEDULES["cosine"](i, 3 * length, peak, 0.2) for i in range(3 * length)]
         np.testing.assert_allclose(phase[:, 1], np.repeat(rates, 3), rtol=1e-6)
         assert phase[-1, 1] == pytest.approx(
@@ -161,7 +164,7 @@ def test_schedule_and_progress_reach_their_ends():
         )
 
 
-def test_masks_follow_the_scores_at_every_step_of_the_prune_phase_alone(monkeypatch):
+def test_masks_are_updated_in_the_prune_phase_only(monkeypatch):
     from hydra_tf.training.step import robust_step as step
 
     calls, refresh = [], step.refresh_masks
@@ -179,19 +182,18 @@ def test_masks_follow_the_scores_at_every_step_of_the_prune_phase_alone(monkeypa
         assert np.array_equal(np.flatnonzero(np.array(layer.mask)), np.sort(kept))
 
 
-def test_backup_and_restore_goes_on_as_if_nothing_happened(tmp_path):
+def test_backup_and_restore_gives_the_same_bits(tmp_path):
     class PowerCut(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 2:
                 raise KeyboardInterrupt
 
-    def run(*more):
+    def run(*callbacks):
         model = robust(f"free:epsilon={EPSILON},replays=2")
         pipeline = hydra_tf.HydraCallback(0.3, 1, 2, 0, best_dir=str(tmp_path / "best"))
         backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
-        callbacks = [*more, backup, pipeline]
-        how = {"validation_data": batches(), "verbose": 0}
-        model.fit(batches(), epochs=3, callbacks=callbacks, **how)
+        callbacks = [*callbacks, backup, pipeline]
+        model.fit(batches(), epochs=3, validation_data=batches(), callbacks=callbacks, verbose=0)
         return values(model)
 
     whole = run()
@@ -201,7 +203,7 @@ def test_backup_and_restore_goes_on_as_if_nothing_happened(tmp_path):
         assert one.tobytes() == other.tobytes()
 
 
-def test_a_saved_model_trains_on_bit_for_bit(tmp_path):
+def test_saved_model_continues_training_bit_for_bit(tmp_path):
     model = robust()
     model.fit(batches(), verbose=0)
     model.save(tmp_path / "model.keras")
@@ -216,18 +218,18 @@ def test_a_saved_model_trains_on_bit_for_bit(tmp_path):
         assert np.array_equal(one, other)
 
 
-def test_two_replicas_do_what_one_device_does(two_replicas, tmp_path):
+def test_two_replicas_equal_one_device(two_replicas, tmp_path):
     spec = f"free:epsilon={EPSILON},replays=2"
     with two_replicas.scope():
         model = robust(spec)
     single = robust(spec)
     for one in (model, single):
         pipeline = hydra_tf.HydraCallback(0.3, 1, 1)
-        data = batches().take(2)  # full ones: of a short one each replica takes half
+        data = batches().take(2)  # full batches: of a short one each replica takes half
         one.fit(data, epochs=2, verbose=0, callbacks=[pipeline])
     first, second = (np.array(value) for value in model._perturbation.value.values)
     assert np.array_equal(first, second)
-    # Rows 8 to 16 are those that the second replica carries.
+    # The second replica stores rows 8 to 16.
     np.testing.assert_allclose(first, single._perturbation, atol=1e-6)
     assert np.any(first[:8]) and np.any(first[8:])
     for layer, alone in zip(masked_layers(model), masked_layers(single), strict=True):
@@ -251,14 +253,14 @@ def test_free_training_learns_and_validates_against_pgd():
     assert history["val_robust_accuracy"][-1] > 0.5
 
 
-def test_other_objectives_carry_nothing():
+def test_other_objectives_store_no_perturbation():
     model = robust("natural")
     model.fit(batches(), verbose=0)
     assert model._perturbation is None and model.replays == 1
     assert [v.name for v in model.non_trainable_variables if "carried" in v.name] == []
 
 
-def test_what_cannot_carry_has_one_clear_sentence():
+def test_unsupported_data_are_refused():
     def endless():
         while True:
             yield X[:16], Y[:16]
@@ -280,13 +282,13 @@ def test_what_cannot_carry_has_one_clear_sentence():
 
 
 @pytest.mark.parametrize(
-    ("spec", "sentence"),
+    ("spec", "message"),
     [
         ("free:epsilon=-1", "epsilon must be a finite number of at least 0, not -1"),
         ("free:replays=0", "replays must be at least 1, not 0"),
         ("free:step_size=0", "step_size must be a positive number, not 0"),
     ],
 )
-def test_bad_parameters_have_one_clear_sentence(spec, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_bad_parameters_are_refused(spec, message):
+    with pytest.raises(ValueError, match=message):
         objectives.build(spec)

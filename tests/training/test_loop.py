@@ -1,4 +1,4 @@
-"""The loop over tf.distribute: fit's own bits, replicas that agree, options that change nothing."""
+"""The training loop: the bits of ``fit``, several replicas, and options of the machine."""
 
 import contextlib
 import re
@@ -13,12 +13,20 @@ from hydra_tf.training import LoopOptions, StepOptions, train
 from hydra_tf.training.long_runs.loop_graphs import distribute_batches
 from hydra_tf.training.long_runs.moving_average import MovingAverage
 from hydra_tf.training.step.microbatches import clipped
-from tests.training.loops import STEPS, TRADES, assert_same, make, phases, small_net, weights_of
+from tests.training.loops import (
+    STEPS,
+    TRADES,
+    assert_same,
+    make_model,
+    phases,
+    small_net,
+    weights_of,
+)
 
 
 @pytest.mark.parametrize("objective", ["natural", TRADES, "free:epsilon=0.1,replays=2"])
-def test_the_loop_makes_the_bits_that_fit_makes(objective, batches_from, validation):
-    fitted, looped = make(objective), make(objective)
+def test_loop_gives_the_bits_of_fit(objective, batches_from, validation):
+    fitted, looped = make_model(objective), make_model(objective)
     history = fitted.fit(
         batches_from(0, 0),
         epochs=4,
@@ -32,7 +40,7 @@ def test_the_loop_makes_the_bits_that_fit_makes(objective, batches_from, validat
     )
     assert_same(weights_of(looped), weights_of(fitted))
     for key, values in history.history.items():
-        if key == "density":  # which the pipeline adds to what its peers see
+        if key == "density":  # the pipeline adds it for other callbacks
             continue
         assert logs[key] == pytest.approx(values[-1], rel=1e-5), key
 
@@ -41,20 +49,18 @@ def test_the_loop_makes_the_bits_that_fit_makes(objective, batches_from, validat
     "objective",
     [TRADES, "smoothing", "pgd:norm=l2,epsilon=0.5,steps=2", "mixtrain:epsilon=0.02,samples=2"],
 )
-def test_two_replicas_make_the_masks_of_one_device(
-    objective, batches_from, validation, two_replicas
-):
-    alone, shared = make(objective), make(objective, two_replicas)
-    how = {"validation": validation, "verbose": 0}
-    logs = train(alone, batches_from, STEPS, phases(1, 2, 1), **how)
-    both = train(shared, batches_from, STEPS, phases(1, 2, 1), **how)  # 20 steps in all
-    # Sums in another order: float32 rounding, carried through 20 steps of momentum.
+def test_two_replicas_equal_one_device(objective, batches_from, validation, two_replicas):
+    alone, shared = make_model(objective), make_model(objective, two_replicas)
+    kwargs = {"validation": validation, "verbose": 0}
+    logs = train(alone, batches_from, STEPS, phases(1, 2, 1), **kwargs)
+    shared_logs = train(shared, batches_from, STEPS, phases(1, 2, 1), **kwargs)  # 20 steps in all
+    # The order of sums differs: float32 rounding over 20 steps with momentum.
     assert_same(weights_of(shared), weights_of(alone), atol=2e-4)
     for key, value in logs.items():
-        assert both[key] == pytest.approx(value, abs=2e-3), key
+        assert shared_logs[key] == pytest.approx(value, abs=2e-3), key
 
 
-def test_synchronized_batchnorm_sees_the_whole_batch(batches_from, two_replicas):
+def test_synchronized_batchnorm_uses_the_whole_batch(batches_from, two_replicas):
     def synchronized(strategy):
         with strategy.scope() if strategy else contextlib.nullcontext():
             net = hydra_tf.models.synchronize_batchnorm(small_net(norm=True))
@@ -66,18 +72,18 @@ def test_synchronized_batchnorm_sees_the_whole_batch(batches_from, two_replicas)
     assert_same(synchronized(two_replicas), synchronized(None), atol=2e-4)
 
 
-def test_replicas_share_every_batch_in_order(two_replicas):
+def test_batches_are_split_over_replicas_in_order(two_replicas):
     data = tf.data.Dataset.from_tensor_slices((np.arange(7.0)[:, None], np.arange(7))).batch(5)
     local = two_replicas.experimental_local_results
-    shares = [
+    slices = [
         [s.numpy().tolist() for s in local(y)] for _, y in distribute_batches(data, two_replicas)
     ]
-    assert shares == [[[0, 1], [2, 3, 4]], [[5], [6]]]
-    filled = [
+    assert slices == [[[0, 1], [2, 3, 4]], [[5], [6]]]
+    padded = [
         [s.numpy().tolist() for s in local(y)]
         for _, y in distribute_batches(data, two_replicas, pad=True)
     ]
-    assert filled == [[[0, 1, 2], [3, 4, -1]], [[5], [6]]]
+    assert padded == [[[0, 1, 2], [3, 4, -1]], [[5], [6]]]
 
 
 @pytest.mark.parametrize(
@@ -85,60 +91,60 @@ def test_replicas_share_every_batch_in_order(two_replicas):
     [
         (LoopOptions(steps_per_execution=2), TRADES, 0.0),
         (LoopOptions(step=StepOptions(microbatches=3)), TRADES, 2e-4),
-        # XLA draws other numbers from a seed, so the objective has to do without.
+        # XLA draws other random numbers, so the objective must not draw any.
         (LoopOptions(step=StepOptions(jit_compile=True)), "crown_ibp:epsilon=0.02", 2e-4),
-        # The last batch has 22 images: some of the 24 parts are empty.
+        # The last batch has 22 images: some of the 24 microbatches are empty.
         (LoopOptions(step=StepOptions(microbatches=24)), "natural", 2e-4),
     ],
-    ids=["steps_per_execution", "microbatches", "jit", "empty parts"],
+    ids=["steps_per_execution", "microbatches", "jit", "empty microbatches"],
 )
-def test_options_of_the_machine_change_no_result(options, objective, atol, batches_from):
-    plain, other = make(objective), make(objective)
+def test_options_of_the_machine_do_not_change_results(options, objective, atol, batches_from):
+    plain, other = make_model(objective), make_model(objective)
     train(plain, batches_from, STEPS, phases(1, 2, 1), verbose=0)
     train(other, batches_from, STEPS, phases(1, 2, 1), options=options, verbose=0)
     assert_same(weights_of(other), weights_of(plain), atol)
 
 
-def test_microbatches_serve_a_replayed_objective(batches_from):
-    plain, parts = make("free:epsilon=0.1,replays=2"), make("free:epsilon=0.1,replays=2")
+def test_microbatches_with_replays(batches_from):
+    plain, divided = (make_model("free:epsilon=0.1,replays=2") for _ in range(2))
     train(plain, batches_from, STEPS, phases(1, 1), verbose=0)
     options = LoopOptions(step=StepOptions(microbatches=2))
-    train(parts, batches_from, STEPS, phases(1, 1), options=options, verbose=0)
-    assert_same(weights_of(parts), weights_of(plain), atol=1e-3)
+    train(divided, batches_from, STEPS, phases(1, 1), options=options, verbose=0)
+    assert_same(weights_of(divided), weights_of(plain), atol=1e-3)
 
 
-def test_clipping_bounds_the_whole_gradient(two_replicas):
+def test_gradients_are_clipped_by_their_global_norm(two_replicas):
     gradients = [tf.constant([3.0, 0.0]), None, tf.constant([[4.0]])]
-    short = clipped(gradients, 1.0, unit=1.0)
-    np.testing.assert_allclose(short[0], [0.6, 0.0], rtol=1e-6)
-    np.testing.assert_allclose(short[2], [[0.8]], rtol=1e-6)
-    assert short[1] is None
+    clipped_gradients = clipped(gradients, 1.0, unit=1.0)
+    np.testing.assert_allclose(clipped_gradients[0], [0.6, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(clipped_gradients[2], [[0.8]], rtol=1e-6)
+    assert clipped_gradients[1] is None
     untouched = clipped(gradients, 10.0, unit=1.0)
     np.testing.assert_array_equal(untouched[0], [3.0, 0.0])
     scaled = clipped([tf.constant([30.0, 40.0])], 1.0, unit=10.0)
     np.testing.assert_allclose(scaled[0], [6.0, 8.0], rtol=1e-6)
 
-    # Two replicas with [3, 0] and [0, 4]: the sum has length 5, and half of it goes to each.
+    # Two replicas with [3, 0] and [0, 4]: the sum has norm 5; each returns half of the result.
     def step():
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        own = tf.cond(replica == 0, lambda: [3.0, 0.0], lambda: [0.0, 4.0])
-        return clipped([tf.stack(own)], 1.0, unit=1.0)[0]
+        gradient = tf.cond(replica == 0, lambda: [3.0, 0.0], lambda: [0.0, 4.0])
+        return clipped([tf.stack(gradient)], 1.0, unit=1.0)[0]
 
-    found = two_replicas.experimental_local_results(two_replicas.run(tf.function(step)))
-    for part in found:
-        np.testing.assert_allclose(part, [0.3, 0.4], rtol=1e-6)
+    results = two_replicas.experimental_local_results(two_replicas.run(tf.function(step)))
+    for result in results:
+        np.testing.assert_allclose(result, [0.3, 0.4], rtol=1e-6)
 
 
 def test_clipped_training_is_the_same_on_two_replicas(batches_from, two_replicas):
     options = LoopOptions(step=StepOptions(global_clipnorm=0.05))
-    free, alone, shared = make(), make(), make(strategy=two_replicas)
-    train(free, batches_from, STEPS, phases(1), verbose=0)
+    unclipped, alone, shared = make_model(), make_model(), make_model(strategy=two_replicas)
+    train(unclipped, batches_from, STEPS, phases(1), verbose=0)
     train(alone, batches_from, STEPS, phases(1), options=options, verbose=0)
     train(shared, batches_from, STEPS, phases(1), options=options, verbose=0)
     assert_same(weights_of(shared), weights_of(alone), atol=2e-5)
-    pairs = zip(weights_of(free).values(), weights_of(alone).values(), strict=True)
-    moved = [np.abs(a - b).max() for a, b in pairs if a.dtype != bool]
-    assert max(moved) > 1e-3
+    pairs = zip(weights_of(unclipped).values(), weights_of(alone).values(), strict=True)
+    changes = [np.abs(a - b).max() for a, b in pairs if a.dtype != bool]
+    assert max(changes) > 1e-3
 
 
 def test_the_average_is_the_published_recursion():
@@ -155,14 +161,14 @@ def test_the_average_is_the_published_recursion():
     assert float(average.variables[0]) == -1.0
 
 
-def test_training_keeps_the_average_of_the_weights(batches_from):
+def test_training_ends_with_the_average_of_the_weights(batches_from):
     seen = []
 
     class Watch(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             seen.append([np.array(w) for w in self.model.net.trainable_variables])
 
-    model = make("natural")
+    model = make_model("natural")
     first = [np.array(w) for w in model.net.trainable_variables]
     pipeline = phases(2, restore_best_weights=False)
     options = LoopOptions(average=0.5)
@@ -172,13 +178,13 @@ def test_training_keeps_the_average_of_the_weights(batches_from):
         averages = [a + 0.5 * (v - a) for a, v in zip(averages, values, strict=True)]
     trained = [np.array(w) for w in model.net.trainable_variables]
     names = [w.name for w in model.net.trainable_variables]
-    for name, found, wanted in zip(names, trained, averages, strict=True):
+    for name, weight, average in zip(names, trained, averages, strict=True):
         if name != "scores":
-            np.testing.assert_allclose(found, wanted, atol=1e-6)
+            np.testing.assert_allclose(weight, average, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "sentence"),
+    ("kind", "values", "message"),
     [
         (LoopOptions, {"steps_per_execution": 0}, "at least 1"),
         (LoopOptions, {"average": 1.0}, "in (0, 1)"),
@@ -187,8 +193,8 @@ def test_training_keeps_the_average_of_the_weights(batches_from):
         (StepOptions, {"global_clipnorm": 0.0}, "positive"),
     ],
 )
-def test_options_out_of_range_are_refused(kind, values, sentence):
-    with pytest.raises(ValueError, match=re.escape(sentence)):
+def test_options_out_of_range_are_refused(kind, values, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         kind(**values)
 
 
@@ -196,26 +202,32 @@ def test_jit_on_several_replicas_is_refused(batches_from, two_replicas):
     options = LoopOptions(step=StepOptions(jit_compile=True))
     with pytest.raises(ValueError, match="one replica"):
         train(
-            make(strategy=two_replicas), batches_from, STEPS, phases(1), options=options, verbose=0
+            make_model(strategy=two_replicas),
+            batches_from,
+            STEPS,
+            phases(1),
+            options=options,
+            verbose=0,
         )
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_the_compiled_rate_comes_back_and_each_step_has_its_own(steps, batches_from):
-    model, seen = make("natural"), []
+def test_learning_rate_is_set_per_step_and_restored(steps, batches_from):
+    model, seen = make_model("natural"), []
 
     class Rates(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             seen.append(float(self.model.optimizer.learning_rate))
 
-    for _ in range(2):  # the second run's peak is not where the first's schedule ended
+    # The second run starts from the compiled rate, not from the end of the first schedule.
+    for _ in range(2):
         options = LoopOptions(steps_per_execution=steps)
-        how = {"callbacks": [Rates()], "options": options, "verbose": 0}
-        train(model, batches_from, STEPS, phases(2, warmup=0.0), **how)
+        kwargs = {"callbacks": [Rates()], "options": options, "verbose": 0}
+        train(model, batches_from, STEPS, phases(2, warmup=0.0), **kwargs)
         assert float(model.optimizer.learning_rate) == pytest.approx(0.1)
-    wanted = [
+    rates = [
         hydra_tf.core.schedules.SCHEDULES["cosine"](i, 2 * STEPS, 0.1, 0.0)
         for i in range(2 * STEPS)
     ]
-    ends = {1: range(10), 3: (2, 4, 7, 9)}[steps]
-    assert seen == pytest.approx([wanted[i] for i in ends] * 2, rel=1e-5)
+    recorded_steps = {1: range(10), 3: (2, 4, 7, 9)}[steps]
+    assert seen == pytest.approx([rates[i] for i in recorded_steps] * 2, rel=1e-5)

@@ -1,4 +1,4 @@
-"""A run that goes on knows what its callbacks knew, and whose checkpoint it has found."""
+"""Resumed runs restore the state of callbacks and refuse checkpoints of other runs."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ from hydra_tf.core.files import unfinished
 from hydra_tf.training import Checkpoints, LoopOptions, train
 from hydra_tf.training.long_runs.callback_state import callback_state, restore_callback_state
 from hydra_tf.training.long_runs.checkpoints import RunPosition
-from tests.training.loops import STEPS, assert_same, make, phases, weights_of
+from tests.training.loops import STEPS, assert_same, make_model, phases, weights_of
 
 
 class StopError(Exception):
@@ -17,20 +17,20 @@ class StopError(Exception):
 
 
 class FaultAfter(keras.callbacks.Callback):
-    """Ends a run after so many steps, as a fault would."""
+    """Raises after a number of steps."""
 
     def __init__(self, steps):
         super().__init__()
-        self.left = steps
+        self.steps_left = steps
 
     def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if self.left == 0:
+        self.steps_left -= 1
+        if self.steps_left == 0:
             raise StopError
 
 
-def run(folder, batches_from, validation, *callbacks, plan=(8,), model=None, **how):
-    model = model or make("natural")
+def run(folder, batches_from, validation, *callbacks, plan=(8,), model=None, **options):
+    model = model or make_model("natural")
     epochs = []
 
     class Epochs(keras.callbacks.Callback):
@@ -38,53 +38,60 @@ def run(folder, batches_from, validation, *callbacks, plan=(8,), model=None, **h
             epochs.append(epoch)
 
     train(
-        model, batches_from, STEPS, phases(*plan, **how), validation_data=validation,
+        model, batches_from, STEPS, phases(*plan, **options), validation_data=validation,
         callbacks=[Epochs(), *callbacks], checkpoints=Checkpoints(folder),
         options=LoopOptions(checkpoint_seconds=0.0), verbose=0,
     )  # fmt: skip
     return weights_of(model), epochs
 
 
-def early():
-    """Patience ends in the fourth epoch: no improvement is ever enough."""
+def early_stopping():
+    """Return a callback that stops in the fourth epoch: no loss improves by ``min_delta``."""
     return keras.callbacks.EarlyStopping(
         "val_loss", patience=3, min_delta=100.0, restore_best_weights=True
     )
 
 
-def test_patience_goes_on_where_it_was(tmp_path, batches_from, validation):
-    whole, epochs = run(tmp_path / "whole", batches_from, validation, early())
+def test_patience_is_restored(tmp_path, batches_from, validation):
+    whole, epochs = run(tmp_path / "whole", batches_from, validation, early_stopping())
     assert epochs == [0, 1, 2, 3]
     with pytest.raises(StopError):
-        run(tmp_path / "cut", batches_from, validation, early(), FaultAfter(2 * STEPS + 2))
-    resumed, epochs = run(tmp_path / "cut", batches_from, validation, early())
+        run(tmp_path / "cut", batches_from, validation, early_stopping(), FaultAfter(2 * STEPS + 2))
+    resumed, epochs = run(tmp_path / "cut", batches_from, validation, early_stopping())
     assert epochs == [2, 3]
     assert_same(resumed, whole)
 
 
-def test_a_run_that_was_stopped_early_is_at_its_end(tmp_path, batches_from, validation):
-    whole, _ = run(tmp_path, batches_from, validation, early())
-    again, epochs = run(tmp_path, batches_from, validation, early())
+def test_early_stopped_run_is_finished(tmp_path, batches_from, validation):
+    whole, _ = run(tmp_path, batches_from, validation, early_stopping())
+    again, epochs = run(tmp_path, batches_from, validation, early_stopping())
     assert epochs == []
     assert_same(again, whole)
 
 
-def test_a_plateau_is_counted_on(tmp_path, batches_from, validation):
+def test_plateau_count_is_restored(tmp_path, batches_from, validation):
     def plateau():
         return keras.callbacks.ReduceLROnPlateau(
             "val_loss", factor=0.5, patience=3, min_delta=100.0
         )
 
-    how = {"plan": (5,), "schedule": None}
-    whole, _ = run(tmp_path / "whole", batches_from, validation, plateau(), **how)
+    options = {"plan": (5,), "schedule": None}
+    whole, _ = run(tmp_path / "whole", batches_from, validation, plateau(), **options)
     with pytest.raises(StopError):
-        run(tmp_path / "cut", batches_from, validation, plateau(), FaultAfter(2 * STEPS + 2), **how)
-    model = make("natural")
-    resumed, _ = run(tmp_path / "cut", batches_from, validation, plateau(), model=model, **how)
+        run(
+            tmp_path / "cut",
+            batches_from,
+            validation,
+            plateau(),
+            FaultAfter(2 * STEPS + 2),
+            **options,
+        )
+    model = make_model("natural")
+    resumed, _ = run(tmp_path / "cut", batches_from, validation, plateau(), model=model, **options)
     assert_same(resumed, whole)
 
 
-def test_the_best_value_of_a_model_checkpoint_is_known(tmp_path):
+def test_best_value_of_a_model_checkpoint_is_restored(tmp_path):
     path = str(tmp_path / "best.weights.h5")
     first, other = (
         keras.callbacks.ModelCheckpoint(path, save_weights_only=True, save_best_only=True)
@@ -96,7 +103,7 @@ def test_the_best_value_of_a_model_checkpoint_is_known(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "difference"),
     [
         ({"density": 0.2}, "density"),
         ({"plan": (7,)}, "phases"),
@@ -107,31 +114,31 @@ def test_the_best_value_of_a_model_checkpoint_is_known(tmp_path):
         ({"optimizer": keras.optimizers.SGD(0.1, momentum=0.8)}, "optimizer"),
     ],
 )
-def test_the_checkpoint_of_another_run_is_refused_by_name(
-    change, named, tmp_path, batches_from, validation
+def test_refused_checkpoint_names_the_difference(
+    change, difference, tmp_path, batches_from, validation
 ):
     with pytest.raises(StopError):
         run(tmp_path, batches_from, None, FaultAfter(2))
-    model = make(change.pop("objective", "natural"))
+    model = make_model(change.pop("objective", "natural"))
     model.seed = change.pop("seed", model.seed)
     if "optimizer" in change:
         model.compile(change.pop("optimizer"))
-    with pytest.raises(ValueError, match=rf"another run, which differs in: {named}; name"):
+    with pytest.raises(ValueError, match=rf"another run, which differs in: {difference}; name"):
         run(tmp_path, batches_from, None, model=model, **change)
 
 
-def test_devices_and_parts_may_change(tmp_path, batches_from, validation, two_replicas):
+def test_devices_may_change(tmp_path, batches_from, validation, two_replicas):
     whole, _ = run(tmp_path / "whole", batches_from, validation, plan=(2,))
     with pytest.raises(StopError):
         run(tmp_path / "cut", batches_from, validation, FaultAfter(STEPS + 2), plan=(2,))
-    model = make("natural", two_replicas)
+    model = make_model("natural", two_replicas)
     resumed, _ = run(tmp_path / "cut", batches_from, validation, plan=(2,), model=model)
     assert_same(resumed, whole, atol=2e-4)
 
 
-def test_a_stop_before_the_first_step_makes_none(batches_from, validation):
+def test_stop_before_the_first_step_trains_nothing(batches_from, validation):
     for when in ("on_train_begin", "on_epoch_begin"):
-        model = make("natural")
+        model = make_model("natural")
         before = weights_of(model)
 
         class Stop(keras.callbacks.Callback):
@@ -154,7 +161,7 @@ def test_a_stop_before_the_first_step_makes_none(batches_from, validation):
         assert_same(weights_of(model), before)
 
 
-def test_a_stop_within_an_epoch_is_kept(tmp_path, batches_from, validation):
+def test_stop_within_an_epoch_is_restored(tmp_path, batches_from, validation):
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if batch == 2:
@@ -164,7 +171,7 @@ def test_a_stop_within_an_epoch_is_kept(tmp_path, batches_from, validation):
         def on_test_begin(self, logs=None):
             raise StopError
 
-    # Between the two: a checkpoint of the third step, and no end of the epoch.
+    # The fault comes after the checkpoint of the third step, before the end of the epoch.
     whole, epochs = run(tmp_path / "whole", batches_from, validation, Stop())
     assert epochs == [0]
     with pytest.raises(StopError):
@@ -175,10 +182,8 @@ def test_a_stop_within_an_epoch_is_kept(tmp_path, batches_from, validation):
     assert_same(resumed, whole)
 
 
-def test_weights_ruined_before_a_restart_are_told_by_their_batch(
-    tmp_path, batches_from, validation
-):
-    class Ruin(keras.callbacks.Callback):
+def test_bad_batch_is_saved_after_a_restart(tmp_path, batches_from, validation):
+    class SetNaN(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if batch == STEPS - 1:
                 bias = self.model.net.layers[-1].bias
@@ -188,38 +193,38 @@ def test_weights_ruined_before_a_restart_are_told_by_their_batch(
         def on_test_begin(self, logs=None):
             raise StopError
 
-    folder, path = tmp_path / "cut", tmp_path / "suspects.npz"
+    folder, path = tmp_path / "cut", tmp_path / "bad_batches.npz"
     with pytest.raises(StopError):
-        run(folder, batches_from, validation, Ruin(), FaultInValidation())
+        run(folder, batches_from, validation, SetNaN(), FaultInValidation())
     with pytest.raises(FloatingPointError):
         train(
-            make("natural"), batches_from, STEPS, phases(8), validation_data=validation,
+            make_model("natural"), batches_from, STEPS, phases(8), validation_data=validation,
             checkpoints=Checkpoints(folder), bad_batches_path=str(path), verbose=0,
         )  # fmt: skip
-    with np.load(path) as kept:
-        assert int(kept["step"]) == STEPS - 1
+    with np.load(path) as saved:
+        assert int(saved["step"]) == STEPS - 1
 
 
-def test_the_compiled_rate_comes_back_after_a_restart_at_the_end(tmp_path, batches_from):
+def test_learning_rate_is_restored_after_a_last_restart(tmp_path, batches_from):
     class FaultAtTheEnd(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             raise StopError
 
     with pytest.raises(StopError):
         run(tmp_path, batches_from, None, FaultAtTheEnd(), plan=(1,))
-    model = make("natural")
+    model = make_model("natural")
     run(tmp_path, batches_from, None, plan=(1,), model=model)
     assert float(model.optimizer.learning_rate) == pytest.approx(0.1)
 
 
-def test_what_was_left_of_a_checkpoint_goes(tmp_path):
+def test_unfinished_checkpoints_are_deleted(tmp_path):
     store = Checkpoints(tmp_path)
     unfinished(tmp_path / "at-00000-000000007.npz").write_bytes(b"half")
     store.save(RunPosition(0, 9), {"a": np.zeros(1)})
     assert [path.name for path in tmp_path.iterdir()] == ["at-00000-000000009.npz"]
 
 
-def test_callbacks_see_the_validation(batches_from, validation):
+def test_callbacks_are_called_in_validation(batches_from, validation):
     seen = []
 
     class Watch(keras.callbacks.Callback):
@@ -233,36 +238,36 @@ def test_callbacks_see_the_validation(batches_from, validation):
             seen.append(sorted(logs))
 
     train(
-        make("natural"), batches_from, STEPS, phases(1), validation_data=validation,
+        make_model("natural"), batches_from, STEPS, phases(1), validation_data=validation,
         callbacks=[Watch()], verbose=0,
     )  # fmt: skip
     count = int(validation.cardinality())
     assert seen == ["begin", *range(count), ["accuracy", "loss"]]
 
 
-def test_the_batch_that_ruins_the_weights_is_kept(tmp_path, batches_from):
-    class Ruin(keras.callbacks.Callback):
+def test_batch_before_nan_weights_is_saved(tmp_path, batches_from):
+    class SetNaN(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if batch == STEPS - 1:
                 bias = self.model.net.layers[-1].bias
                 bias.assign(np.full(bias.shape, np.nan, "float32"))
 
-    path = tmp_path / "suspects.npz"
+    path = tmp_path / "bad_batches.npz"
     with pytest.raises(FloatingPointError, match=r"became NaN or infinite by the end of epoch 1"):
         train(
-            make("natural"), batches_from, STEPS, phases(1), callbacks=[Ruin()],
+            make_model("natural"), batches_from, STEPS, phases(1), callbacks=[SetNaN()],
             bad_batches_path=str(path), verbose=0,
         )  # fmt: skip
-    with np.load(path) as kept:
-        assert (int(kept["epoch"]), int(kept["step"])) == (0, STEPS - 1)
-        np.testing.assert_array_equal(kept["labels"], next(iter(batches_from(0, STEPS - 1)))[1])
+    with np.load(path) as saved:
+        assert (int(saved["epoch"]), int(saved["step"])) == (0, STEPS - 1)
+        np.testing.assert_array_equal(saved["labels"], next(iter(batches_from(0, STEPS - 1)))[1])
 
 
-def test_bytes_train_what_floats_do(tmp_path):
+def test_bytes_and_floats_train_the_same_weights(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (150, 8, 8, 1)).astype(np.uint8)
     np.savez(tmp_path / "some.npz", images=images, labels=rng.integers(0, 10, 150))
-    found = []
+    weights = []
     for as_bytes in (False, True):
 
         def batches(epoch, step, as_bytes=as_bytes):
@@ -272,7 +277,7 @@ def test_bytes_train_what_floats_do(tmp_path):
             )  # fmt: skip
             return splits.train.repeat()
 
-        model = make()
+        model = make_model()
         train(model, batches, 3, phases(1, 1), verbose=0)
-        found.append(weights_of(model))
-    assert_same(*found)
+        weights.append(weights_of(model))
+    assert_same(*weights)
