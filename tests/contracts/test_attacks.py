@@ -10,7 +10,11 @@ from hydra_tf.attacks import ATTACKS, random_start
 from hydra_tf.attacks.fgsm import FGSM
 from tests.contracts import attack_contract as contract
 
-NAMES = ATTACKS.names()
+# Slow tests: attacks that consist of others, which have their own tests.
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow if hasattr(ATTACKS.build(name), "ensemble") else ())
+    for name in ATTACKS.names()
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,9 +14,13 @@ from tests.data import files
 # The embedded data sets have thousands of images, and the others 52.
 EMBEDDED = {"digits": {"batch_size": 300}, "mnist_5k": {"batch_size": 500}}
 NAMES = data.DATASETS.names()
-# By default the first of the data sets that are read by the same code; the slow tests have all.
+# Slow tests: sets read by the same code as another one, and those that take 10 to 35 seconds.
 FIRST = {type(data.build(name)).__call__: name for name in reversed(NAMES)}.values()
-MARKED = [pytest.param(name, marks=() if name in FIRST else pytest.mark.slow) for name in NAMES]
+LONG = {"cifar10", "folder", "imagenet", "mnist_5k"}
+MARKED = [
+    pytest.param(name, marks=() if name in FIRST and name not in LONG else pytest.mark.slow)
+    for name in NAMES
+]
 
 
 @pytest.mark.parametrize("name", MARKED)

@@ -11,9 +11,13 @@ from tests.contracts import model_contract as contract
 
 SPECS = {"wide_resnet": "wide_resnet:depth=10,width=1"}
 NETWORKS = {name: models.MODELS.build(SPECS.get(name, name)) for name in models.MODELS.names()}
-# By default the first network of each family; the slow tests have all of them.
+# Slow tests: all but the first network of a family, and deep networks.
 FIRST = {type(network): name for name, network in reversed(NETWORKS.items())}.values()
-NAMES = [pytest.param(name, marks=() if name in FIRST else pytest.mark.slow) for name in NETWORKS]
+DEEP = {"resnet18", "vgg11_bn"}
+NAMES = [
+    pytest.param(name, marks=() if name in FIRST and name not in DEEP else pytest.mark.slow)
+    for name in NETWORKS
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
