@@ -32,7 +32,7 @@ def call(*flags):
 
 @pytest.fixture(scope="module")
 def network():
-    """A network of the digits that is right on most and, in part, by a margin."""
+    """A network for digits with certificates for some of the images."""
     data = hydra_tf.data.load("digits", batch_size=64)
     net = hydra_tf.models.build("mnist_cnn", input_shape=(8, 8, 1), num_classes=10, seed=0)
     model = hydra_tf.RobustModel(net, "smoothing:sigma=0.25,variant=gaussian")
@@ -55,7 +55,7 @@ def rows_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()[1:]]
 
 
-def test_smoothing_is_added_to_the_report_and_goes_on_with_more_samples(run, network):
+def test_smoothing_extends_the_report_and_accepts_more_samples(run, network):
     result = call(f"--run={run}", *QUICK, "--samples=20", "--seed=3")
     assert result.returncode == 0, result.stderr
     first = (run / "certify.jsonl").read_bytes()
@@ -70,12 +70,12 @@ def test_smoothing_is_added_to_the_report_and_goes_on_with_more_samples(run, net
     assert [row["radius"] for row in rows] == radii.tolist()
     assert [row["label"] for row in rows] == y.numpy()[:40].tolist()
     report = json.loads((run / "report.json").read_text())
-    right = (classes == y.numpy()[:40]) & (radii >= 110 / 255)
-    assert report["vra_s"] == pytest.approx(right.mean())
+    correct = (classes == y.numpy()[:40]) & (radii >= 110 / 255)
+    assert report["vra_s"] == pytest.approx(correct.mean())
     assert 0 < report["vra_s"] < 1
     assert {key: report[key] for key in REPORT} == REPORT
-    how = {"sigma": 0.25, "n0": 10, "n": 200, "alpha": 0.001, "seed": 3, "samples": 40}
-    assert how.items() <= report["smoothing"].items()
+    settings = {"sigma": 0.25, "n0": 10, "n": 200, "alpha": 0.001, "seed": 3, "samples": 40}
+    assert settings.items() <= report["smoothing"].items()
     assert report["smoothing"]["radius"] == 110 / 255
     assert report["smoothing"]["abstained"] == pytest.approx((classes < 0).mean())
     table = {row["radius"]: row["accuracy"] for row in report["smoothing"]["certified"]}
@@ -104,8 +104,8 @@ def test_interrupted_certification_resumes(run, tmp_path_factory):
     done = len(path.read_text().splitlines()) - 1
     assert 20 <= done < 180
     assert process.returncode == 130
-    sentence = "certify: interrupted; the same command resumes from the work saved so far."
-    assert printed.strip() == sentence
+    message = "certify: interrupted; the same command resumes from the work saved so far."
+    assert printed.strip() == message
     result = call(f"--run={run}", *flags)
     assert result.returncode == 0, result.stderr
     whole = tmp_path_factory.mktemp("whole") / "certify.jsonl"
@@ -113,12 +113,12 @@ def test_interrupted_certification_resumes(run, tmp_path_factory):
     data = hydra_tf.data.load("digits", batch_size=64)
     hydra_tf.evaluation.certify_dataset(net, data.validation, whole, n0=10, n=20000)
     assert path.read_bytes() == whole.read_bytes()
-    # The report tells of the test split.
+    # The report is about the test split.
     assert json.loads((run / "report.json").read_text()) == REPORT
     assert "report.json is not about the validation split" in result.stdout
 
 
-def test_bounds_stand_beside_each_other_in_the_report(run, network):
+def test_report_has_one_entry_per_bound(run, network):
     for method in ("ibp", "crown:chunk=4096"):
         flags = [f"--method={method}", "--epsilon=1/255", "--samples=20", "--verbose=0"]
         result = call(f"--run={run}", *flags)
@@ -126,12 +126,12 @@ def test_bounds_stand_beside_each_other_in_the_report(run, network):
         assert "20 images" in result.stdout and "radius 1/255" in result.stdout
     report = json.loads((run / "report.json").read_text())
     x, y = next(iter(hydra_tf.data.load("digits", batch_size=20).test))
-    right = np.mean(np.argmax(network(x), 1) == y.numpy())
+    correct = np.mean(np.argmax(network(x), 1) == y.numpy())
     ibp, crown = (report["verified"][name] for name in ("ibp", "crown"))
     assert ibp["accuracy"] == hydra_tf.evaluation.verified_accuracy(network, (x, y), 1 / 255, "ibp")
-    assert ibp["accuracy"] <= crown["accuracy"] <= right
+    assert ibp["accuracy"] <= crown["accuracy"] <= correct
     assert crown["accuracy"] > 0
-    assert report["vra_t"] == ibp["accuracy"]  # crown is of neither headline
+    assert report["vra_t"] == ibp["accuracy"]  # crown is not a headline number
     assert "vra_m" not in report
     assert crown == {**ibp, "accuracy": crown["accuracy"], "chunk": 4096}
     assert (ibp["epsilon"], ibp["samples"], ibp["split"]) == (1 / 255, 20, "test")
@@ -159,7 +159,7 @@ BAD = [
     (["--run=/nowhere"], "is not a run directory"),
     (["stray"], "stray"),
 ]
-EACH = """
+RUN_ALL = """
 import contextlib, io, json, sys
 from flags import certify
 for flags in json.loads(sys.argv[1]):
@@ -178,23 +178,23 @@ for flags in json.loads(sys.argv[1]):
 def test_bad_flags_end_with_one_line_and_status_2_before_tensorflow_loads(run):
     cases = [[f"--run={run}", *flags] for flags, _ in BAD]
     result = subprocess.run(
-        [sys.executable, "-c", EACH, json.dumps(cases)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", RUN_ALL, json.dumps(cases)], cwd=ROOT, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
     ends = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(ends) == len(BAD)
-    for (flags, sentence), (status, printed, loaded) in zip(BAD, ends, strict=True):
+    for (flags, message), (status, printed, loaded) in zip(BAD, ends, strict=True):
         assert status == 2, flags
-        assert sentence in printed, flags
+        assert message in printed, flags
         assert len(printed.strip().splitlines()) == 1, flags
         assert not loaded
 
 
-def test_runs_that_lack_something_are_explained(run):
-    def refused(sentence):
+def test_incomplete_runs_are_refused(run):
+    def refused(message):
         result = call(f"--run={run}", *QUICK)
         assert result.returncode == 2
-        assert sentence in result.stderr
+        assert message in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
 
     whole = (run / "model.keras").read_bytes()

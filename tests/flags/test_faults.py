@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, or out of disk space lose nothing."""
+"""Runs that are killed, stopped, or out of disk space can be resumed."""
 
 import json
 import re
@@ -65,17 +65,17 @@ def test_a_killed_run_resumes_to_the_same_bits(folder):
 
 
 def test_sigterm_writes_a_checkpoint_and_ends_with_status_75(folder):
-    process = start(folder, "told")
-    wait_for_checkpoint(folder / "told", process)
+    process = start(folder, "sigterm")
+    wait_for_checkpoint(folder / "sigterm", process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75
     assert len(errors.strip().splitlines()) == 1
     assert "the same command resumes from the checkpoint there" in errors
-    finish(folder, "told")
+    finish(folder, "sigterm")
 
 
-def test_a_full_disk_is_one_sentence_and_the_run_can_be_resumed(folder):
+def test_full_disk_is_one_error_line_and_the_run_resumes(folder):
     size = max(path.stat().st_size for path in (folder / "whole").glob("*.keras"))
 
     def limit_file_size():
@@ -84,8 +84,8 @@ def test_a_full_disk_is_one_sentence_and_the_run_can_be_resumed(folder):
     result = start(folder, "full", preexec_fn=limit_file_size)
     _, errors = result.communicate(timeout=300)
     assert result.returncode == 2
-    *others, sentence = errors.strip().splitlines()
-    assert "checkpoint cannot be written" in sentence
+    *others, message = errors.strip().splitlines()
+    assert "checkpoint cannot be written" in message
     # NumPy before 2.2 leaves the archive open, and Python reports that it cannot be closed.
     assert not others or "ZipFile.__del__" in others[0]
     assert not list((folder / "full").glob("**/*unfinished*"))

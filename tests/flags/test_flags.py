@@ -1,4 +1,4 @@
-"""The binaries: quick help, one sentence for bad input, run directories that resume."""
+"""The binaries: quick help, one-line errors, and run directories that resume."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def test_help_is_printed_without_loading_tensorflow(binary):
         text = " ".join(result.stdout.split())
         assert ", ".join(METHODS.names()) in text
         assert ", ".join(SCORE_INITS.names()) in text
-    # The contract is two seconds; loading TensorFlow alone takes longer than the allowance.
+    # Two seconds are documented; loading TensorFlow alone takes longer than this limit.
     assert elapsed < 4
 
 
@@ -61,7 +61,7 @@ def test_importing_a_binary_does_not_load_tensorflow(binary):
 
 
 @pytest.mark.parametrize(
-    ("flags", "sentence"),
+    ("flags", "message"),
     [
         (["--density=0"], "density"),
         (["--density=2"], "(0, 1]"),
@@ -85,10 +85,10 @@ def test_importing_a_binary_does_not_load_tensorflow(binary):
         (["--method=lwm", "--pretrain_epochs=0", "--finetune_epochs=0"], "no epochs to run"),
     ],
 )
-def test_bad_flags_end_with_one_line_and_status_2(flags, sentence, tmp_path):
+def test_bad_flags_end_with_one_line_and_status_2(flags, message, tmp_path):
     result = call("train", *SMALL, f"--out={tmp_path / 'run'}", *flags)
     assert result.returncode == 2
-    assert sentence in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
@@ -104,7 +104,7 @@ def test_not_a_run_directory(binary, tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run, and what it printed."""
+    """The directory and the output of a finished run."""
     out = tmp_path_factory.mktemp("runs") / "a"
     result = call("train", *SMALL, "--density=0.05", f"--out={out}")
     assert result.returncode == 0, result.stderr
@@ -126,12 +126,12 @@ def test_train_writes_the_run_directory(finished):
     data = hydra_tf.data.load("digits")
     x, y = (np.concatenate(part) for part in zip(*data.test, strict=True))
     np.testing.assert_allclose(masked(x), dense(x), rtol=1e-5, atol=1e-5)
-    right = np.argmax(dense(x), axis=1) == y
-    assert report["benign_accuracy"] == pytest.approx(right.mean())
+    correct = np.argmax(dense(x), axis=1) == y
+    assert report["benign_accuracy"] == pytest.approx(correct.mean())
     assert report["density"] == pytest.approx(0.05, abs=1e-3)
 
 
-def test_a_finished_run_is_not_repeated_and_another_is_refused(finished):
+def test_finished_runs_are_neither_repeated_nor_overwritten(finished):
     out, _ = finished
     before = (out / "report.json").stat().st_mtime_ns
     again = call("train", *SMALL, "--density=0.05", f"--out={out}")
@@ -161,9 +161,9 @@ def test_an_attack_that_is_not_installed_is_refused_before_tensorflow_loads(fini
         "import atexit; atexit.register(lambda: print('tensorflow' in sys.modules));"
         "import flags.evaluate; flags.evaluate.main()"
     )
-    how = {"capture_output": True, "text": True, "cwd": ROOT}
+    options = {"capture_output": True, "text": True, "cwd": ROOT}
     flags = [f"--run={out}", "--attacks=cleverhans_pgd"]
-    result = subprocess.run([sys.executable, "-c", code, *flags], **how)
+    result = subprocess.run([sys.executable, "-c", code, *flags], **options)
     assert result.returncode == 2
     assert 'run pip install "hydra_tf[cleverhans]"' in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
@@ -171,7 +171,7 @@ def test_an_attack_that_is_not_installed_is_refused_before_tensorflow_loads(fini
 
 
 @pytest.mark.parametrize("kind", ["ImportError", "ValueError"])
-def test_an_error_while_a_graph_is_made_is_one_line(kind, tmp_path):
+def test_an_error_while_tracing_is_one_line(kind, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\nfrom flags.shared import launcher\n"
@@ -181,8 +181,8 @@ def test_an_error_while_a_graph_is_made_is_one_line(kind, tmp_path):
         "launcher.launch('script', '', lambda: None, run)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    how = {"capture_output": True, "text": True, "env": environment}
-    result = subprocess.run([sys.executable, script], **how)
+    options = {"capture_output": True, "text": True, "env": environment}
+    result = subprocess.run([sys.executable, script], **options)
     assert result.returncode == 2
     assert result.stderr == "script: a part is missing; install it.\n"
 
@@ -203,7 +203,7 @@ def test_a_network_that_cannot_be_loaded_is_explained(finished, tmp_path):
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("config.json", json.dumps({"module": "nowhere", "class_name": "Net"}))
         archive.writestr("metadata.json", "{}")
-    for content, sentence in (
+    for content, message in (
         (whole[: len(whole) // 2], "model.keras is cut short or not a network: a .keras file"),
         (b"not a network", "model.keras is cut short or not a network: a .keras file"),
         (b"", "model.keras is cut short or not a network: a .keras file"),
@@ -212,13 +212,13 @@ def test_a_network_that_cannot_be_loaded_is_explained(finished, tmp_path):
         (tmp_path / "model.keras").write_bytes(content)
         result = call("evaluate", f"--run={tmp_path}")
         assert result.returncode == 2
-        assert sentence in result.stderr
+        assert message in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
         assert len(result.stderr) < 400
 
 
 @pytest.mark.parametrize(
-    ("binary", "flags", "sentence"),
+    ("binary", "flags", "message"),
     [
         ("evaluate", [], "model.keras does not exist; has the run finished?"),
         ("export", [], "model.keras does not exist; has the run finished?"),
@@ -226,7 +226,9 @@ def test_a_network_that_cannot_be_loaded_is_explained(finished, tmp_path):
         ("export", ["--out=a.lite"], 'must end in ".tflite"'),
     ],
 )
-def test_files_are_looked_for_before_tensorflow_loads(finished, tmp_path, binary, flags, sentence):
+def test_missing_files_are_reported_before_tensorflow_loads(
+    finished, tmp_path, binary, flags, message
+):
     out, _ = finished
     (tmp_path / "config.json").write_text((out / "config.json").read_text())
     run = out if flags else tmp_path
@@ -234,14 +236,14 @@ def test_files_are_looked_for_before_tensorflow_loads(finished, tmp_path, binary
         "import atexit, sys; atexit.register(lambda: print('tensorflow' in sys.modules));"
         f"import flags.{binary} as binary; binary.main()"
     )
-    how = {"capture_output": True, "text": True, "cwd": ROOT}
-    result = subprocess.run([sys.executable, "-c", code, f"--run={run}", *flags], **how)
+    options = {"capture_output": True, "text": True, "cwd": ROOT}
+    result = subprocess.run([sys.executable, "-c", code, f"--run={run}", *flags], **options)
     assert (result.returncode, result.stdout) == (2, "False\n")
-    assert sentence in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_a_pretrained_network_without_logits_claims_no_directory(tmp_path):
+def test_a_pretrained_network_without_logits_is_refused(tmp_path):
     layers = [keras.Input([8, 8, 1]), keras.layers.Flatten()]
     net = keras.Sequential([*layers, keras.layers.Dense(10, activation="softmax")])
     net.save(tmp_path / "softmax.keras")
@@ -278,7 +280,7 @@ def test_study_tabulates_and_resumes(tmp_path):
     assert stamp == {p: p.stat().st_mtime_ns for p in tmp_path.glob("seed*/*/model.keras")}
 
 
-def test_networks_of_a_study_have_folders_of_their_own(tmp_path):
+def test_networks_of_a_study_have_separate_folders(tmp_path):
     code = "import sys; from flags.study import _folder; print(_folder(sys.argv[1], 0.05))"
     command = [sys.executable, "-c", code, "hydra:score_init=snip"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -318,7 +320,7 @@ def test_dry_run_checks_and_writes_nothing(tmp_path):
     assert call("train", *flags, f"--out={tmp_path / 'b'}").returncode == 2
 
 
-def test_a_pruning_starts_from_a_pretrained_run(finished, tmp_path):
+def test_pruning_may_start_from_a_pretrained_run(finished, tmp_path):
     start, _ = finished
     flags = [*SMALL, f"--pretrained={start}", "--pretrain_epochs=0", "--finetune_epochs=0"]
     result = call("train", *flags, "--density=0.5", f"--out={tmp_path / 'sub'}")
@@ -353,7 +355,7 @@ def test_a_pretrained_network_must_fit_the_data(finished, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_study_from_given_networks_judged_on_validation(finished, tmp_path):
+def test_study_of_a_pretrained_network_on_validation_images(finished, tmp_path):
     start, _ = finished
     flags = [*SMALL, f"--pretrained={start}", "--pretrain_epochs=0", "--split=validation"]
     result = call("study", *flags, "--densities=0.1", "--methods=lwm", f"--out={tmp_path}")

@@ -1,4 +1,4 @@
-"""Two hundred broken command lines and config files: status 2, one sentence, no traceback."""
+"""Two hundred broken command lines and config files: status 2, one line, no traceback."""
 
 import json
 import os
@@ -12,13 +12,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# One child for each case, forked from a process that has loaded the binary: loading takes longer
-# than refusing.
+# Each case runs in a fork of a process that has loaded the binary, as loading takes longest.
 DRIVER = """
 import importlib, io, json, os, sys
 binary, cases = sys.argv[1], json.loads(sys.stdin.read())
 module = importlib.import_module(f"flags.{binary}")
-found = []
+outcomes = []
 for case in cases:
     reader, writer = os.pipe()
     child = os.fork()
@@ -39,9 +38,9 @@ for case in cases:
         os._exit(code if isinstance(code, int) else 98)
     os.close(writer)
     with os.fdopen(reader) as text:
-        said = text.read()
-    found.append((os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said))
-print(json.dumps(found))
+        printed = text.read()
+    outcomes.append((os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), printed))
+print(json.dumps(outcomes))
 """
 
 WORDS = [
@@ -62,8 +61,8 @@ FLAGS = {
     "certify": ["run", "method", "sigma", "n0", "n", "alpha", "samples", "split", "batch_size"],
     "export": ["run", "quantization"],
 }  # fmt: skip
-# What is right after all.
-RIGHT = {
+# Words that are valid for a flag.
+VALID = {
     "seed": {"0"}, "warmup": {"0"}, "pretrained": {""}, "extra": {""}, "certify_n": {"0"},
     "attacks": {"", " ", ";", "trades:"}, "flagfile": {"", " "}, "samples": {"0"},
     "pretrain_epochs": {"0"}, "objective": {"trades:", "trades:beta=6,,"}, "methods": {""},
@@ -72,11 +71,11 @@ RIGHT = {
 
 
 def cases_for(binary, count, folder):
-    """Command lines with one wrong value each, for a run directory that looks whole."""
+    """Return command lines with one wrong value each, for a run directory that looks complete."""
     run = folder / "run"
     run.mkdir()
-    sound = {"dataset": "digits", "objective": "trades", "attacks": "pgd"}
-    (run / "config.json").write_text(json.dumps({**sound, "batch_size": 8, "seed": 0}))
+    valid = {"dataset": "digits", "objective": "trades", "attacks": "pgd"}
+    (run / "config.json").write_text(json.dumps({**valid, "batch_size": 8, "seed": 0}))
     (run / "report.json").write_text("{}")
     with zipfile.ZipFile(run / "model.keras", "w") as archive:
         archive.writestr("metadata.json", "{}")
@@ -85,15 +84,15 @@ def cases_for(binary, count, folder):
         [before, f"--{flag}={word}"]
         for flag in FLAGS[binary]
         for word in WORDS
-        if word not in RIGHT.get(flag, ())
+        if word not in VALID.get(flag, ())
     ]
     random.Random(binary).shuffle(cases)
     return cases[:count]
 
 
 def config_cases(folder):
-    """Run directories whose config is broken in many ways."""
-    sound = {
+    """Return flags for run directories with broken configs."""
+    valid = {
         "dataset": "digits",
         "objective": "trades",
         "attacks": "pgd",
@@ -101,9 +100,9 @@ def config_cases(folder):
         "seed": 0,
     }
     contents = ["", "{", "[1]", "null", "3", '"text"', "\ufeff{}", "{}", '{"dataset": "digits"}']
-    for key in sound:
+    for key in valid:
         for value in (None, [], {}, "no such thing", -1, 1.5, True, "trades:epsilon=-1"):
-            contents.append(json.dumps({**sound, key: value}))
+            contents.append(json.dumps({**valid, key: value}))
     paths = []
     for i, content in enumerate(contents):
         path = folder / f"run{i}"
@@ -126,12 +125,12 @@ def refuse_all(binary, cases):
         timeout=300,
     )
     assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
-    assert len(found) == len(cases)
+    outcomes = json.loads(result.stdout)
+    assert len(outcomes) == len(cases)
     wrong = [
-        (case, status, said[-600:])
-        for case, (status, said) in zip(cases, found, strict=True)
-        if status != 2 or len(said.strip().splitlines()) != 1 or "Traceback" in said
+        (case, status, printed[-600:])
+        for case, (status, printed) in zip(cases, outcomes, strict=True)
+        if status != 2 or len(printed.strip().splitlines()) != 1 or "Traceback" in printed
     ]
     assert not wrong, "\n".join(map(str, wrong[:10]))
 
@@ -140,17 +139,17 @@ def refuse_all(binary, cases):
     ("binary", "count"),
     [("train", 90), ("study", 40), ("evaluate", 15), ("certify", 40), ("export", 15)],
 )
-def test_a_broken_command_line_is_one_sentence(binary, count, tmp_path):
+def test_broken_command_lines_print_one_line(binary, count, tmp_path):
     refuse_all(binary, cases_for(binary, count, tmp_path))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("binary", ["evaluate", "certify", "export"])
-def test_a_broken_config_is_one_sentence(binary, tmp_path):
+def test_broken_configs_print_one_line(binary, tmp_path):
     refuse_all(binary, config_cases(tmp_path))
 
 
-def test_a_broken_cluster_is_one_sentence(tmp_path):
+def test_broken_clusters_print_one_line(tmp_path):
     for text in ("", "{", "[]", "{}", '{"cluster": 3}', '{"cluster": {"worker": ["a:1"]}}',
                  '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 4}}',
                  '{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}'):  # fmt: skip

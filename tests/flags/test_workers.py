@@ -1,4 +1,4 @@
-"""Two real workers on the loopback interface: one result, and an end when one of them goes."""
+"""Two workers on the loopback interface: equal results, and exit when one is killed."""
 
 import contextlib
 import json
@@ -27,9 +27,9 @@ SMALL = [
 def free_ports(count):
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]
 
 
 def start(out, *flags, index=None, ports=()):
@@ -52,20 +52,20 @@ def start(out, *flags, index=None, ports=()):
 
 @pytest.fixture
 def workers():
-    """Starts two workers, and leaves none behind."""
+    """Return a function that starts two workers, which are killed at the end."""
     started = []
 
-    def both(out, *flags):
+    def start_both(out, *flags):
         ports = free_ports(2)
         started.extend(start(out, *flags, index=i, ports=ports) for i in range(2))
         return started
 
-    yield both
+    yield start_both
     for process in started:
-        end(process)
+        kill(process)
 
 
-def end(process):
+def kill(process):
     process.kill()
     process.communicate()
 
@@ -96,11 +96,11 @@ def assert_same_network(one, other, atol):
             np.testing.assert_allclose(a, b, atol=atol)
 
 
-def test_two_workers_train_what_one_device_does(workers, tmp_path):
+def test_two_workers_equal_one_device(workers, tmp_path):
     flags = ["--pretrain_epochs=1"]
     finish(*workers(tmp_path / "both", *flags))
     finish(start(tmp_path / "alone", *flags))
-    # Sums in another order, through 39 steps.
+    # The order of sums differs over 39 steps.
     assert_same_network(tmp_path / "alone", tmp_path / "both", atol=1e-4)
     reports = [json.loads((tmp_path / n / "report.json").read_text()) for n in ("alone", "both")]
     assert abs(reports[0]["benign_accuracy"] - reports[1]["benign_accuracy"]) <= 0.01
@@ -109,13 +109,13 @@ def test_two_workers_train_what_one_device_does(workers, tmp_path):
 @pytest.mark.parametrize(
     "sent", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
-def test_when_a_worker_goes_the_other_stops_and_says_so(sent, workers, tmp_path):
+def test_chief_stops_when_a_worker_is_gone(sent, workers, tmp_path):
     chief, other = workers(tmp_path / "run", "--pretrain_epochs=500")
     wait_for_epochs(tmp_path / "run", 1, chief)
     other.send_signal(sent)
-    moment = time.monotonic()
+    stopped_at = time.monotonic()
     _, errors = chief.communicate(timeout=120)
-    assert time.monotonic() - moment < 60
+    assert time.monotonic() - stopped_at < 60
     assert chief.returncode == 75
     last = errors.strip().splitlines()[-1]
     if sent == signal.SIGKILL:
@@ -128,18 +128,18 @@ def test_when_a_worker_goes_the_other_stops_and_says_so(sent, workers, tmp_path)
 
 
 @pytest.mark.slow(seconds=180)
-@pytest.mark.parametrize("dies", [0, 1], ids=["chief", "worker"])
-def test_workers_that_are_started_again_end_where_they_would_have(dies, workers, tmp_path):
+@pytest.mark.parametrize("killed", [0, 1], ids=["chief", "worker"])
+def test_restarted_workers_give_the_same_bits(killed, workers, tmp_path):
     flags = ["--pretrain_epochs=4", "--checkpoint_minutes=0"]
     both = workers(tmp_path / "run", *flags)
     wait_for_epochs(tmp_path / "run", 2, both[0])
-    both[dies].kill()
-    moment = time.monotonic()
-    _, errors = both[1 - dies].communicate(timeout=120)
-    assert time.monotonic() - moment < 60
-    assert both[1 - dies].returncode == 75
+    both[killed].kill()
+    stopped_at = time.monotonic()
+    _, errors = both[1 - killed].communicate(timeout=120)
+    assert time.monotonic() - stopped_at < 60
+    assert both[1 - killed].returncode == 75
     assert "another worker has stopped" in errors.strip().splitlines()[-1]
-    end(both[dies])
+    kill(both[killed])
     both.clear()
     finish(*workers(tmp_path / "run", *flags))
     epochs = [json.loads(line)["epoch"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
