@@ -108,7 +108,7 @@ def _original(error: BaseException) -> BaseException:
 
 def _terminated(*_: object) -> None:
     """Handle SIGTERM outside of the training loop, which has a handler that saves first."""
-    raise StoppedError(f"told to stop; {_RESUMES}")
+    raise StoppedError(f"stopped by SIGTERM; {_RESUMES}")
 
 
 def _load_tensorflow(start: Callable[[], object] | None) -> tuple[type[Exception], list[object]]:

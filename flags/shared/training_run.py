@@ -147,7 +147,7 @@ def _explain_stop(model: hydra_tf.RobustModel, bad_batches_path: str | None) -> 
         bad_batches_path: file of the batches with this loss; None to save nothing.
 
     Raises:
-        StoppedError: if training was told to stop.
+        StoppedError: if training was stopped by SIGTERM.
         FloatingPointError: if the loss or the weights are not finite.
     """
     from hydra_tf import training

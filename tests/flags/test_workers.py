@@ -121,7 +121,7 @@ def test_chief_stops_when_a_worker_is_gone(sent, workers, tmp_path):
     if sent == signal.SIGKILL:
         assert "another worker has stopped" in last
     else:
-        assert "Told to stop" in last
+        assert "Stopped after epoch" in last
         other.communicate(timeout=60)
         assert other.returncode == 75
     assert list((tmp_path / "run" / "checkpoints").glob("at-*.npz"))

@@ -293,7 +293,7 @@ class _Loop:
     def _stop(self) -> None:
         """Write a checkpoint and raise PreemptionError."""
         self._save()
-        where = f"Told to stop after epoch {self.position.epoch + 1}, step {self.position.step}"
+        where = f"Stopped after epoch {self.position.epoch + 1}, step {self.position.step}"
         if self.checkpoints is None:
             raise PreemptionError(f"{where}.")
         raise PreemptionError(f"{where}; the same command resumes from the checkpoint there.")

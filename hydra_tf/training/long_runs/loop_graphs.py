@@ -30,7 +30,7 @@ class MetricSums(NamedTuple):
         correct: number of correctly classified samples.
         robust: number of robustly correct samples.
         robust_count: number of samples examined for robustness.
-        stop: above 0 if a replica was told to stop.
+        stop: above 0 if the worker of a replica got SIGTERM.
 
     Example:
         >>> MetricSums(4.0, 2.0, 3.0).means()
