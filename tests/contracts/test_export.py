@@ -10,7 +10,13 @@ from tests.contracts import export_contract as contract
 LIMITS = {name: limits.relative_error for name, limits in tflite._LIMITS.items()}
 
 
-@pytest.mark.parametrize("quantization", LIMITS)
+# Conversions take seconds; by default the last of each table is enough.
+NAMES = [
+    pytest.param(name, marks=() if name == [*LIMITS][-1] else pytest.mark.slow) for name in LIMITS
+]
+
+
+@pytest.mark.parametrize("quantization", NAMES)
 def test_every_quantization(quantization, tmp_path):
     contract.check_export(to_tflite, quantization, LIMITS[quantization], tmp_path)
 
@@ -36,8 +42,8 @@ def exact_in_the_report(model, path, quantization, representative):
 @pytest.mark.parametrize(
     ("wrong", "quantization", "sentence"),
     [
-        (another_network, None, "outputs differ by"),
-        (smaller_in_the_report, None, "reports another size"),
+        pytest.param(another_network, None, "outputs differ by", marks=pytest.mark.slow),
+        pytest.param(smaller_in_the_report, None, "reports another size", marks=pytest.mark.slow),
         (exact_in_the_report, "float16", "reports 0"),
     ],
 )
