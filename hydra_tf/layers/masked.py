@@ -164,6 +164,7 @@ class _DepthwiseCall(_OwnCall):
         return math.prod(self.kernel.shape[:-2])
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Return the depthwise convolution with ``kernel * mask``."""
         outputs = keras.ops.depthwise_conv(
             inputs,
             self.masked_kernel(),
