@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hydra_tf.bounds.layer_graph import LayerGraph
-from hydra_tf.bounds.rounding import dot, floor32, sizes
+from hydra_tf.bounds.rounding import TINY, coefficient_underflow, dot, floor32, sizes
 from hydra_tf.bounds.rules.nodes import BoundOptions
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Interval
@@ -25,12 +25,14 @@ class BoundedGraph:
         options: how bounds are computed.
         values: an interval for each value, the input first.
         rounding_errors: the rounding error of each node, None for none.
+        underflows: what the coefficients of each node can lose to underflow, 0 for nothing.
     """
 
     graph: LayerGraph
     options: BoundOptions
     values: list[Interval]
     rounding_errors: list[tf.Tensor | None]
+    underflows: list[tf.Tensor | float]
 
     def inputs(self, number: int) -> list[Interval]:
         """Return the intervals of the inputs of a node."""
@@ -72,6 +74,7 @@ class BoundedGraph:
                 add(constant)
             if rounding and self.rounding_errors[number] is not None:
                 error = dot(tf.abs(rows), self.rounding_errors[number], True)
+                error += self.underflows[number]
                 for i in range(len(signs)):
                     totals[i] -= error
             # Without this dependency TensorFlow runs ahead to the input, and keeps the rows of
@@ -99,9 +102,12 @@ def box_minimum(
     if rounding:
         lower, upper = tf.cast(lower, tf.float64), tf.cast(upper, tf.float64)
     middle, radius = (lower + upper) / 2, (upper - lower) / 2
-    if rounding:
-        radius += 1e-9 * (tf.abs(middle) + radius)  # covers the rounding of these float64 sums
-    return sign * dot(rows, middle, rounding) - dot(tf.abs(rows), radius, rounding)
+    if not rounding:
+        return sign * dot(rows, middle, False) - dot(tf.abs(rows), radius, False)
+    magnitudes = tf.abs(middle) + radius
+    radius += 1e-9 * magnitudes  # covers the rounding of these float64 sums
+    lost = TINY * tf.reduce_sum(magnitudes, axis=range(1, len(magnitudes.shape)))
+    return sign * dot(rows, middle, True) - dot(tf.abs(rows), radius, True) - lost[:, None]
 
 
 def propagate(
@@ -119,7 +125,7 @@ def propagate(
         refine: returns tighter intervals of a value. It is called for the inputs of nodes that
             are not affine, unless interval arithmetic is exact there.
     """
-    bounded = BoundedGraph(graph, options, [box], [])
+    bounded = BoundedGraph(graph, options, [box], [], [])
     # Values with exact intervals; if "independent", also every point of their box is reached.
     exact = {0: "independent"}
     refined, consumers = set(), graph.consumers()
@@ -133,6 +139,8 @@ def propagate(
         bounded.values.append(node.interval(inputs, options))
         error = node.rounding_error(inputs, consumers[number]) if options.rounding else None
         bounded.rounding_errors.append(error)
+        lost = 0.0 if error is None else coefficient_underflow(inputs, error)[:, None]
+        bounded.underflows.append(lost)
         kind = exact.get(sources[0]) if len(sources) == 1 else None
         if kind and node.diagonal:
             exact[number + 1] = kind

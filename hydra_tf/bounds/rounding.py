@@ -1,11 +1,31 @@
-"""Upper bounds of float32 rounding errors.
+"""Upper bounds of float32 rounding errors, underflow and overflow.
 
-A sum of n products evaluated in floating point, in any order and with or without fused
+Rounding. A sum of n products evaluated in floating point, in any order and with or without fused
 multiply-adds, is wrong by at most ``gamma(n)`` times the sum of the products' magnitudes, where
 ``gamma(n) = n u / (1 - n u)`` and ``u = 2**-24`` (Higham, Accuracy and Stability of Numerical
 Algorithms, 2002, section 3.1). Both the network whose outputs are bounded and the
 computation of the bound round. The error of every layer includes both, computed from the
 magnitudes of its possible inputs.
+
+Underflow. Below ``2**-126`` numbers are subnormal. TensorFlow may replace them by 0, both the
+operands and the result of an operation, and it may not, so a number of the bound or of the network
+stands for itself plus or minus ``2**-126``. For a sum of n products ``w x`` this adds up to
+``2**-126`` times ``(sum of |w|) + (sum of |x|) + 2 n``. It is not small if a factor is large, such
+as an activation of 1e38. Each of the three sums is accounted for with ``TINY``, which is 64 times
+larger and so covers the network, the bound, and the evaluation of the error itself:
+
+- forwards, TINY is added to the error of each input, which the map with the weights' magnitudes
+  multiplies (sum of ``|w|``), and :func:`underflow` is added to each output (the other two);
+- backwards, a coefficient ``c = sum of r w`` on an input x is wrong by ``2**-126`` times
+  ``(sum of |w|) + (sum of |r|) + 2 n``, which changes the linear function by this times ``|x|``.
+  The second sum is the term above for ``r``. :func:`coefficient_underflow` covers the other two,
+  which do not depend on the coefficients. The minimum over a box reads coefficients once more.
+
+Overflow. An output whose error reaches ``LIMIT = 2**100`` is unbounded. An error is at least
+``gamma(n)`` times the sum of the magnitudes of the n products, so below the limit this sum, and n
+times it, are below ``2**124``: no order of evaluation overflows. Infinite coefficients make the
+bound NaN or infinite, because each is multiplied by a positive error, and :func:`floor32` returns
+-inf for both.
 
 This covers every float32 evaluation that computes the products and adds them, as convolutions on
 CPUs do. Other evaluations (Winograd transforms, TensorFloat-32, half precision, BatchNorm folded
@@ -15,6 +35,7 @@ into kernels) are not covered.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,7 +43,8 @@ from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Interval
 
 U = 2.0**-24
-TINY = 2.0**-120  # far above what flushing subnormal numbers to zero can lose
+TINY = 2.0**-120  # 64 times the smallest normal number
+LIMIT = 2.0**100  # outputs whose error is larger are unbounded
 
 
 def gamma(terms: int) -> float:
@@ -53,7 +75,7 @@ def magnitude(interval: Interval) -> tf.Tensor:
 
 
 def outward(interval: Interval, units: float = 4.0) -> Interval:
-    """Widen both ends by `units` roundings of the larger one; an overflowed end is infinite.
+    """Widen both ends by `units` roundings of the larger one; an undefined end is infinite.
 
     Example:
         >>> outward(Interval(tf.constant([1.0]), tf.constant([2.0]))).lower.numpy() < 1
@@ -61,8 +83,73 @@ def outward(interval: Interval, units: float = 4.0) -> Interval:
     """
     slack = (units * U) * magnitude(interval) + TINY
     lower, upper = interval.lower - slack, interval.upper + slack
-    lower = tf.where(tf.math.is_nan(lower), -np.inf, lower)
-    return Interval(lower, tf.where(tf.math.is_nan(upper), np.inf, upper))
+    # False for NaN, and for an end that has overflowed to the wrong side.
+    lower = tf.where(lower < np.inf, lower, -np.inf)
+    return Interval(lower, tf.where(upper > -np.inf, upper, np.inf))
+
+
+def limited(error: tf.Tensor) -> tf.Tensor:
+    """Return an error, or infinity where it is so large that a sum may have overflowed.
+
+    Example:
+        >>> limited(tf.constant([1.0, 1e31, np.nan])).numpy().tolist()
+        [1.0, inf, inf]
+    """
+    return tf.where(error < LIMIT, error, np.inf)
+
+
+def total_magnitude(inputs: Sequence[Interval]) -> tf.Tensor:
+    """Return the sum of the magnitudes of all inputs of a node, [batch] float64.
+
+    Example:
+        >>> total_magnitude([Interval(tf.constant([[-3.0, 1.0]]), tf.constant([[2.0, 1.0]]))])
+        <tf.Tensor: shape=(1,), dtype=float64, numpy=array([4.])>
+    """
+    sums = []
+    for interval in inputs:
+        values = tf.cast(magnitude(interval), tf.float64)
+        sums.append(tf.reduce_sum(values, axis=range(1, len(values.shape))))
+    return tf.add_n(sums)
+
+
+def underflow(inputs: Sequence[Interval], terms: int, rank: int) -> tf.Tensor:
+    """Return what an output of a sum of products can lose to underflow, if `|w| <= 1`.
+
+    Args:
+        inputs: intervals of the inputs of a node, [batch, ...].
+        terms: products that are added up for an output.
+        rank: number of axes of the output.
+
+    Returns:
+        [batch, 1, ..., 1] float32.
+
+    Example:
+        >>> interval = Interval(tf.constant([[0.0]]), tf.constant([[0.0]]))
+        >>> underflow([interval], 3, 2).numpy().tolist() == [[4 * TINY]]
+        True
+    """
+    lost = TINY * (terms + 1 + total_magnitude(inputs))
+    return tf.reshape(tf.cast(lost, tf.float32), [-1] + [1] * (rank - 1))
+
+
+def coefficient_underflow(inputs: Sequence[Interval], error: tf.Tensor) -> tf.Tensor:
+    """Return what the coefficients on the inputs of a node can lose to underflow, [batch] float64.
+
+    Args:
+        inputs: intervals of the inputs, [batch, ...].
+        error: rounding error of each output for a coefficient of 1, [batch or 1, ...]. It is at
+            least ``5 u`` times the sum of the magnitudes of the products, so ``2**-100`` times the
+            error is at least ``2**-122`` times this sum.
+
+    Example:
+        >>> interval = Interval(tf.constant([[0.0]]), tf.constant([[2.0]]))
+        >>> (coefficient_underflow([interval], tf.constant([[0.0, 0.0]])) / TINY).numpy().tolist()
+        [4.0]
+    """
+    outputs = math.prod(sizes(error)[1:])
+    errors = tf.reduce_sum(tf.cast(error, tf.float64), axis=range(1, len(error.shape)))
+    outputs = tf.cast(outputs, tf.float64)
+    return 2.0**-100 * errors + TINY * outputs * total_magnitude(inputs)
 
 
 def floor32(values: tf.Tensor) -> tf.Tensor:

@@ -10,7 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from hydra_tf.bounds.rounding import TINY, U, dot, gamma, magnitude, outward, sizes
+from hydra_tf.bounds.rounding import (
+    TINY,
+    U,
+    dot,
+    gamma,
+    limited,
+    magnitude,
+    outward,
+    sizes,
+    underflow,
+)
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Interval
 
@@ -79,7 +89,7 @@ class Node(Protocol):
         """Return whether the coefficients of ``-rows`` are those of ``rows``, negated."""
 
     def rounding_error(self, inputs: Sequence[Interval], consumers: int) -> tf.Tensor | None:
-        """Return the largest rounding error per output for a coefficient of 1; None for none.
+        """Return the largest error per output for a coefficient of 1; None if nothing is computed.
 
         `consumers` is the largest number of nodes that take one of the inputs: the coefficients
         that they pass back are added, which rounds too.
@@ -101,6 +111,8 @@ class Affine:
         diagonal: whether each output depends on a different single input.
         transpose: maps coefficients [n, ...] on the output and the input's sizes to those on
             the input; the vector-Jacobian product of `linear` if left out.
+        weight_error: the same map with what underflow can change in its weights, if they are
+            computed from others.
     """
 
     linear: Callable[..., tf.Tensor]
@@ -111,6 +123,7 @@ class Affine:
     fan_out: int = 0
     diagonal: bool = False
     transpose: Callable[[tf.Tensor, list[int]], tf.Tensor] | None = None
+    weight_error: Callable[..., tf.Tensor] | None = None
     affine: bool = True
 
     def interval(self, inputs: Sequence[Interval], options: BoundOptions) -> Interval:
@@ -123,33 +136,40 @@ class Affine:
                 self._plus_bias(self.linear(*side))
                 for side in zip(*map(_sides, inputs), strict=True)
             )
-            error_inputs = inputs
-        else:
-            middles = [(interval.lower + interval.upper) / 2 for interval in inputs]
-            radii = [(interval.upper - interval.lower) / 2 for interval in inputs]
-            if unit:
-                radii = [
-                    radius + unit * magnitude(interval)
-                    for radius, interval in zip(radii, inputs, strict=True)
-                ]
-            middle = self._plus_bias(self.linear(*middles))
-            radius = self.absolute(*radii)
-            lower, upper = middle - radius, middle + radius
-            error_inputs = ()
+            if not unit:
+                return Interval(lower, upper)
+            error = self._error(inputs, unit)
+            return outward(Interval(lower - error, upper + error))
+        middles = [(interval.lower + interval.upper) / 2 for interval in inputs]
+        radii = [(interval.upper - interval.lower) / 2 for interval in inputs]
+        middle = self._plus_bias(self.linear(*middles))
         if not unit:
-            return Interval(lower, upper)
-        error = self._error(error_inputs, unit)
-        return outward(Interval(lower - error, upper + error))
+            radius = self.absolute(*radii)
+            return Interval(middle - radius, middle + radius)
+        radius = self._error(inputs, unit, radii)
+        return outward(Interval(middle - radius, middle + radius))
 
     def _plus_bias(self, outputs: tf.Tensor) -> tf.Tensor:
         return outputs if self.bias is None else outputs + self.bias
 
-    def _error(self, inputs: Sequence[Interval], unit: float) -> tf.Tensor:
-        """Return the rounding error that the bias and these inputs cause."""
-        error = TINY
-        if inputs:
-            error += unit * self.absolute(*(magnitude(interval) for interval in inputs))
-        return error if self.bias_magnitude is None else error + unit * self.bias_magnitude
+    def _error(
+        self,
+        inputs: Sequence[Interval],
+        unit: float,
+        radii: Sequence[tf.Tensor] | None = None,
+    ) -> tf.Tensor:
+        """Return the error of the outputs for inputs of these intervals, with radii added to it."""
+        magnitudes = [magnitude(interval) for interval in inputs]
+        errors = [unit * values + TINY for values in magnitudes]
+        if radii is not None:
+            errors = [radius + error for radius, error in zip(radii, errors, strict=True)]
+        error = self.absolute(*errors)
+        error += underflow(inputs, self.terms, len(error.shape))
+        if self.weight_error is not None:
+            error += self.weight_error(*magnitudes)
+        if self.bias_magnitude is not None:
+            error += unit * self.bias_magnitude
+        return limited(error)
 
     def odd(self, options: BoundOptions) -> bool:
         """Return True, as for every linear map."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from hydra_tf.bounds.rounding import TINY
 from hydra_tf.bounds.rules.nodes import Affine, Node
 from hydra_tf.bounds.rules.registry import Shapes, register_rule
 from hydra_tf.core.lazy import keras, tf
@@ -11,13 +14,17 @@ from hydra_tf.core.lazy import keras, tf
 def batch_normalization(layer: keras.layers.Layer, shapes: Shapes) -> list[Node]:
     """Return the node of batch normalisation with its moving statistics, as in inference."""
     mean, beta = _float32(layer.moving_mean), _float32(layer.beta) if layer.center else 0.0
-    scale = tf.math.rsqrt(_float32(layer.moving_variance) + layer.epsilon)
-    if layer.scale:
-        scale *= _float32(layer.gamma)
-    shift, magnitude = beta - mean * scale, tf.abs(beta) + tf.abs(mean * scale)
+    variance = _float32(layer.moving_variance) + layer.epsilon
+    inverse = tf.math.rsqrt(variance)
+    scale = inverse * _float32(layer.gamma) if layer.scale else inverse
+    # What underflow can change in the scale; there is no bound if the variance may be 0.
+    lost = tf.where(variance >= _SMALL, 1 + inverse, np.inf)
+    shift = beta - mean * scale
+    magnitude = tf.abs(beta) + tf.abs(mean * scale) + _SMALL * (tf.abs(scale) + tf.abs(mean) * lost)
+    lost *= TINY
     shape = [1] * (len(shapes[0]) - 1)
     shape[layer.axis if layer.axis < 0 else layer.axis - 1] = -1
-    return _scaled(*(tf.reshape(tensor, shape) for tensor in (scale, shift, magnitude)))
+    return _scaled(*(tf.reshape(tensor, shape) for tensor in (scale, shift, magnitude, lost)))
 
 
 @register_rule("layers.Normalization")
@@ -26,7 +33,7 @@ def normalization(layer: keras.layers.Layer, shapes: Shapes) -> list[Node]:
     mean, variance = (_float32(tensor)[0] for tensor in (layer.mean, layer.variance))
     deviation = tf.maximum(tf.sqrt(variance), keras.config.epsilon())
     scale, shift = (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
-    return _scaled(scale, shift, tf.abs(shift))
+    return _scaled(scale, shift, tf.abs(shift) + _SMALL * (1 + scale))
 
 
 @register_rule("layers.Rescaling")
@@ -38,7 +45,17 @@ def rescaling(layer: keras.layers.Layer, shapes: Shapes) -> list[Node]:
     return _scaled(scale, offset, tf.abs(offset))
 
 
-def _scaled(scale: tf.Tensor, shift: tf.Tensor, shift_magnitude: tf.Tensor) -> list[Node]:
+# The error of a node is more than 2**-20 times the magnitude of its shift, so with this share of
+# the numbers that a shift is computed from it is more than TINY times them.
+_SMALL = 2.0**-100
+
+
+def _scaled(
+    scale: tf.Tensor,
+    shift: tf.Tensor,
+    shift_magnitude: tf.Tensor,
+    scale_underflow: tf.Tensor | None = None,
+) -> list[Node]:
     """Return the node of ``scale * x + shift``."""
     return [
         Affine(
@@ -49,6 +66,7 @@ def _scaled(scale: tf.Tensor, shift: tf.Tensor, shift_magnitude: tf.Tensor) -> l
             terms=12,  # includes the square root and the quotient in the scale
             fan_out=12,
             diagonal=True,
+            weight_error=None if scale_underflow is None else lambda x: x * scale_underflow,
         )
     ]
 
