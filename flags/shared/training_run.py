@@ -133,6 +133,7 @@ def train_network(
             options=options,
             full_batches_from=lambda epoch, step: load_data(settings, seed, epoch, step).train,
             bad_batches_path=bad_batches_path,
+            data_hash=None if out is None else data.fingerprint(),
             verbose=verbose if chief else 0,
         )
     return model.net

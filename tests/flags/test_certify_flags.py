@@ -46,7 +46,7 @@ def network():
 def run(network, tmp_path):
     network.save(tmp_path / "model.keras")
     config = {"dataset": "digits", "objective": "smoothing", "attacks": "", "batch_size": 128}
-    (tmp_path / "config.json").write_text(json.dumps({**config, "seed": 0}))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "split": "test", "seed": 0}))
     (tmp_path / "report.json").write_text(json.dumps(REPORT))
     return tmp_path
 
