@@ -115,10 +115,11 @@ def naming(
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # of a library such as HDF5
-            raise OSError(f"{os.fspath(path)} cannot be written: {error}") from error
-        if error.filename is None or (temporary and error.filename == os.fspath(temporary)):
+        unnamed = (None, temporary and os.fspath(temporary))
+        if error.errno is not None and error.filename in unnamed:
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        if error.errno is None and type(error) is OSError:  # of a library such as HDF5
+            raise OSError(f"{os.fspath(path)} cannot be written: {error}") from error
         raise
 
 
