@@ -45,7 +45,8 @@ def _is_tflite(path: pathlib.Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return file.read(8)[4:] in (b"TFL3", b"")
+        start = file.read(8)
+    return not start or start[4:] == b"TFL3"
 
 
 def _target() -> str:

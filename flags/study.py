@@ -194,22 +194,24 @@ def _row(settings: Settings, method: str, density: float, seed: int) -> Report:
 
 def _train(config: Config, out: str) -> None:
     """Train and evaluate one network, and write its run directory."""
-    seed, dense = config["seed"], config["method"] == "dense"
+    seed, is_dense = config["seed"], config["method"] == "dense"
     sys.stdout.write(f"\n{out}\n")
     data = training_run.load_data(config, seed)
-    if dense:
+    if is_dense:
         net = networks.build_network(config, data, seed)
     else:
-        net = networks.load_network(_directory("dense", 1.0, seed))
+        dense_run = _directory("dense", 1.0, seed)
+        run_directory.use(dense_run)
+        net = networks.load_network(dense_run)
     run_directory.prepare(out, config)
-    if not dense or config["pretrain_epochs"]:
+    if not is_dense or config["pretrain_epochs"]:
         net = training_run.train_network(
             net,
             data,
             config,
             out,
             density=config["density"],
-            method="hydra" if dense else config["method"],
+            method="hydra" if is_dense else config["method"],
             seed=seed,
             verbose=FLAGS.verbose,
             options=training_flags.loop_options(),
