@@ -40,6 +40,13 @@ def open_certificates(
         ValueError: for a file of another kind, of other settings, or one that is damaged.
         BlockingIOError: when another process is writing to the file.
         OSError: when the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "certify.jsonl")
+        >>> with open_certificates(path, {"sigma": 0.25, "n": 1000, "alpha": 0.001}) as rows:
+        ...     rows
+        []
     """
     target = checked_path(path)
     if target.exists() and not target.is_file():  # a pipe would block for ever
@@ -89,6 +96,13 @@ def read_certificates(path: str | os.PathLike[str]) -> tuple[dict[str, Any], lis
         ValueError: for a file of another kind, or one that is damaged; the sentence names the
             line.
         FileNotFoundError: when there is no file.
+
+    Example:
+        >>> import tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "certify.jsonl")
+        >>> with open_certificates(path, {"sigma": 0.25, "n": 1000, "alpha": 0.001}):
+        ...     read_certificates(path)
+        ({'sigma': 0.25, 'n': 1000, 'alpha': 0.001}, [])
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(f"{os.fspath(path)} is not a file.")
