@@ -25,7 +25,6 @@ from .shared.launcher import FLAGS, UsageError
 from .shared.types import Config, Report
 
 if TYPE_CHECKING:
-    import keras
     import tensorflow as tf
 
 DESCRIPTION = """
@@ -126,7 +125,8 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
         with prepared if chief else contextlib.nullcontext():
             if chief and config["pretrained"]:
                 before = run_report.evaluate_network(net, data, config, **shared)
-            arguments["callbacks"] = _callbacks() if chief else []
+            if chief and replaced_run.is_aside(FLAGS.out):
+                arguments["callbacks"] = [training_run.removes_replaced_run(FLAGS.out)]
             with strategies.explain_lost_worker(FLAGS.strategy):
                 net = training_run.train_network(net, data, config, FLAGS.out, **arguments)
     if not chief:
@@ -140,17 +140,6 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
         f"{_accuracies(report)}, density {report['density']:.2%}: "
         f"{os.path.join(FLAGS.out, 'report.json')}\n"
     )
-
-
-def _callbacks() -> list[keras.callbacks.Callback]:
-    """Return a callback that removes the replaced run, if there is one, after the first step."""
-    import keras
-
-    def remove(*_: object) -> None:
-        replaced_run.remove(FLAGS.out)
-
-    is_aside = replaced_run.is_aside(FLAGS.out)
-    return [keras.callbacks.LambdaCallback(on_train_batch_end=remove)] if is_aside else []
 
 
 def _accuracies(report: Report) -> str:

@@ -5,10 +5,12 @@ import json
 import os
 import shutil
 
+import keras
+import numpy as np
 import pytest
 
 import hydra_tf
-from flags.shared import networks, replaced_run, run_directory, run_files
+from flags.shared import networks, replaced_run, run_directory, run_files, training_run
 from flags.shared.launcher import UsageError
 from hydra_tf.core.locks import locked
 
@@ -91,6 +93,17 @@ def test_the_files_of_a_replaced_run_are_removed_once_the_new_run_has_started(fi
     found = content(finished)
     assert json.loads(found.pop("config.json"))["seed"] == 1
     assert found == {"metrics.jsonl": "new", "notes.txt": "mine", "plots/mine.png": "mine"}
+
+
+def test_training_removes_the_replaced_run_after_a_step(finished):
+    net = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    net.compile("sgd", "mse")
+    data = np.zeros([2, 2]), np.zeros([2, 1])
+    callback = training_run.removes_replaced_run(str(finished))
+    with run_directory.prepared(str(finished), OTHER, overwrite=True):
+        assert replaced_run.is_aside(str(finished))
+        net.fit(*data, verbose=0, callbacks=[callback])
+        assert not replaced_run.is_aside(str(finished))
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
