@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from .shared import flag_values, launcher, networks, run_directory, training_run
+from .shared import flag_values, launcher, networks, run_directory, run_files, training_run
 from .shared.launcher import FLAGS, UsageError
 from .shared.types import Config, Report
 
@@ -74,11 +72,12 @@ def validate() -> Config:
         if FLAGS[name].present:
             raise UsageError(f"--{name} has no effect with --method={FLAGS.method}; leave it out.")
     flag_values.at_least("samples", 0)
-    flag_values.at_least("seed", 0)
+    flag_values.seed("seed")
     flag_values.at_least("batch_size", 1)
-    config = run_directory.read_config(FLAGS.run)
+    config = run_directory.use(FLAGS.run)
     networks.network_path(FLAGS.run)
-    _read_report()
+    run_directory.require_finished(FLAGS.run)
+    run_files.read_report(FLAGS.run)
     return config
 
 
@@ -94,23 +93,10 @@ def _epsilon() -> float:
     return float(value)
 
 
-def _read_report() -> Report:
-    """Return the run's report, to which the results are added."""
-    path = os.path.join(FLAGS.run, "report.json")
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist; has the run finished?") from None
-    except json.JSONDecodeError:
-        raise UsageError(f"{path} is damaged: it is not JSON.") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} is damaged: it is not a report.")
-    return content
-
-
 def run(config: Config) -> None:
     """Certify, print the results, and add them to the report."""
+    from hydra_tf import evaluation
+
     net = networks.load_network(FLAGS.run)
     data = training_run.load_data(config, config["seed"])
     size = data.sizes[FLAGS.split]
@@ -118,17 +104,17 @@ def run(config: Config) -> None:
     images = getattr(data, FLAGS.split)
     certify = _smoothing if FLAGS.method == "smoothing" else _bounds
     entries = certify(net, images, samples)
-    report = _read_report()
-    if report.get("split", "test") != FLAGS.split:
-        sys.stdout.write(f"report.json is not about the {FLAGS.split} split; it is not changed.\n")
-        return
-    for key, value in entries.items():
-        # The results of other bound methods are kept.
-        merge = isinstance(value, Mapping) and key == "verified"
-        report[key] = {**report.get(key, {}), **value} if merge else value
-    from hydra_tf import evaluation
-
-    evaluation.write_json(os.path.join(FLAGS.run, "report.json"), report)
+    with run_directory.writing(FLAGS.run):
+        report = run_files.read_report(FLAGS.run)
+        if report.get("split", "test") != FLAGS.split:
+            sys.stdout.write(
+                f"report.json is not about the {FLAGS.split} split; it is not changed.\n"
+            )
+            return
+        for key, value in entries.items():
+            # The results of other bound methods are kept.
+            report[key] = {**report.get(key, {}), **value} if key == "verified" else value
+        evaluation.write_json(os.path.join(FLAGS.run, "report.json"), report)
 
 
 def _smoothing(net: keras.Model, images: tf.data.Dataset, samples: int) -> Report:
@@ -153,10 +139,11 @@ def _smoothing(net: keras.Model, images: tf.data.Dataset, samples: int) -> Repor
         for radius in evaluation.RADII
     ]
     abstained = sum(row["predicted"] < 0 for row in rows) / len(rows)
-    os.makedirs(os.path.join(FLAGS.run, "plots"), exist_ok=True)
     radius = evaluation.VRA_S_RADIUS
-    target = os.path.join(FLAGS.run, "plots", "certified.png")
-    plots.certified_accuracy({f"sigma {FLAGS.sigma:g}": rows}, target, radius)
+    with run_directory.writing(FLAGS.run):
+        os.makedirs(os.path.join(FLAGS.run, "plots"), exist_ok=True)
+        target = os.path.join(FLAGS.run, "plots", "certified.png")
+        plots.certified_accuracy({f"sigma {FLAGS.sigma:g}": rows}, target, radius)
     sys.stdout.write(f"{len(rows)} images, {abstained:.2%} abstained\nL2 radius  certified\n")
     sys.stdout.writelines(f"{row['radius']:9.4f}  {row['accuracy']:9.2%}\n" for row in table)
     details = {**sampling, "radius": radius, "samples": len(rows), "split": FLAGS.split}

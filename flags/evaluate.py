@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from absl import flags
 
-from .shared import flag_values, launcher, networks, run_directory, run_report, training_run
+from .shared import (
+    flag_values,
+    launcher,
+    networks,
+    run_directory,
+    run_files,
+    run_report,
+    training_run,
+)
 from .shared.launcher import FLAGS, UsageError
 from .shared.types import Config
 
@@ -33,9 +42,13 @@ def validate() -> Config:
 
     if not FLAGS.run:
         raise UsageError("--run is missing: name the run directory to evaluate.")
-    config = run_directory.read_config(FLAGS.run)
+    flag_values.seed("seed")
+    config = run_directory.use(FLAGS.run)
     networks.network_path(FLAGS.run)
-    flag_values.at_least("seed", 0)
+    run_directory.require_finished(FLAGS.run)
+    run_files.read_metrics(FLAGS.run)
+    if os.path.exists(os.path.join(FLAGS.run, "report.json")):
+        run_files.read_report(FLAGS.run)
     if FLAGS.attacks is not None:
         config["attacks"] = FLAGS.attacks
     for spec in flag_values.attack_specs(config["attacks"]):

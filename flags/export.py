@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import sys
 
 from absl import flags
@@ -31,10 +32,21 @@ def validate() -> Config:
 
     if not FLAGS.run:
         raise UsageError("--run is missing: name the run directory to export.")
-    config = run_directory.read_config(FLAGS.run)
+    config = run_directory.use(FLAGS.run)
     networks.network_path(FLAGS.run)
-    checked_path(_target(), ".tflite")
+    target = checked_path(_target(), ".tflite")
+    if target.exists() and not _is_tflite(target):
+        raise UsageError(f"{target} is not a TFLite file; it is kept: choose another --out.")
     return config
+
+
+def _is_tflite(path: pathlib.Path) -> bool:
+    """Return whether a file may be replaced: a TFLite file, or an empty one."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(8)
+    return not start or start[4:] == b"TFL3"
 
 
 def _target() -> str:
@@ -53,15 +65,16 @@ def run(config: Config) -> None:
     net = networks.load_network(FLAGS.run)
     data = training_run.load_data(config, config["seed"])
     images = np.concatenate([x for x, _ in data.validation.take(2)])
-    report = export.to_tflite(
-        net,
-        _target(),
-        quantization=None if FLAGS.quantization == "none" else FLAGS.quantization,
-        sparse=FLAGS.sparse,
-        representative=images,
-    )
-    content = dataclasses.asdict(report)
-    evaluation.write_json(os.path.join(FLAGS.run, "export.json"), content)
+    with run_directory.writing(FLAGS.run):  # so that export.json is about the file
+        report = export.to_tflite(
+            net,
+            _target(),
+            quantization=None if FLAGS.quantization == "none" else FLAGS.quantization,
+            sparse=FLAGS.sparse,
+            representative=images,
+        )
+        content = dataclasses.asdict(report)
+        evaluation.write_json(os.path.join(FLAGS.run, "export.json"), content)
     sys.stdout.writelines(f"{key:18} {value}\n" for key, value in content.items())
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
+
+from hydra_tf.core.files import replacing
 
 from .shared import (
     flag_values,
     launcher,
     networks,
     run_directory,
+    run_files,
     run_report,
     training_flags,
     training_run,
@@ -99,12 +101,37 @@ def validate() -> Config:
     if not FLAGS.out:
         raise UsageError("--out is missing: name the directory to write.")
     for seed in range(FLAGS.seeds if FLAGS.pretrained else 0):
-        networks.network_path(FLAGS.pretrained.replace("{seed}", str(seed)))
-    os.makedirs(FLAGS.out, exist_ok=True)
+        pretrained = FLAGS.pretrained.replace("{seed}", str(seed))
+        networks.network_path(pretrained)
+        if os.path.isdir(pretrained):
+            run_directory.lock(pretrained, shared=True)
     for name in ("certify_n", "certify_samples"):
         flag_values.at_least(name, 0)
         settings[name] = FLAGS[name].value
-    return {**settings, "split": FLAGS.split, "densities": densities}
+    _check_draws()
+    settings["split"] = FLAGS.split
+    _check_directory(settings, densities)
+    return {**settings, "densities": densities}
+
+
+def _check_draws() -> None:
+    """Check that --certify_n can certify, if the networks are certified by smoothing."""
+    from hydra_tf import objectives
+    from hydra_tf.core.types import Sampling
+
+    certificate = objectives.build(FLAGS.objective).certificate() or {}
+    if certificate.get("method") == "smoothing" and FLAGS.certify_n:
+        Sampling(certificate["sigma"], n=FLAGS.certify_n)
+
+
+def _check_directory(settings: Settings, densities: Sequence[float]) -> None:
+    """Create and lock the directory; check the networks in it that are finished or begun."""
+    if os.path.exists(os.path.join(FLAGS.out, "config.json")):
+        raise UsageError(f"{FLAGS.out} holds a run of flags.train; choose another --out.")
+    os.makedirs(FLAGS.out, exist_ok=True)
+    run_directory.lock(FLAGS.out)
+    for cell in _cells(densities):
+        run_directory.is_finished(_directory(*cell), _config(settings, *cell))
 
 
 def run(plan: Config) -> None:
@@ -114,16 +141,12 @@ def run(plan: Config) -> None:
 
     densities = plan.pop("densities")
     training_run.set_precision(plan)
-    rows = []
-    for seed in range(FLAGS.seeds):
-        rows.append(_cell(plan, "dense", 1.0, seed))
-        for density in densities:
-            rows += [_cell(plan, method, density, seed) for method in FLAGS.methods]
+    rows = [_row(plan, *cell) for cell in _cells(densities)]
     summary = summarise(rows)
     evaluation.write_json(os.path.join(FLAGS.out, "report.json"), {"rows": rows, "table": summary})
     table = markdown(summary)
-    with open(os.path.join(FLAGS.out, "table.md"), "w", encoding="utf-8") as file:
-        file.write(table)
+    with replacing(os.path.join(FLAGS.out, "table.md")) as temporary:
+        temporary.write_text(table, encoding="utf-8")
     for measure in list(MEASURES)[1:]:
         if any(measure in row for row in rows):
             target = os.path.join(FLAGS.out, f"{measure}.png")
@@ -137,47 +160,67 @@ def _folder(method: str, density: float) -> str:
     return name if method == "dense" else f"{name}-{density:g}"
 
 
-def _cell(settings: Settings, method: str, density: float, seed: int) -> Report:
+def _cells(densities: Sequence[float]) -> Iterator[tuple[str, float, int]]:
+    """Yield method, density and seed of every network, in the order of the work."""
+    for seed in range(FLAGS.seeds):
+        yield "dense", 1.0, seed
+        yield from ((method, density, seed) for density in densities for method in FLAGS.methods)
+
+
+def _directory(method: str, density: float, seed: int) -> str:
+    """Return the run directory of a network."""
+    return os.path.join(FLAGS.out, f"seed{seed}", _folder(method, density))
+
+
+def _config(settings: Settings, method: str, density: float, seed: int) -> Config:
+    """Return the config of the run of a network."""
+    skipped = ("prune_epochs", "finetune_epochs") if method == "dense" else ("pretrain_epochs",)
+    config = {**settings, **dict.fromkeys(skipped, 0)}
+    if config["pretrained"]:
+        config["pretrained"] = config["pretrained"].replace("{seed}", str(seed))
+    return {**config, "density": density, "method": method, "seed": seed}
+
+
+def _row(settings: Settings, method: str, density: float, seed: int) -> Report:
     """Train and evaluate one network unless it is finished; return its row of the table."""
-    dense = method == "dense"
-    out = os.path.join(FLAGS.out, f"seed{seed}", _folder(method, density))
-    skipped = ("prune_epochs", "finetune_epochs") if dense else ("pretrain_epochs",)
-    settings = {**settings, **dict.fromkeys(skipped, 0)}
-    if settings["pretrained"]:
-        settings["pretrained"] = settings["pretrained"].replace("{seed}", str(seed))
-    config = {**settings, "density": density, "method": method, "seed": seed}
+    out = _directory(method, density, seed)
+    config = _config(settings, method, density, seed)
     if not run_directory.is_finished(out, config):
-        sys.stdout.write(f"\n{out}\n")
-        data = training_run.load_data(settings, seed)
-        net = (
-            networks.build_network(settings, data, seed)
-            if dense
-            else networks.load_network(os.path.join(FLAGS.out, f"seed{seed}", "dense"))
-        )
-        run_directory.prepare(out, config)
-        if dense and not settings["pretrain_epochs"]:
-            networks.save_masked_and_dense(net, out)
-        else:
-            net = training_run.train_network(
-                net,
-                data,
-                settings,
-                out,
-                density=density,
-                method="hydra" if dense else method,
-                seed=seed,
-                verbose=FLAGS.verbose,
-                options=training_flags.loop_options(),
-            )
-            networks.save_masked_and_dense(net, out)
-        if FLAGS.tflite:
-            _export(net, data, out)
-        run_report.write_report(net, data, settings, out, seed=seed, verbose=FLAGS.verbose)
-        run_directory.remove_checkpoints(out)
-    with open(os.path.join(out, "report.json"), encoding="utf-8") as file:
-        report = json.load(file)
+        _train(config, out)
+    report = run_files.read_report(out)
     row = {"method": method, "density": density, "seed": seed}
     return {**row, **{key: report[key] for key in MEASURES if key in report}}
+
+
+def _train(config: Config, out: str) -> None:
+    """Train and evaluate one network, and write its run directory."""
+    seed, is_dense = config["seed"], config["method"] == "dense"
+    sys.stdout.write(f"\n{out}\n")
+    data = training_run.load_data(config, seed)
+    if is_dense:
+        net = networks.build_network(config, data, seed)
+    else:
+        dense_run = _directory("dense", 1.0, seed)
+        run_directory.use(dense_run)
+        net = networks.load_network(dense_run)
+    run_directory.prepare(out, config)
+    if not is_dense or config["pretrain_epochs"]:
+        net = training_run.train_network(
+            net,
+            data,
+            config,
+            out,
+            density=config["density"],
+            method="hydra" if is_dense else config["method"],
+            seed=seed,
+            verbose=FLAGS.verbose,
+            options=training_flags.loop_options(),
+        )
+    networks.save_masked_and_dense(net, out)
+    if FLAGS.tflite:
+        _export(net, data, out)
+    run_report.write_report(net, data, config, out, seed=seed, verbose=FLAGS.verbose)
+    run_directory.remove_checkpoints(out)
 
 
 def _export(net: keras.Model, data: DataSplits, out: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from .shared import (
     flag_values,
     launcher,
     networks,
+    replaced_run,
     run_directory,
     run_report,
     strategies,
@@ -72,16 +74,30 @@ def validate() -> Config:
     kept_count(FLAGS.density, 1)
     if not FLAGS.out:
         raise UsageError("--out is missing: name the run directory to write.")
-    flag_values.at_least("seed", 0)
+    flag_values.seed("seed")
     config = {**settings, "density": FLAGS.density, "method": FLAGS.method, "seed": FLAGS.seed}
     training_flags.check_epochs([FLAGS.method])
     if FLAGS.pretrained:
         config["pretrained"] = FLAGS.pretrained.replace("{seed}", str(FLAGS.seed))
         networks.network_path(config["pretrained"])
+        _check_kept(config["pretrained"])
     if run_directory.is_finished(FLAGS.out, config, FLAGS.overwrite):
         sys.stdout.write(f"{FLAGS.out} holds this run, which is finished; see its report.json.\n")
         sys.exit(0)
     return config
+
+
+def _check_kept(pretrained: str) -> None:
+    """Check that the network to start from is not one that --overwrite would replace."""
+    path = os.path.realpath(networks.network_path(pretrained))
+    files = [os.path.join(FLAGS.out, name) for name in replaced_run.run_files(FLAGS.out)]
+    if FLAGS.overwrite and path in map(os.path.realpath, files):
+        raise UsageError(
+            f"--overwrite would replace {path}, from which --pretrained starts; choose another "
+            "--out."
+        )
+    if os.path.isdir(pretrained):
+        run_directory.lock(pretrained, shared=True)
 
 
 def run(config: Config, strategy: tf.distribute.Strategy) -> None:
@@ -105,12 +121,14 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
         if FLAGS.dry_run:
             sys.stdout.write(dry_run.estimate(net, data, config, arguments))
             return
-        if chief:
-            run_directory.prepare(FLAGS.out, config, FLAGS.overwrite)
-            if config["pretrained"]:
+        prepared = run_directory.prepared(FLAGS.out, config, FLAGS.overwrite)
+        with prepared if chief else contextlib.nullcontext():
+            if chief and config["pretrained"]:
                 before = run_report.evaluate_network(net, data, config, **shared)
-        with strategies.explain_lost_worker(FLAGS.strategy):
-            net = training_run.train_network(net, data, config, FLAGS.out, **arguments)
+            if chief and replaced_run.is_aside(FLAGS.out):
+                arguments["callbacks"] = [training_run.removes_replaced_run(FLAGS.out)]
+            with strategies.explain_lost_worker(FLAGS.strategy):
+                net = training_run.train_network(net, data, config, FLAGS.out, **arguments)
     if not chief:
         return
     networks.save_masked_and_dense(net, FLAGS.out)

@@ -20,6 +20,17 @@ def at_least(name: str, smallest: int) -> None:
         raise UsageError(f"--{name} must be at least {smallest}, not {FLAGS[name].value}.")
 
 
+def seed(name: str) -> None:
+    """Check that a flag is a seed.
+
+    Raises:
+        ValueError: with the flag and its value.
+    """
+    from hydra_tf.core.types import require_seed
+
+    require_seed(f"--{name}", FLAGS[name].value)
+
+
 def attack_specs(text: str) -> list[str]:
     """Return the specs in a text such as ``"pgd:steps=50;fgsm"``."""
     return [spec.strip() for spec in text.split(";") if spec.strip()]

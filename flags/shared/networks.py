@@ -28,9 +28,12 @@ def network_path(run: str, name: str = "model.keras") -> str:
     Raises:
         UsageError: when the file does not exist or is not a .keras file.
     """
-    path = run if run.endswith(".keras") else os.path.join(run, name)
+    is_file = run.endswith(".keras") and not os.path.isdir(run)
+    path = run if is_file else os.path.join(run, name)
     if not os.path.exists(path):
         raise UsageError(f"{path} does not exist; has the run finished?")
+    if not os.path.isfile(path):  # a pipe would block for ever
+        raise UsageError(f"{path} is not a file.")
     if not zipfile.is_zipfile(path):
         raise UsageError(
             f"{path} is cut short or not a network: a .keras file is a zip archive, but this is "

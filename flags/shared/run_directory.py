@@ -1,33 +1,35 @@
-"""Run directories: which run they belong to, their lock, and their config.
+"""Run directories: which run they belong to, and their locks.
 
 A run directory contains config.json (the settings), metrics.jsonl (a line per epoch), model.keras
-(masked), dense.keras (plain layers), report.json, plots/ and tensorboard/.
+(masked), dense.keras (plain layers), report.json, plots/ and tensorboard/. It has checkpoints/
+until its run is finished.
+
+Training locks the directory for itself; evaluation, certification and export share it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
-import shutil
+from collections.abc import Iterator
 
 from absl import logging
 
 import hydra_tf
+from hydra_tf.core import locks
 from hydra_tf.core.files import replacing, unfinished
 
+from . import replaced_run
 from .launcher import UsageError
+from .run_files import read_config, read_metrics, read_report
 from .types import Config, Settings
 
-_RUN_FILES = (
-    "metrics.jsonl", "model.keras", "dense.keras", "report.json", "plots",
-    "tensorboard", "checkpoints", "last_good.keras", "suspects.npz", "model.tflite", "export.json",
-    "certify.jsonl", "certify_validation.jsonl",
-)  # fmt: skip
-
-# Keys that every config has, with their types.
-_NEEDED = {"dataset": str, "objective": str, "attacks": str, "batch_size": int, "seed": int}
+# Entries of a config that are not settings of the run.
+_OF_VERSION = ("hydra_tf", "hash", "versions")
+_CHECKPOINTS = "checkpoints"
 
 
 def _stamped(config: Settings) -> Config:
@@ -42,14 +44,44 @@ def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
 
 
+def _settings(config: Settings) -> Config:
+    """Return the settings in a config."""
+    return {key: value for key, value in config.items() if key not in _OF_VERSION}
+
+
 def _is_same_run(out: str, config: Settings) -> bool:
     """Return whether a directory belongs to the run of this config."""
     return {**read_config(out), "versions": None} == {**_stamped(config), "versions": None}
 
 
-def _has_report(out: str) -> bool:
-    """Return whether the run of a directory is finished."""
-    return os.path.exists(os.path.join(out, "report.json"))
+def has_finished(out: str) -> bool:
+    """Return whether the run of a directory is finished.
+
+    Args:
+        out: the run directory.
+    """
+    report = os.path.exists(os.path.join(out, "report.json"))
+    # A run that is killed while its network is evaluated still has checkpoints.
+    return report and not os.path.isdir(os.path.join(out, _CHECKPOINTS))
+
+
+def _refuse_other_run(out: str, config: Settings) -> None:
+    """Raise UsageError for a directory with a run that is not the one of the config."""
+    stored, now = read_config(out), hydra_tf.__version__
+    before = stored.get("hydra_tf", now)
+    if before == now or _settings(stored) != _settings(config):
+        raise UsageError(
+            f"{out} holds another run; choose another --out, or pass --overwrite to replace it."
+        )
+    if has_finished(out):
+        raise UsageError(
+            f"{out} holds this run, finished with hydra_tf {before}: hydra_tf {now} can evaluate, "
+            "certify and export it; to train with this version, choose another --out."
+        )
+    raise UsageError(
+        f"{out} holds this run, unfinished, of hydra_tf {before}: install hydra_tf=={before} to "
+        f"continue it, or choose another --out to train with hydra_tf {now}."
+    )
 
 
 def _first_versions(out: str) -> dict[str, str]:
@@ -74,15 +106,20 @@ def is_finished(out: str, config: Settings, overwrite: bool = False) -> bool:
         overwrite: whether another run there may be replaced.
 
     Raises:
-        UsageError: when the directory holds something else or cannot be written.
+        UsageError: when the directory holds something else or cannot be written, or a file of
+            this run is damaged.
     """
     if os.path.exists(os.path.join(out, "config.json")):
-        same = _is_same_run(out, config)
+        same, finished = _is_same_run(out, config), has_finished(out)
         if not (same or overwrite):
-            raise UsageError(
-                f"{out} holds another run; choose another --out, or pass --overwrite to replace it."
-            )
-        return same and not overwrite and _has_report(out)
+            _refuse_other_run(out, config)
+        if not same or (overwrite and finished):
+            replaced_run.check_replaceable(out)
+            return False
+        read_metrics(out)
+        if finished:
+            read_report(out)
+        return finished
     # A run that was killed while it wrote config.json leaves this file only.
     if os.path.isdir(out) and not set(os.listdir(out)) <= {unfinished("config.json").name}:
         raise UsageError(f"{out} is not empty and holds no run; choose another --out.")
@@ -102,93 +139,139 @@ def prepare(out: str, config: Settings, overwrite: bool = False) -> None:
     Args:
         out: the run directory.
         config: settings of the run.
-        overwrite: whether to remove the files of another run there first.
+        overwrite: whether to replace another run there; its files are moved aside, see
+            :mod:`replaced_run`.
 
     Raises:
         UsageError: when another process has the lock, or the directory cannot be written.
     """
     try:
         os.makedirs(out, exist_ok=True)
-        _lock(out)
+        lock(out)
+        replaced_run.move_back(out)
         if is_finished(out, config, overwrite):  # another process has finished it meanwhile
             raise UsageError(f"{out} holds this run, which is finished; see its report.json.")
-        versions = _remove_other_run(out, config, overwrite)
-        text = json.dumps({**_stamped(config), "versions": versions}, indent=2)
-        with replacing(os.path.join(out, "config.json")) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        versions = _replace_other_run(out, config, overwrite)
+        try:
+            os.makedirs(os.path.join(out, _CHECKPOINTS), exist_ok=True)
+            text = json.dumps({**_stamped(config), "versions": versions}, indent=2)
+            with replacing(os.path.join(out, "config.json")) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        except BaseException:
+            replaced_run.move_back(out)
+            raise
     except OSError as error:
         raise UsageError(
             f"{out} cannot be written ({error.strerror or error}); choose another --out."
         ) from error
 
 
-def _remove_other_run(out: str, config: Settings, overwrite: bool) -> dict[str, str]:
-    """Remove the files of another run if `overwrite`; return the versions of this run."""
-    path = os.path.join(out, "config.json")
-    if os.path.exists(path) and _is_same_run(out, config) and not _has_report(out):
+def _replace_other_run(out: str, config: Settings, overwrite: bool) -> dict[str, str]:
+    """Move the files of another run aside if `overwrite`; return the versions of this run."""
+    if not os.path.exists(os.path.join(out, "config.json")):
+        return _versions()
+    if _is_same_run(out, config) and not has_finished(out):
         return _first_versions(out)  # resumed, even with --overwrite
-    if overwrite and os.path.exists(path):
-        for name in _RUN_FILES:  # not config.json, so that a run killed here is recognised
-            target = os.path.join(out, name)
-            if os.path.isdir(target):
-                shutil.rmtree(target)
-            elif os.path.exists(target):
-                os.remove(target)
+    if overwrite:
+        replaced_run.move_aside(out)
     return _versions()
 
 
-# File descriptors of locked directories; the locks last until the process ends.
-_locks: dict[str, int] = {}
+@contextlib.contextmanager
+def prepared(out: str, config: Settings, overwrite: bool = False) -> Iterator[None]:
+    """Call :func:`prepare`; if the run does not start within the context, restore the replaced run.
+
+    Arguments and errors as in :func:`prepare`. A run has started when
+    :func:`replaced_run.remove` was called, or when its loss was not finite.
+    """
+    prepare(out, config, overwrite)
+    try:
+        yield
+    except FloatingPointError:
+        replaced_run.remove(out)
+        raise
+    except BaseException:
+        replaced_run.move_back(out)
+        raise
+    replaced_run.remove(out)
 
 
-def _lock(out: str) -> None:
+# File descriptors of locked directories, and whether others share the lock; the locks last until
+# the process ends.
+_locks: dict[str, tuple[int, bool]] = {}
+
+
+def lock(run: str, shared: bool = False) -> None:
     """Lock a directory until this process ends.
+
+    Args:
+        run: the directory.
+        shared: whether other processes may share it.
 
     Raises:
         UsageError: when another process has locked it.
     """
-    try:
-        import fcntl
-    except ImportError:  # the operating system has no such locks
+    path = os.path.realpath(run)
+    handle, is_shared = _locks.get(path, (None, True))
+    if handle is not None and (shared or not is_shared):
         return
-    if os.path.realpath(out) in _locks:
-        return
-    handle = os.open(out, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        handle = locks.lock(run, shared, handle=handle)
     except BlockingIOError:
-        os.close(handle)
-        raise UsageError(
-            f"Another process is using {out}; wait until it ends, or choose another --out."
-        ) from None
-    except OSError:  # the file system has no such locks
-        os.close(handle)
-    else:
-        _locks[os.path.realpath(out)] = handle
+        advice = "" if shared else ", or choose another --out"
+        raise UsageError(f"Another process is using {run}; wait until it ends{advice}.") from None
+    if handle is not None:
+        _locks[path] = handle, shared
 
 
-def read_config(run: str) -> Config:
-    """Return the config of a run directory.
+def use(run: str) -> Config:
+    """Lock a run directory against training until this process ends; return its config.
+
+    Args:
+        run: the directory.
 
     Raises:
-        UsageError: when it does not exist or is damaged.
+        UsageError: when it is not a run directory, is damaged, or is being trained.
     """
-    path = os.path.join(run, "config.json")
-    try:
-        with open(path, encoding="utf-8") as file:
-            content: Config = json.load(file)
-    except FileNotFoundError:
-        raise UsageError(f"{run} is not a run directory: it has no config.json.") from None
-    except ValueError:  # not JSON, or not even text
-        raise UsageError(f"{path} is damaged: it is not JSON.") from None
-    fits = isinstance(content, dict) and all(
-        type(content.get(key)) is kind for key, kind in _NEEDED.items()
-    )
-    if not fits:
-        raise UsageError(f"{path} is not the config of a run of hydra_tf.")
-    return content
+    if os.path.isdir(run):
+        if replaced_run.is_aside(run):  # training was killed before its first step
+            lock(run)
+            replaced_run.move_back(run)
+        lock(run, shared=True)
+    return read_config(run)
+
+
+def require_finished(run: str) -> None:
+    """Check that training in a run directory is not unfinished.
+
+    Args:
+        run: the directory.
+
+    Raises:
+        UsageError: when the run has checkpoints, so that training would continue.
+    """
+    if os.path.isdir(os.path.join(run, _CHECKPOINTS)):
+        raise UsageError(
+            f"The run in {run} is not finished; run its flags.train or flags.study command again, "
+            "which resumes it."
+        )
+
+
+@contextlib.contextmanager
+def writing(run: str) -> Iterator[None]:
+    """Wait until no other process writes results to a run directory, and let others wait.
+
+    Args:
+        run: the directory, locked by this process.
+    """
+    with locks.locked(os.path.join(run, "config.json"), wait=True):
+        yield
 
 
 def remove_checkpoints(out: str) -> None:
-    """Remove the checkpoints, which only an unfinished run needs."""
-    shutil.rmtree(os.path.join(out, "checkpoints"), ignore_errors=True)
+    """Remove the checkpoints, which only an unfinished run needs.
+
+    Args:
+        out: the run directory, locked by this process.
+    """
+    replaced_run.discard(out, _CHECKPOINTS)

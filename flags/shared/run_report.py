@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING
 
+from . import run_directory, run_files
 from .flag_values import attack_specs, ball_of
 from .types import Report, Settings
 
@@ -101,18 +101,15 @@ def write_report(
     report = evaluate_network(net, data, settings, seed=seed, verbose=verbose)
     report |= certify_network(net, data, settings, out, seed=seed, verbose=verbose)
     path = os.path.join(out, "report.json")
-    if os.path.exists(path):  # certificates are kept, accuracies replaced
-        with open(path, encoding="utf-8") as file:
-            old = json.load(file)
-        report = {**{k: v for k, v in old.items() if k not in ("era", "attacks")}, **report}
-    if before is not None:
-        report["pretrained"] = {k: v for k, v in before.items() if isinstance(v, float)}
-    os.makedirs(os.path.join(out, "plots"), exist_ok=True)
-    metrics = os.path.join(out, "metrics.jsonl")
-    if os.path.exists(metrics):
-        with open(metrics, encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file]
-        plots.training_curves(rows, os.path.join(out, "plots", "training.png"))
-    plots.layer_densities(report["layers"], os.path.join(out, "plots", "layers.png"))
-    evaluation.write_json(path, report)
+    with run_directory.writing(out):
+        if os.path.exists(path):  # certificates are kept, accuracies replaced
+            old = run_files.read_report(out)
+            report = {**{k: v for k, v in old.items() if k not in ("era", "attacks")}, **report}
+        if before is not None:
+            report["pretrained"] = {k: v for k, v in before.items() if isinstance(v, float)}
+        os.makedirs(os.path.join(out, "plots"), exist_ok=True)
+        if rows := run_files.read_metrics(out):
+            plots.training_curves(rows, os.path.join(out, "plots", "training.png"))
+        plots.layer_densities(report["layers"], os.path.join(out, "plots", "layers.png"))
+        evaluation.write_json(path, report)
     return report

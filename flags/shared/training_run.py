@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra_tf
 
-from . import networks
+from . import networks, replaced_run
 from .launcher import StoppedError
 from .types import Settings
 
@@ -133,6 +133,7 @@ def train_network(
             options=options,
             full_batches_from=lambda epoch, step: load_data(settings, seed, epoch, step).train,
             bad_batches_path=bad_batches_path,
+            data_hash=None if out is None else data.fingerprint(),
             verbose=verbose if chief else 0,
         )
     return model.net
@@ -180,6 +181,17 @@ def _pipeline(settings: Settings, density: float, method: str) -> hydra_tf.Hydra
         schedule=settings["schedule"],
         warmup=settings["warmup"],
     )
+
+
+def removes_replaced_run(out: str) -> keras.callbacks.Callback:
+    """Return a callback that removes the run that was replaced in `out`, after a step."""
+    import keras
+
+    class RemovesReplacedRun(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+            replaced_run.remove(out)
+
+    return RemovesReplacedRun()
 
 
 def _writers(out: str) -> list[keras.callbacks.Callback]:

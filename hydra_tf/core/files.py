@@ -63,6 +63,7 @@ def replacing(path: str | os.PathLike[str], suffix: str | None = None) -> Iterat
         FileNotFoundError: when the folder does not exist.
         IsADirectoryError: when the path is a folder.
         PermissionError: when the folder cannot be written to.
+        OSError: an error of the disk within the context; it names the file.
 
     Example:
         >>> import tempfile
@@ -81,12 +82,45 @@ def replacing(path: str | os.PathLike[str], suffix: str | None = None) -> Iterat
             f'Cannot write in the folder "{target.parent}": {error.strerror}.'
         ) from error
     try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, target)
-        _sync(target.parent)
+        with naming(target, temporary):
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, target)
+            _sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(
+    path: str | os.PathLike[str], temporary: str | os.PathLike[str] | None = None
+) -> Iterator[None]:
+    """Add the path of a file to errors of the disk that name no file, such as a full disk.
+
+    Args:
+        path: the file that is written within the context.
+        temporary: its temporary name, which is replaced by `path` in errors.
+
+    Raises:
+        OSError: the error with the path.
+
+    Example:
+        >>> import errno
+        >>> with naming("runs/a.json"):
+        ...     raise OSError(errno.ENOSPC, "No space left on device")
+        Traceback (most recent call last):
+        ...
+        OSError: [Errno 28] No space left on device: 'runs/a.json'
+    """
+    try:
+        yield
+    except OSError as error:
+        unnamed = (None, temporary and os.fspath(temporary))
+        if error.errno is not None and error.filename in unnamed:
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        if error.errno is None and type(error) is OSError:  # of a library such as HDF5
+            raise OSError(f"{os.fspath(path)} cannot be written: {error}") from error
+        raise
 
 
 def _sync(path: pathlib.Path) -> None:

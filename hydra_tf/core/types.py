@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
@@ -43,6 +44,27 @@ def require_number(name: str, value: Any, whole: bool = False) -> None:
     if isinstance(value, bool) or not isinstance(value, kind):
         wanted = "a whole number" if whole else "a number such as 8/255"
         raise TypeError(f"{name} must be {wanted}, not {value!r}.")
+
+
+def require_seed(name: str, value: Any) -> None:
+    """Check that a value is a seed: a whole number of at least 0 that fits into 63 bits.
+
+    Args:
+        name: name of the value in the error.
+        value: the value.
+
+    Raises:
+        TypeError: for a value that is not a whole number.
+        ValueError: for a value out of range.
+
+    Example:
+        >>> require_seed("seed", 2**63 - 1)
+    """
+    require_number(name, value, whole=True)
+    if value < 0:
+        raise ValueError(f"{name} must be at least 0, not {value}.")
+    if value >= 2**63:
+        raise ValueError(f"{name} must be below 2^63, not {value}.")
 
 
 @dataclass(frozen=True)
@@ -100,14 +122,16 @@ class Sampling:
     """How a classifier is smoothed and sampled (Cohen et al., ICML 2019, section 3.2).
 
     Args:
-        sigma: standard deviation of the noise, in units of pixel values in [0, 1].
-        n0: number of draws that choose the class.
-        n: number of draws that bound the probability of the class.
+        sigma: standard deviation of the noise, in units of pixel values in [0, 1]; from 1e-6 to
+            1000, so that float32 can represent both the noise and the image under it.
+        n0: number of draws that choose the class, at most 10^9.
+        n: number of draws that bound the probability of the class, at most 10^9; at least
+            :func:`least_draws`, since fewer certify nothing.
         alpha: probability, in (0, 1), that a certificate is wrong.
 
     Raises:
         TypeError: for a value that is not a number, or a number of draws that is not whole.
-        ValueError: for a value out of range.
+        ValueError: for a value out of range, or an `n` that cannot certify with this `alpha`.
 
     Example:
         >>> Sampling(sigma=0.5).n
@@ -124,11 +148,52 @@ class Sampling:
             require_number(name, getattr(self, name), whole=name in ("n0", "n"))
         if not 0 < self.sigma < float("inf"):
             raise ValueError(f"sigma must be a finite number above 0, not {self.sigma}.")
+        if not _SIGMAS[0] <= self.sigma <= _SIGMAS[1]:
+            raise ValueError(
+                f"sigma must be from {_SIGMAS[0]:g} to {_SIGMAS[1]:g}, not {self.sigma:g}: pixel "
+                "values are in [0, 1], and float32 cannot represent such noise together with them."
+            )
         for name, draws in (("n0", self.n0), ("n", self.n)):
             if draws < 1:
                 raise ValueError(f"{name} must be at least 1 draw, not {draws}.")
+            if draws > _MOST_DRAWS:
+                raise ValueError(f"{name} must be at most {_MOST_DRAWS} draws, not {draws}.")
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha is a probability in (0, 1), not {self.alpha}.")
+        if -math.expm1(math.log(self.alpha) / self.n) < _LEAST_TAIL:
+            raise ValueError(
+                f"alpha={self.alpha} with n={self.n} is too close to 1: the bound of the "
+                "probability would be rounded to 1, and the radius infinite; choose a smaller "
+                "alpha, such as 0.001."
+            )
+        if self.n < (least := least_draws(self.alpha)):
+            raise ValueError(
+                f"n={self.n} draws cannot certify with alpha={self.alpha}, even if all of them "
+                f"agree; use at least n={least}."
+            )
+
+
+# Noise is float32, like pixel values, which keep about 4 digits under the largest sigma.
+_SIGMAS = (1e-6, 1e3)
+_MOST_DRAWS = 10**9  # draws are counted in int32
+# The smallest 1 - alpha ** (1 / n) of which float64 keeps about 6 digits.
+_LEAST_TAIL = 1e-10
+
+
+def least_draws(alpha: float) -> int:
+    """Return the smallest n for which n agreeing draws certify: alpha ** (1 / n) > 1 / 2.
+
+    Args:
+        alpha: probability, in (0, 1), that a certificate is wrong.
+
+    Example:
+        >>> least_draws(0.001)  # 0.001 ** (1 / 10) = 0.501
+        10
+    """
+    n = 1
+    while 0.5**n >= alpha:
+        n += 1
+    return n
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hydra_tf.core.lazy import tf
+from hydra_tf.core.types import require_seed
 from hydra_tf.data.augmentation import Augment
 from hydra_tf.data.batches import TrainingBatches, evaluation_batches, prefetch
 from hydra_tf.data.extra_images import check_compatible, extra_per_batch, split_share
@@ -35,6 +36,8 @@ class DataSplits:
         steps: number of training batches in a complete pass.
         last_batch: number of images in the last of these batches.
         train_pass: (n, first_step=0) -> the training batches of pass n from `first_step` on.
+        fingerprint: () -> a hash of images and labels, extra ones included, by which a resumed
+            run notices that they have changed; None for a callable whose `Source` has none.
     """
 
     name: str
@@ -47,6 +50,7 @@ class DataSplits:
     steps: int
     last_batch: int
     train_pass: Callable[..., tf.data.Dataset]
+    fingerprint: Callable[[], str | None]
 
 
 def load(
@@ -108,7 +112,7 @@ def load(
         (TensorShape([64, 8, 8, 1]), 'int32', 10)
     """
     _check_whole("batch_size", batch_size, 1)
-    _check_whole("seed", seed, 0)
+    require_seed("seed", seed)
     _check_whole("first_epoch", first_epoch, 0)
     _check_whole("first_step", first_step, 0)
     augment = _checked_augment(augment)
@@ -139,7 +143,15 @@ def load(
         steps=training.steps,
         last_batch=training.last_batch,
         train_pass=lambda n, first_step=0: prefetch(training.one_pass(n, first_step)),
+        fingerprint=lambda: _fingerprint(training),
     )
+
+
+def _fingerprint(training: TrainingBatches) -> str | None:
+    """Return the fingerprints of the sources of training batches as one text."""
+    sources = [passes.source for passes in (training.main, training.extra) if passes is not None]
+    hashes = [source.fingerprint() for source in sources if source.fingerprint is not None]
+    return " ".join(hashes) or None
 
 
 def _check_whole(name: str, value: object, least: int) -> None:

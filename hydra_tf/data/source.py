@@ -36,6 +36,8 @@ class Source:
         gather_batch: batch of the elements of `order` -> (images, labels), when these elements
             are indices of a table in memory.
         unreadable: where `decode` logs what it could not read.
+        fingerprint: () -> a hash of images and labels, which costs little against training and
+            need not cover every image; a resumed run must find the same.
     """
 
     train: tf.data.Dataset
@@ -47,3 +49,4 @@ class Source:
     order: Callable[[tf.Tensor], tf.data.Dataset] | None = None
     gather_batch: Callable[[tf.Tensor], Example] | None = None
     unreadable: UnreadableLog | None = None
+    fingerprint: Callable[[], str] | None = None

@@ -1,12 +1,12 @@
 """Benign, robust, certified and verified accuracy, reports and plots."""
 
 from hydra_tf.evaluation.accuracy import accuracy, correct_under, robust_accuracy
+from hydra_tf.evaluation.certificate_file import read_certificates
 from hydra_tf.evaluation.certificates import (
     RADII,
     VRA_S_RADIUS,
     certified_accuracy,
     certify_dataset,
-    read_certificates,
 )
 from hydra_tf.evaluation.certify import certify, predict
 from hydra_tf.evaluation.report import evaluate_model, write_json

@@ -13,15 +13,15 @@ import keras
 import numpy as np
 
 from hydra_tf.checks.models import network_of
+from hydra_tf.core.files import naming
 from hydra_tf.core.types import Sampling
 from hydra_tf.evaluation.accuracy import as_dataset, checked_batches
+from hydra_tf.evaluation.certificate_file import Row, open_certificates
 from hydra_tf.evaluation.certify import certifier, pieces, require_sizes
 from hydra_tf.evaluation.progress import ProgressBar
 
 VRA_S_RADIUS = 110 / 255  # L2, in pixel values: the radius of VRA-s in arXiv 2002.10509
 RADII = (0.0, 0.25, VRA_S_RADIUS, 0.5, 0.75, 1.0)
-
-Row = dict[str, Any]
 
 
 def certify_dataset(
@@ -43,7 +43,7 @@ def certify_dataset(
 
     The same call resumes where an interrupted one stopped, and ends with the same file. The
     first line of the file has the settings and a hash of the network; every other line is the
-    certificate of one image, with a hash of the image.
+    certificate of one image, with a hash of the image. Any other file at `path` is left unchanged.
 
     Args:
         model: Keras model that outputs logits.
@@ -65,8 +65,10 @@ def certify_dataset(
 
     Raises:
         TypeError: as in :func:`hydra_tf.evaluation.certify`.
-        ValueError: a file of other settings, another network or other data; invalid input as
-            in :func:`hydra_tf.evaluation.certify`.
+        ValueError: a file of another kind, of other settings, another network or other data, or
+            one that is damaged; invalid input as in :func:`hydra_tf.evaluation.certify`.
+        BlockingIOError: when another process is writing to the file.
+        OSError: when the file cannot be written.
 
     Example:
         >>> import tempfile
@@ -88,17 +90,18 @@ def certify_dataset(
         total = min(len(data[1]), samples or len(data[1]))
     data = as_dataset(data, 256)
     settings = {**dataclasses.asdict(sampling), "seed": seed, "shared_noise": shared_noise}
-    rows = _open(path, {**settings, "network": network_hash(model)})[:samples]
     bar = ProgressBar(total, "certified", verbose)
     certify_images = None
-    for x, labels in _uncertified(model, data, rows, samples):
-        if certify_images is None:
-            shape = tuple(x.shape[1:])
-            certify_images = certifier(model, shape, sampling, seed, batch_size, shared_noise)
-        for piece in pieces(len(x), shared_noise, batch_size):
-            classes, radii = certify_images(x[piece], len(rows))
-            rows += _append(path, len(rows), x[piece], labels[piece], classes, radii)
-            bar.show(len(rows), certified_accuracy(rows, VRA_S_RADIUS))
+    with open_certificates(path, {**settings, "network": network_hash(model)}) as finished:
+        rows = finished[:samples]
+        for x, labels in _uncertified(model, data, rows, samples):
+            if certify_images is None:
+                shape = tuple(x.shape[1:])
+                certify_images = certifier(model, shape, sampling, seed, batch_size, shared_noise)
+            for piece in pieces(len(x), shared_noise, batch_size):
+                classes, radii = certify_images(x[piece], len(rows))
+                rows += _append(path, len(rows), x[piece], labels[piece], classes, radii)
+                bar.show(len(rows), certified_accuracy(rows, VRA_S_RADIUS))
     if not rows:
         raise ValueError("The dataset is empty: there is nothing to certify.")
     return rows
@@ -126,52 +129,6 @@ def _uncertified(
             return
 
 
-def _open(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> list[Row]:
-    """Return the finished rows of a file with these settings; a new file gets its first line.
-
-    A last line that is incomplete is removed from the file.
-    """
-    content = b""
-    if os.path.exists(path):
-        with open(path, "rb") as file:
-            content = file.read()
-        content = content[: content.rfind(b"\n") + 1]
-    if not content:
-        content = json.dumps(settings, default=np.generic.item).encode() + b"\n"
-        with open(path, "wb") as file:
-            file.write(content)
-    first, rows = read_certificates(path)
-    if first != settings:
-        differing = ", ".join(key for key in settings if first.get(key) != settings[key])
-        raise ValueError(
-            f"{os.fspath(path)} has certificates for other settings ({differing}); write to "
-            "another file, or remove this one."
-        )
-    os.truncate(path, len(content))
-    return rows
-
-
-def read_certificates(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Row]]:
-    """Return the settings and the finished rows of a file of :func:`certify_dataset`.
-
-    Raises:
-        ValueError: for a file of another kind, or one that is damaged before its last line.
-        FileNotFoundError: when there is no file.
-    """
-    with open(path, "rb") as file:
-        lines = [line for line in file if line.endswith(b"\n")]
-    try:
-        first, *rows = [json.loads(line) for line in lines]
-        if "sigma" not in first or [row["index"] for row in rows] != list(range(len(rows))):
-            raise ValueError
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(
-            f"{os.fspath(path)} is damaged, or not a file of certificates; remove it, or write to "
-            "another file."
-        ) from None
-    return first, rows
-
-
 def _append(
     path: str | os.PathLike[str],
     first: int,
@@ -194,7 +151,7 @@ def _append(
             zip(_hashes(x), labels, classes, radii, strict=True)
         )
     ]
-    with open(path, "a", encoding="utf-8") as file:
+    with naming(path), open(path, "a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     return rows
 

@@ -25,7 +25,7 @@ from hydra_tf.checks.batches import check_use
 from hydra_tf.checks.models import network_of
 from hydra_tf.core.graphs import Graphs
 from hydra_tf.core.randomness import stateless_seed
-from hydra_tf.core.types import Sampling, require_number
+from hydra_tf.core.types import Sampling, least_draws, require_number
 
 ABSTAIN = -1
 # With this many images per draw, the noise costs a few percent of the forward passes.
@@ -276,7 +276,8 @@ def certify(
     Raises:
         TypeError: a number of draws, batch_size or seed that is not a whole number.
         ValueError: a model that ends in a softmax, images outside [0, 1] or of the wrong
-            shape, a sigma, n0, n, alpha or batch_size out of range.
+            shape, a sigma, n0, n, alpha or batch_size out of range, or an `n` with which every
+            image would be an abstention.
 
     Example:
         >>> import keras
@@ -326,7 +327,8 @@ def predict(
 
     Raises:
         TypeError: as :func:`certify`.
-        ValueError: as :func:`certify`.
+        ValueError: as :func:`certify`; also for an `n` with which every image would be an
+            abstention, because 2 / 2^n is above alpha.
 
     Example:
         >>> import keras
@@ -338,6 +340,11 @@ def predict(
     from scipy.stats import binomtest
 
     sampling = Sampling(sigma=sigma, n=n, alpha=alpha)
+    if 2 * 0.5**n > alpha:  # the p-value when all draws agree
+        raise ValueError(
+            f"n={n} draws cannot predict with alpha={alpha}, even if all of them agree; use at "
+            f"least n={least_draws(math.nextafter(alpha / 2, 1))}."
+        )
     model, x = _checked(model, x, batch_size, seed)
     votes = vote_counter(model, tuple(x.shape[1:]), sampling.sigma, batch_size)
     answers = [np.zeros(0, np.int64)]

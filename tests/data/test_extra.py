@@ -130,6 +130,12 @@ GOOD = {"images": np.zeros((4, 8, 8, 1), np.uint8), "labels": np.arange(4)}
         ({**GOOD, "labels": np.array([0, 1, -1, 2])}, "whole numbers of at least 0"),
         ({**GOOD, "labels": np.zeros(4)}, "whole numbers of at least 0"),
         ({**GOOD, "labels": np.array([None, 1, 2, 3])}, "is not a .npz file"),
+        ({**GOOD, "labels": np.arange(4) + 2 * 10**9}, "go up to 2000000003; number the classes"),
+        ({**GOOD, "labels": np.arange(4, dtype=np.uint64) + 2**63}, "go up to 9223372036854775811"),
+        (
+            {**GOOD, "labels": np.eye(4, 3, dtype=np.uint8)},
+            r"shape \[4, 3\]; store one whole number for each image \(argmax",
+        ),
     ],
 )
 def test_invalid_archives_raise(

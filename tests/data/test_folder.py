@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -164,6 +165,47 @@ def test_other_files_are_named_and_hidden_ones_ignored(
     assert (
         len(warnings) == 1 and warnings[0].startswith("1 files in") and "read me.txt" in warnings[0]
     )
+
+
+def test_pipes_devices_and_links_to_them_are_skipped_and_named(
+    tmp_path: pathlib.Path, encoded: Callable[..., bytes], warnings: list[str]
+) -> None:
+    for name in "ab":
+        for i in range(10):
+            _grey(tmp_path, f"{name}/{i}.png", i, encoded)
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    (tmp_path / "a" / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "a" / "link.png").symlink_to("pipe.png")
+    (tmp_path / "a" / "loop.png").symlink_to("loop.png")
+    (tmp_path / "a" / "folder.png").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "image.png").symlink_to(tmp_path / "a" / "0.png")  # to an image
+    assert sum(data.load(f"folder:path={tmp_path},size=4").sizes.values()) == 21
+    assert len(warnings) == 1
+    assert warnings[0].startswith(
+        f'5 entries of "{tmp_path}" are ignored, since they are not files'
+    )
+    assert "a/device.png" in warnings[0] and "and 2 more" in warnings[0]
+
+
+def test_names_need_not_be_utf_8(
+    tmp_path: pathlib.Path, encoded: Callable[..., bytes], gather: Gather, warnings: list[str]
+) -> None:
+    for name in "ab":
+        for i in range(10):
+            _grey(tmp_path, f"{name}/{i}.png", 200 + i, encoded)
+    folder = os.fsencode(tmp_path)
+    os.rename(folder + b"/a/9.png", folder + b"/a/\xff\xe9.png")
+    os.rename(folder + b"/b", folder + b"/\xe9")
+    with open(folder + b"/a/\xfe.png", "wb") as file:
+        file.write(b"not an image")
+    with open(folder + b"/a/\xfd.txt", "wb") as file:
+        file.write(b"a text")
+    splits = data.load(f"folder:path={tmp_path},size=4,test_share=0.5,validation_share=0.25")
+    images = [gather(split)[0] for split in (splits.train, splits.validation, splits.test)]
+    levels = _levels(np.concatenate(images))
+    # Twenty images, and one more in place of the one that cannot be read.
+    assert len(levels) == 21 and set(levels) == set(range(200, 210))
+    assert any("\N{REPLACEMENT CHARACTER}.txt" in text for text in warnings)
 
 
 def _empty_class(root: pathlib.Path) -> None:

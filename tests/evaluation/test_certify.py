@@ -168,8 +168,8 @@ def test_selection_and_estimation_use_different_noise(monkeypatch):
     monkeypatch.setattr(module, "gaussian_draws", spy)
     tf.config.run_functions_eagerly(True)
     try:
-        certify(linear_net(), X[:2], n0=5, n=5)
-        predict(linear_net(), X[:2], n=5)
+        certify(linear_net(), X[:2], n0=5, n=20)
+        predict(linear_net(), X[:2], n=20)
     finally:
         tf.config.run_functions_eagerly(False)
     assert len({tuple(np.array(seed).tolist()) for seed in seen}) == 3

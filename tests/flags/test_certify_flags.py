@@ -46,7 +46,7 @@ def network():
 def run(network, tmp_path):
     network.save(tmp_path / "model.keras")
     config = {"dataset": "digits", "objective": "smoothing", "attacks": "", "batch_size": 128}
-    (tmp_path / "config.json").write_text(json.dumps({**config, "seed": 0}))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "split": "test", "seed": 0}))
     (tmp_path / "report.json").write_text(json.dumps(REPORT))
     return tmp_path
 
@@ -145,6 +145,11 @@ BAD = [
     (["--n=0"], "n must be at least 1 draw, not 0"),
     (["--alpha=0"], "alpha is a probability in (0, 1), not 0.0"),
     (["--alpha=1"], "alpha is a probability in (0, 1), not 1.0"),
+    (["--n=9"], "n=9 draws cannot certify with alpha=0.001"),
+    (["--n=2147483648"], "n must be at most 1000000000 draws"),
+    (["--sigma=1e300"], "sigma must be from 1e-06 to 1000, not 1e+300"),
+    (["--alpha=0.9999999999999999"], "is too close to 1"),
+    (["--seed=9223372036854775808"], "--seed must be below 2^63, not 9223372036854775808"),
     (["--samples=-1"], "--samples must be at least 0, not -1"),
     (["--seed=-1"], "--seed must be at least 0, not -1"),
     (["--batch_size=0"], "--batch_size must be at least 1, not 0"),
@@ -203,6 +208,10 @@ def test_incomplete_runs_are_refused(run):
     (run / "model.keras").write_bytes(whole)
     (run / "report.json").write_text("not json")
     refused("report.json is damaged: it is not JSON")
+    (run / "report.json").write_text(json.dumps(REPORT))
+    (run / "checkpoints").mkdir()  # killed while it was evaluated
+    refused("is not finished; run its flags.train or flags.study command again")
+    (run / "checkpoints").rmdir()
     os.remove(run / "report.json")
     refused("report.json does not exist; has the run finished?")
     os.remove(run / "model.keras")

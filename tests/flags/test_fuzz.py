@@ -74,7 +74,7 @@ def cases_for(binary, count, folder):
     """Return command lines with one wrong value each, for a run directory that looks complete."""
     run = folder / "run"
     run.mkdir()
-    valid = {"dataset": "digits", "objective": "trades", "attacks": "pgd"}
+    valid = {"dataset": "digits", "objective": "trades", "attacks": "pgd", "split": "test"}
     (run / "config.json").write_text(json.dumps({**valid, "batch_size": 8, "seed": 0}))
     (run / "report.json").write_text("{}")
     with zipfile.ZipFile(run / "model.keras", "w") as archive:
@@ -96,13 +96,27 @@ def config_cases(folder):
         "dataset": "digits",
         "objective": "trades",
         "attacks": "pgd",
+        "split": "test",
         "batch_size": 8,
         "seed": 0,
     }
     contents = ["", "{", "[1]", "null", "3", '"text"', "\ufeff{}", "{}", '{"dataset": "digits"}']
     for key in valid:
-        for value in (None, [], {}, "no such thing", -1, 1.5, True, "trades:epsilon=-1"):
+        for value in (
+            None,
+            [],
+            {},
+            "no such thing",
+            -1,
+            1.5,
+            1e30,
+            10**30,
+            True,
+            "trades:epsilon=-1",
+        ):
             contents.append(json.dumps({**valid, key: value}))
+        contents.append(json.dumps({k: v for k, v in valid.items() if k != key}))
+    contents.append('{"dataset": ' + "[" * 100_000)
     paths = []
     for i, content in enumerate(contents):
         path = folder / f"run{i}"

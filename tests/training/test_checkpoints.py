@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import zipfile
 
 import keras
 import numpy as np
@@ -163,6 +164,25 @@ def test_damaged_checkpoint_is_skipped(tmp_path, batches_from, validation, caplo
     assert position == RunPosition(1, 1)  # the eighth step ended before its checkpoint was due
     resumed, _ = run(tmp_path / "cut", validation, batches_from, every=1e9)
     assert_same(resumed, whole)
+
+
+def test_a_broken_bzip2_member_is_passed_over(tmp_path):
+    store = Checkpoints(tmp_path)
+    store.save(RunPosition(0, 1), {"a": np.arange(1000.0)})
+    store.save(RunPosition(0, 2), {"a": np.arange(1000.0) + 1})
+    newest = tmp_path / "at-00000-000000002.npz"
+    with zipfile.ZipFile(newest) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(newest, "w", zipfile.ZIP_BZIP2) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert store.newest()[0] == RunPosition(0, 2)
+    content = bytearray(newest.read_bytes())
+    content[80] ^= 0xFF  # in the compressed array
+    newest.write_bytes(content)
+    position, arrays = store.newest()
+    assert position == RunPosition(0, 1)
+    np.testing.assert_array_equal(arrays["a"], np.arange(1000.0))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "foreign"])

@@ -1,5 +1,7 @@
 """Resumed runs restore the state of callbacks and refuse checkpoints of other runs."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -125,6 +127,38 @@ def test_refused_checkpoint_names_the_difference(
         model.compile(change.pop("optimizer"))
     with pytest.raises(ValueError, match=rf"another run, which differs in: {difference}; name"):
         run(tmp_path, batches_from, None, model=model, **change)
+
+
+def test_changed_labels_are_noticed(tmp_path, batches_from):
+    def relabelled(epoch, step):
+        return batches_from(epoch, step).map(lambda x, y: (x, 9 - y))
+
+    with pytest.raises(StopError):
+        run(tmp_path, batches_from, None, FaultAfter(2))
+    with pytest.raises(ValueError, match="training images or labels have changed since the check"):
+        run(tmp_path, relabelled, None)
+
+
+def test_checkpoints_know_the_hash_of_their_data(tmp_path, batches_from):
+    def train_with(data_hash, *callbacks):
+        train(
+            make_model("natural"), batches_from, STEPS, phases(1), callbacks=callbacks,
+            checkpoints=Checkpoints(tmp_path), options=LoopOptions(checkpoint_seconds=0.0),
+            data_hash=data_hash, verbose=0,
+        )  # fmt: skip
+
+    with pytest.raises(StopError):
+        train_with("abc", FaultAfter(2))
+    with pytest.raises(ValueError, match="restore them, or train from the beginning"):
+        train_with("abd")
+    # A checkpoint of an older version has no hash.
+    store = Checkpoints(tmp_path)
+    position, arrays = store.newest()
+    stored = json.loads(str(arrays["run"]))
+    del stored["data"]
+    store.save(RunPosition(0, position.step + 1), {**arrays, "run": json.dumps(stored)})
+    train_with("abd")
+    assert store.newest()[0] == RunPosition(1, 0)
 
 
 def test_devices_may_change(tmp_path, batches_from, validation, two_replicas):

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from hydra_tf.core.lazy import tf
+from hydra_tf.data.fingerprint import folder_hash
 from hydra_tf.data.passes import shuffled
 from hydra_tf.data.sets.base import DATASETS, DataSet
 from hydra_tf.data.sets.decoding import Decoder, check_size
@@ -32,7 +33,8 @@ class Folder(DataSet):
     have a random crop, validation and test images the centre crop; see
     :class:`hydra_tf.data.sets.decoding.Decoder`. Files are read when they are needed. An
     unreadable file is replaced by the next readable one of its split and named in a warning at
-    the end of the pass; ``sizes`` includes it.
+    the end of the pass; ``sizes`` includes it. Pipes, devices and links to them are ignored, with
+    a warning.
 
     Args:
         crop: pixels of random shift after the random crop, see :class:`DataSet`.
@@ -72,7 +74,8 @@ class Folder(DataSet):
             raise ValueError(
                 'The data set "folder" needs the path of the images: folder:path=/data/mine.'
             )
-        classes, files, splits = self._list_splits(os.path.expanduser(self.path))
+        root = os.path.expanduser(self.path)
+        classes, files, splits = self._list_splits(root)
         unreadable = UnreadableLog()
         successors = np.empty(len(files.paths), np.int64)  # the next file of the same split
         successors[np.concatenate(splits)] = np.concatenate([np.roll(s, -1) for s in splits])
@@ -87,6 +90,7 @@ class Folder(DataSet):
             decode=_make_decode(files, successors, Decoder(self.size, self.channels), unreadable),
             order=lambda seeds: shuffled(examples[0], train, seeds),
             unreadable=unreadable,
+            fingerprint=lambda: folder_hash(root, files.paths, files.labels),
         )
 
     def _list_splits(self, path: str) -> tuple[tuple[str, ...], Listing, list[np.ndarray]]:
@@ -122,7 +126,9 @@ def _make_decode(
 ) -> Decode:
     """Return the function from the index of a file to image and label."""
     with tf.device("CPU"):
-        paths, labels = tf.constant(files.paths), tf.constant(files.labels)
+        # Names need not be UTF-8.
+        paths = tf.constant([os.fsencode(path) for path in files.paths])
+        labels = tf.constant(files.labels)
         next_index = tf.constant(successors)
     tries = min(len(files.paths), _MAX_TRIES)
 

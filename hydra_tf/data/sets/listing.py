@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,10 +77,11 @@ def class_names(path: str) -> tuple[str, ...]:
 
 
 def list_images(path: str, classes: Sequence[str]) -> Listing:
-    """Return the image files of the classes, and warn of other files.
+    """Return the image files of the classes, and warn of everything else.
 
     Args:
-        path: folder with one folder for each class, which may have further folders in it.
+        path: folder with one folder for each class, which may have further folders in it; links
+            to folders are not followed there. Pipes and devices, and links to them, are not read.
         classes: the expected class names.
 
     Raises:
@@ -95,14 +96,16 @@ def list_images(path: str, classes: Sequence[str]) -> Listing:
     paths: list[str] = []
     labels: list[int] = []
     others: list[str] = []
+    not_files: list[str] = []
     for label, name in enumerate(classes):
         images: list[str] = []
-        for folder, folders, files in os.walk(os.path.join(path, name)):
-            folders.sort()
-            # Hidden files, such as "._0.png", are metadata of other programs.
-            for file in sorted(file for file in files if not file.startswith(".")):
-                is_image = file.lower().endswith(_ENDINGS)
-                (images if is_image else others).append(os.path.join(folder, file))
+        for entry in _entries(os.path.join(path, name)):
+            if not (entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)):
+                not_files.append(entry.path)
+            elif entry.name.lower().endswith(_ENDINGS):
+                images.append(entry.path)
+            else:
+                others.append(entry.path)
         if not images:
             raise ValueError(
                 f'The class folder "{os.path.join(path, name)}" contains no images '
@@ -115,10 +118,34 @@ def list_images(path: str, classes: Sequence[str]) -> Listing:
             '%d files in "%s" are ignored, since their names do not end like images (%s): %s.',
             *(len(others), path, ", ".join(_ENDINGS), _first(others)),
         )
+    if not_files:
+        logging.warning(
+            '%d entries of "%s" are ignored, since they are not files but pipes, devices or links '
+            "to something else: %s.",
+            *(len(not_files), path, _first(not_files)),
+        )
     return Listing(tuple(paths), np.array(labels, np.int64))
 
 
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Yield what is in a folder and the folders in it, files first, sorted by name.
+
+    Hidden files, such as "._0.png", are left out: they are metadata of other programs.
+    """
+    folders = []
+    with os.scandir(folder) as found:
+        for entry in sorted(found, key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            elif not entry.name.startswith("."):
+                yield entry
+    for path in folders:
+        yield from _entries(path)
+
+
 def _first(names: Sequence[str]) -> str:
-    """Return the first few names, and the number of the others."""
+    """Return the first few names as readable text, and the number of the others."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    # Names that are not UTF-8 are strings with surrogates, which cannot be printed.
+    shown = [os.fsencode(name).decode(errors="replace") for name in names[:_SHOWN]]
+    return ", ".join(shown) + more

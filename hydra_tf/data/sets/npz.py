@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import os
-import tokenize
-import zipfile
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
+from hydra_tf.core.archives import read_archive
 from hydra_tf.data.sets.base import DATASETS, DataSet
 from hydra_tf.data.sets.splitting import check_shares, share_sizes, split_arrays
 from hydra_tf.data.source import Source
 
-# Errors on reading a damaged archive or another file.
-_READ_ERRORS = (
-    *(ValueError, OSError, EOFError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
-)
 # The second pair of names is that of the 500,000 images of Carmon et al. (NeurIPS 2019).
 _KEYS = (("images", "labels"), ("data", "extrapolated_targets"))
+# A network has an output for each class up to the largest label.
+_MOST_CLASSES = 1_000_000
 
 
 @DATASETS.register()
@@ -72,22 +67,18 @@ def _read(path: str) -> tuple[np.ndarray, np.ndarray]:
     if not os.path.isfile(path):
         raise FileNotFoundError(f'The file "{path}" of images does not exist.')
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("it is not an archive, or is truncated")
-        # Loading never runs code: pickled arrays of Python objects raise an error.
-        with np.load(path, allow_pickle=False) as archive:
-            for keys in _KEYS:
-                if set(keys) <= set(archive.files):
-                    images, labels = (archive[key] for key in keys)
-                    break
-            else:
-                raise ValueError(f"it contains {', '.join(archive.files) or 'nothing'}")
-    except _READ_ERRORS as error:
+        images, labels = read_archive(path, _KEYS).values()
+    except (ValueError, OSError) as error:
         raise ValueError(
             f'"{path}" is not a .npz file of images and labels (or data and extrapolated_targets): '
             f"{error}."
         ) from error
-    labels = np.asarray(labels).reshape(-1)
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        raise ValueError(
+            f'The labels in "{path}" have the shape {list(labels.shape)}; store one whole number '
+            "for each image (argmax(axis=1) converts one-hot rows)."
+        )
+    labels = labels.reshape(-1)
     if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(labels):
         raise ValueError(
             f'"{path}" must contain uint8 images [n, height, width, channels] and n labels, not '
@@ -97,5 +88,10 @@ def _read(path: str) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f'The labels in "{path}" must be whole numbers of at least 0, and not empty; '
             "unlabelled images need pseudo-labels."
+        )
+    if labels.max() >= _MOST_CLASSES:
+        raise ValueError(
+            f'The labels in "{path}" go up to {labels.max()}; number the classes from 0, with at '
+            f"most {_MOST_CLASSES} classes."
         )
     return images, labels.astype(np.int64)

@@ -15,7 +15,7 @@ from absl import logging
 from hydra_tf.core.lazy import tf
 from hydra_tf.data.passes import shuffled
 from hydra_tf.data.sets.decoding import Decoder, check_size
-from hydra_tf.data.sets.tfds import PreparedDataSet, prepared_builder
+from hydra_tf.data.sets.tfds import PreparedDataSet, prepared_builder, prepared_hash
 from hydra_tf.data.source import Decode, Example, Source
 from hydra_tf.data.unreadable import UnreadableLog, read_or_mark
 
@@ -86,6 +86,7 @@ class PreparedPhotographs(PreparedDataSet):
                 _ordered_records, builder, f"train[:{train}]", self.buffer, unreadable
             ),
             unreadable=unreadable,
+            fingerprint=functools.partial(prepared_hash, builder),
         )
 
     @property

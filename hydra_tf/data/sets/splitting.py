@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from hydra_tf.core.lazy import tf
 from hydra_tf.data.augmentation import Augment
+from hydra_tf.data.fingerprint import array_hash
 from hydra_tf.data.passes import shuffled
 from hydra_tf.data.source import Source
 
@@ -130,4 +131,5 @@ def split_arrays(
         # Shuffles positions, since a shuffle buffer of images would be a second copy.
         order=lambda seeds: shuffled(tf.data.Dataset.range(train), train, seeds),
         gather_batch=gather_batch,
+        fingerprint=lambda: array_hash(table, targets),
     )

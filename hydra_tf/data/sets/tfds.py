@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from hydra_tf.core.lazy import tf
+from hydra_tf.data.fingerprint import files_hash
 from hydra_tf.data.sets.base import DataSet
 from hydra_tf.data.source import Source
 
@@ -58,6 +59,7 @@ class PreparedDataSet(DataSet):
             test=_examples(builder, "test"),
             num_classes=builder.info.features["label"].num_classes,
             augment=self.augmentation(),
+            fingerprint=lambda: prepared_hash(builder),
         )
 
 
@@ -94,6 +96,18 @@ def prepared_builder(name: str, data_dir: str | None = None) -> tfds.core.Datase
             "network, and give the folder it was written to as data_dir or TFDS_DATA_DIR."
         )
     return builder
+
+
+def prepared_hash(builder: tfds.core.DatasetBuilder) -> str:
+    """Return a hash of a prepared data set: its version, and the length and start of its files.
+
+    Args:
+        builder: builder of :func:`prepared_builder`.
+    """
+    splits = sorted(builder.info.splits.items())
+    lengths = [(name, split.shard_lengths) for name, split in splits]
+    paths = [str(path) for _, split in splits for path in split.filepaths]
+    return files_hash(f"{builder.info.full_name} {lengths}", paths, tf.io.gfile.GFile)
 
 
 def _examples(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:

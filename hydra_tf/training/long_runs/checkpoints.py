@@ -7,12 +7,9 @@ that is truncated or changed is recognised as damaged, and the previous checkpoi
 
 from __future__ import annotations
 
-import errno
 import os
 import pathlib
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,15 +18,11 @@ import keras
 import numpy as np
 from absl import logging
 
+from hydra_tf.core.archives import read_archive
 from hydra_tf.core.files import replacing, unfinished
 
 Arrays = dict[str, Any]
 
-# Errors of reading a truncated or changed file; errors of the disk are not among them.
-_DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError),
-    RuntimeError,  # raised by zipfile for an entry that claims to be encrypted
-)
 _COUNT = "number of arrays"
 _NAME = re.compile(r"at-(\d{5})-(\d{9})\.npz")
 
@@ -118,7 +111,7 @@ class Checkpoints:
         for path in self._paths():
             try:
                 arrays = _read(path)
-            except _DAMAGE as error:
+            except ValueError as error:
                 logging.warning(
                     "hydra_tf: %s is damaged (%s); the previous checkpoint is used.", path, error
                 )
@@ -135,14 +128,8 @@ class Checkpoints:
 
 
 def _read(path: str) -> Arrays:
-    """Return the arrays of a file, or raise if it is damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files}
-    except OSError as error:
-        if error.errno == errno.EINVAL:  # the index is damaged, not the disk
-            raise ValueError(str(error)) from error
-        raise
+    """Return the arrays of a file; raise ValueError if it is damaged."""
+    arrays = read_archive(path)
     if arrays.pop(_COUNT, None) != len(arrays):
         raise ValueError("entries are missing from its index")
     return arrays

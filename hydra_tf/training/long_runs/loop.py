@@ -42,6 +42,7 @@ from hydra_tf.training.long_runs.loop_options import LoopOptions
 from hydra_tf.training.long_runs.moving_average import MovingAverage
 from hydra_tf.training.long_runs.preemption import PreemptionError, sigterm_deferred
 from hydra_tf.training.long_runs.run_identity import (
+    first_labels_hash,
     require_same_position,
     require_same_run,
     run_identity,
@@ -65,6 +66,7 @@ def train(
     options: LoopOptions | None = None,
     full_batches_from: BatchesFrom | None = None,
     bad_batches_path: str | None = None,
+    data_hash: str | None = None,
     verbose: int = 1,
     steps: int | None = None,
     validation: tf.data.Dataset | None = None,
@@ -91,6 +93,8 @@ def train(
         full_batches_from: like `batches_from`, but with every image of a batch on every worker,
             for the gradients of SNIP and to store bad batches; by default the same function.
         bad_batches_path: file (.npz) for the batches of a step whose loss is not finite.
+        data_hash: hash of the training data, such as ``DataSplits.fingerprint()``. A run resumes
+            only if it is that of the checkpoint; by default, it is that of the first labels.
         verbose: as in Keras.
         steps: deprecated name of `steps_per_epoch`.
         validation: deprecated name of `validation_data`.
@@ -115,6 +119,8 @@ def train(
         loop = _Loop(model, pipeline, steps_per_epoch, checkpoints, options, store)
         first = full_batches_from(0, 0).map(lambda x, y: (unit_floats(x), y))
         model.check_training_data(first)
+        if checkpoints is not None:
+            loop.data_hash = data_hash or first_labels_hash(first)
         return loop.run(batches_from, validation_data, callbacks, told_to_stop, verbose)
 
 
@@ -166,6 +172,7 @@ class _Loop:
         self.checkpoints, self.options = checkpoints, options
         self.store_bad_batches = store_bad_batches
         self.strategy = model.distribute_strategy
+        self.data_hash: str | None = None
         self.position, self.sums = RunPosition(), MetricSums()
         self.callbacks: Sequence[keras.callbacks.Callback] = ()
         self._restored: Mapping[str, Any] = {}
@@ -370,4 +377,6 @@ class _Loop:
 
     def _identity(self) -> dict[str, Any]:
         """Return the settings that identify this run."""
-        return run_identity(self.model, self.pipeline, self.steps_per_epoch, self.options)
+        return run_identity(
+            self.model, self.pipeline, self.steps_per_epoch, self.options, self.data_hash
+        )

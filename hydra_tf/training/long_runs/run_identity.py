@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from hydra_tf.checks.labels import sparse_labels
 from hydra_tf.objectives import OBJECTIVES
 from hydra_tf.training.callbacks.pipeline import HydraCallback
 from hydra_tf.training.long_runs.checkpoints import RunPosition
@@ -16,11 +18,17 @@ from hydra_tf.training.long_runs.loop_options import LoopOptions
 from hydra_tf.training.robust_model import RobustModel
 from hydra_tf.training.step.optimizer import optimizer_settings
 
+_DATA = "data"
+
 
 def run_identity(
-    model: RobustModel, pipeline: HydraCallback, steps_per_epoch: int, options: LoopOptions
+    model: RobustModel,
+    pipeline: HydraCallback,
+    steps_per_epoch: int,
+    options: LoopOptions,
+    data_hash: str | None = None,
 ) -> dict[str, Any]:
-    """Return the settings that determine a run, apart from its data and its network.
+    """Return the settings that determine a run, apart from its network.
 
     Settings that may change when a run resumes, even if they change bits, are left out: devices,
     microbatches, XLA.
@@ -30,6 +38,7 @@ def run_identity(
         pipeline: the phases.
         steps_per_epoch: batches of an epoch.
         options: options of the loop.
+        data_hash: hash of the training data.
 
     Returns:
         A mapping that can be written as JSON; callables are represented by their names.
@@ -62,6 +71,7 @@ def run_identity(
         "clip_norm": options.step.global_clipnorm,
         "best epoch": [pipeline.monitor, pipeline.restore_best_weights],
         "trained BatchNorm": model.train_batchnorm,
+        _DATA: data_hash,
     }  # fmt: skip
     identity: dict[str, Any] = json.loads(json.dumps(content, default=_as_json))
     return identity
@@ -76,18 +86,40 @@ def require_same_run(stored: str, identity: Mapping[str, Any], folder: str) -> N
         folder: folder of the checkpoint.
 
     Raises:
-        ValueError: with the settings that differ.
+        ValueError: with the settings that differ, or for other training data.
 
     Example:
         >>> require_same_run('{"seed": 0}', {"seed": 0}, "runs/a/checkpoints")
     """
     before = json.loads(stored)
+    if before.get(_DATA) is None:  # of an older version
+        before[_DATA] = identity.get(_DATA)
     differing = [k for k in {**before, **identity} if before.get(k) != identity.get(k)]
+    if differing == [_DATA]:
+        raise ValueError(
+            f"The training images or labels have changed since the checkpoint in {folder} was "
+            "written; restore them, or train from the beginning in another folder."
+        )
     if differing:
         raise ValueError(
             f"The checkpoint in {folder} belongs to another run, which differs in: "
             f"{', '.join(differing)}; name another folder, or remove this one."
         )
+
+
+def first_labels_hash(batches: tf.data.Dataset) -> str:
+    """Return a hash of the labels of the first batch.
+
+    Args:
+        batches: (images, labels), in the same order each time.
+
+    Example:
+        >>> data = tf.data.Dataset.from_tensors((tf.zeros([2, 4]), [0, 1]))
+        >>> first_labels_hash(data) == first_labels_hash(data.repeat())
+        True
+    """
+    labels = [np.asarray(sparse_labels(y)).tobytes() for _, y in batches.take(1)]
+    return hashlib.sha256(b"".join(labels)).hexdigest()[:12]
 
 
 def _objective_config(objective: Any) -> Any:
