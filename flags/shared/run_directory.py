@@ -15,7 +15,7 @@ import shutil
 from absl import logging
 
 import hydra_tf
-from hydra_tf.core.files import replacing, unfinished
+from hydra_tf.core.files import is_unfinished, replacing
 
 from .launcher import UsageError
 from .types import Config, Settings
@@ -83,8 +83,8 @@ def is_finished(out: str, config: Settings, overwrite: bool = False) -> bool:
                 f"{out} holds another run; choose another --out, or pass --overwrite to replace it."
             )
         return same and not overwrite and _has_report(out)
-    # A run that was killed while it wrote config.json leaves this file only.
-    if os.path.isdir(out) and not set(os.listdir(out)) <= {unfinished("config.json").name}:
+    # A run that was killed while it wrote config.json leaves temporary files of that name only.
+    if os.path.isdir(out) and not all(is_unfinished(n, "config.json") for n in os.listdir(out)):
         raise UsageError(f"{out} is not empty and holds no run; choose another --out.")
     parent = os.path.abspath(out)
     while not os.path.lexists(parent):

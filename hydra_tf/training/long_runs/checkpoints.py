@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from hydra_tf.core.files import replacing, unfinished
+from hydra_tf.core.files import replacing
 
 Arrays = dict[str, Any]
 
@@ -106,7 +106,7 @@ class Checkpoints:
         for old in (*paths[:index], *paths[index + self.keep :]):
             os.remove(old)
         # Files that killed processes left unfinished.
-        for leftover in pathlib.Path(self.folder).glob(unfinished("at-*.npz").name):
+        for leftover in pathlib.Path(self.folder).glob(".at-*.unfinished*.npz"):
             leftover.unlink()
 
     def newest(self) -> tuple[RunPosition, Arrays] | None:
