@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Sequence
 
 # Python's own packages remain available if the current folder is one of theirs. The finder lets a
 # package be imported from a folder whose other files are not.
@@ -27,20 +28,22 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
 
-def isolated_command(module: str, *arguments: object) -> list[str]:
+def isolated_command(module: str, *arguments: object, packages: Sequence[str] = ()) -> list[str]:
     """Return the command that runs a module in Python without the current folder.
 
     Python starts in isolated mode (``-I``), so it also ignores ``PYTHONPATH`` and the like. It
     searches the folders of this process's ``sys.path`` except the current one. The package of the
-    module, and hydra_tf, are found where this process finds them: they may be in the current
-    folder, as in a checkout, but nothing next to them is imported.
+    module, hydra_tf and the named packages are found where this process finds them: they may be in
+    the current folder, as in a checkout, but nothing next to them is imported.
 
     Args:
         module: dotted name of the module, which runs as ``__main__``.
         *arguments: its arguments, converted to text.
+        packages: names of further packages that the module imports and that may be in the current
+            folder.
 
     Raises:
-        ModuleNotFoundError: when the package of the module does not exist.
+        ModuleNotFoundError: when one of these packages does not exist.
 
     Example:
         >>> import subprocess
@@ -48,8 +51,8 @@ def isolated_command(module: str, *arguments: object) -> list[str]:
         >>> subprocess.run(command, capture_output=True, check=True).stdout != b""
         True
     """
-    packages = {name: _folder_of(name) for name in ("hydra_tf", module.partition(".")[0])}
-    plan = json.dumps([module, _search_path(), packages])
+    names = ("hydra_tf", module.partition(".")[0], *packages)
+    plan = json.dumps([module, _search_path(), {name: _folder_of(name) for name in names}])
     return [sys.executable, "-I", "-c", _START, plan, *map(str, arguments)]
 
 
