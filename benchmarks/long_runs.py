@@ -15,11 +15,12 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import sys
 import tempfile
 import time
 
 import numpy as np
+
+from hydra_tf.core.isolated import isolated_command
 
 
 def loop_against_bare(epochs: int) -> np.ndarray:
@@ -163,7 +164,7 @@ def peak_on_folder(count: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         write_images(folder, count)
         result = subprocess.run(
-            [sys.executable, "-m", "benchmarks.long_runs", f"--folder={folder}"],
+            isolated_command("benchmarks.long_runs", f"--folder={folder}"),
             capture_output=True,
             text=True,
             check=True,

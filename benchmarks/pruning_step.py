@@ -14,10 +14,11 @@ import gc
 import pathlib
 import re
 import subprocess
-import sys
 import time
 
 import numpy as np
+
+from hydra_tf.core.isolated import isolated_command
 
 CASES = {
     "mnist_cnn": ("mnist_cnn", (28, 28, 1), 128),
@@ -94,7 +95,7 @@ def compare(name: str, rounds: int) -> None:
 
 def peak_memory(name: str, masked: bool) -> float:
     """Return the peak memory in kB (median of three processes) of three steps of one kind."""
-    command = [sys.executable, "-m", "benchmarks.pruning_step", "--probe", name, str(int(masked))]
+    command = isolated_command("benchmarks.pruning_step", "--probe", name, int(masked))
     runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3)]
     return float(np.median([int(run.stdout.split()[-1]) for run in runs]))
 

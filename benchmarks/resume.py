@@ -26,6 +26,7 @@ import tempfile
 import time
 
 from benchmarks import _killed
+from hydra_tf.core.isolated import isolated_command
 
 RECIPE = [
     "--dataset=digits", "--model=mnist_cnn", "--density=0.05", "--batch_size=100",
@@ -51,7 +52,7 @@ def arguments(out: pathlib.Path, epochs: int) -> list[str]:
 
 def command(out: pathlib.Path, epochs: int) -> list[str]:
     """Return the command of a run with `epochs` epochs in each of the three phases."""
-    return [sys.executable, "-m", "flags.train", *arguments(out, epochs)]
+    return isolated_command("flags.train", *arguments(out, epochs))
 
 
 def results(out: pathlib.Path) -> dict[str, str]:

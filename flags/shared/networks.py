@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import hydra_tf
 from hydra_tf.core.files import replacing
+from hydra_tf.core.keras_files import load_keras_file
 
 from .launcher import UsageError
 from .types import Settings
@@ -48,16 +49,10 @@ def load_network(run: str, name: str = "model.keras") -> keras.Model:
     Raises:
         UsageError: when the file is missing, cut short or cannot be loaded.
     """
-    import keras
-
-    path = network_path(run, name)
     try:
-        return keras.saving.load_model(path)
-    except Exception as error:  # Keras and zipfile raise many types, with whole configs as text
-        raise UsageError(
-            f"{path} is not a network that hydra_tf can load ({type(error).__name__}): it is "
-            "damaged, or has layers of another library or Lambda layers."
-        ) from error
+        return load_keras_file(network_path(run, name))
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
 
 
 def build_network(settings: Settings, data: DataSplits, seed: int) -> keras.Model:

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from hydra_tf.core.files import replacing, unfinished
+from hydra_tf.core.files import is_unfinished, replacing
 
 from .launcher import UsageError
 
@@ -24,7 +24,7 @@ _FILES = (
 _FOLDERS = {
     "plots": ("training.png", "layers.png", "certified.png"),
     "tensorboard": ("events.out.tfevents.*",),
-    "checkpoints": ("at-*.npz", unfinished("at-*.npz").name),
+    "checkpoints": ("at-*.npz", ".at-*.unfinished*.npz"),
 }
 _ASIDE, _DISCARDED = ".replaced", ".discarded"
 
@@ -37,8 +37,10 @@ def run_files(out: str) -> Iterator[str]:
     Args:
         out: the run directory.
     """
-    for name in _FILES:
-        yield from filter(lambda n: _is_file(os.path.join(out, n)), (name, unfinished(name).name))
+    for entry in os.listdir(out):
+        ours = entry in _FILES or any(is_unfinished(entry, name) for name in _FILES)
+        if ours and _is_file(os.path.join(out, entry)):
+            yield entry
     for folder, patterns in _FOLDERS.items():
         if os.path.islink(os.path.join(out, folder)):
             yield folder

@@ -20,7 +20,7 @@ from absl import logging
 
 import hydra_tf
 from hydra_tf.core import locks
-from hydra_tf.core.files import replacing, unfinished
+from hydra_tf.core.files import is_unfinished, replacing
 
 from . import replaced_run
 from .launcher import UsageError
@@ -120,8 +120,8 @@ def is_finished(out: str, config: Settings, overwrite: bool = False) -> bool:
         if finished:
             read_report(out)
         return finished
-    # A run that was killed while it wrote config.json leaves this file only.
-    if os.path.isdir(out) and not set(os.listdir(out)) <= {unfinished("config.json").name}:
+    # A run that was killed while it wrote config.json leaves temporary files of that name only.
+    if os.path.isdir(out) and not all(is_unfinished(n, "config.json") for n in os.listdir(out)):
         raise UsageError(f"{out} is not empty and holds no run; choose another --out.")
     parent = os.path.abspath(out)
     while not os.path.lexists(parent):

@@ -5,20 +5,42 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
+import uuid
 from collections.abc import Iterator
+
+from hydra_tf.core import locks
 
 
 def unfinished(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Return the temporary name of a file while it is written.
+    """Return a new temporary name for a file while it is written.
 
-    The name is always the same, so that a file left by a killed process is overwritten.
+    The name is different at every call, so that two writers of one file do not share it.
 
     Example:
         >>> str(unfinished("runs/model.keras"))
-        'runs/.model.unfinished.keras'
+        'runs/.model.unfinished-....keras'
     """
     target = pathlib.Path(path)
-    return target.with_name(f".{target.stem}.unfinished{target.suffix}")
+    token = uuid.uuid4().hex[:8]
+    return target.with_name(f".{target.stem}.unfinished-{token}{target.suffix}")
+
+
+def is_unfinished(name: str, target: str) -> bool:
+    """Return whether a file has a temporary name of a target.
+
+    Args:
+        name: name of the file, without its folder.
+        target: final name of the file.
+
+    Example:
+        >>> is_unfinished(".a.unfinished-0123abcd.txt", "a.txt"), is_unfinished("a.txt", "a.txt")
+        (True, False)
+    """
+    path = pathlib.Path(target)
+    stem, suffix = re.escape(path.stem), re.escape(path.suffix)
+    # Version 0.1 used a name without a token.
+    return re.fullmatch(rf"\.{stem}\.unfinished(-[0-9a-f]{{8}})?{suffix}", name) is not None
 
 
 def checked_path(path: str | os.PathLike[str], suffix: str | None = None) -> pathlib.Path:
@@ -74,21 +96,53 @@ def replacing(path: str | os.PathLike[str], suffix: str | None = None) -> Iterat
         'whole'
     """
     target = checked_path(path, suffix)
-    temporary = unfinished(target)
+    _remove_leftovers(target)
+    with _temporary(target) as temporary, naming(target, temporary):
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, target)
+        _sync(target.parent)
+
+
+@contextlib.contextmanager
+def _temporary(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield an empty file next to the target, locked; remove it afterwards if it still exists."""
+    while True:
+        path = unfinished(target)
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        except OSError as error:
+            raise PermissionError(
+                f'Cannot write in the folder "{target.parent}": {error.strerror}.'
+            ) from error
+        # Another process may have taken the file for a leftover before it was locked.
+        with contextlib.suppress(BlockingIOError):
+            locks.lock(path, handle=handle)
+            if path.exists():
+                break
+        os.close(handle)
     try:
-        temporary.touch()
-    except OSError as error:
-        raise PermissionError(
-            f'Cannot write in the folder "{target.parent}": {error.strerror}.'
-        ) from error
-    try:
-        with naming(target, temporary):
-            yield temporary
-            _sync(temporary)
-            os.replace(temporary, target)
-            _sync(target.parent)
+        yield path
     finally:
-        temporary.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _remove_leftovers(target: pathlib.Path) -> None:
+    """Remove the temporary files of processes that were killed while they wrote the target."""
+    try:
+        names = os.listdir(target.parent)
+    except PermissionError:  # a folder in which files can be written but not listed
+        return
+    for path in (target.with_name(name) for name in names if is_unfinished(name, target.name)):
+        try:
+            handle = os.open(path, os.O_RDWR)
+        except OSError:  # removed meanwhile, or of another user
+            continue
+        with contextlib.suppress(BlockingIOError):
+            if locks.lock(path, handle=handle) is not None:
+                path.unlink(missing_ok=True)
+        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import subprocess
-import sys
 import tempfile
 from typing import Any
 
 import numpy as np
 
-_WORKER = pathlib.Path(__file__).with_name("litert_worker.py")
-# run_path, unlike a script on the command line, does not put this folder before the installed
-# packages.
-_START = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+from hydra_tf.core.isolated import isolated_command
+
+_WORKER = "hydra_tf.export.litert_worker"
 
 
 def run_file(
@@ -35,13 +32,11 @@ def run_file(
     Raises:
         RuntimeError: when LiteRT cannot load or run the file, or crashes on it.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with tempfile.TemporaryDirectory(prefix="hydra_tf-") as folder:
         inputs, outputs = os.path.join(folder, "in.npy"), os.path.join(folder, "out.npz")
         np.save(inputs, images)
         process = subprocess.run(
-            [sys.executable, "-c", _START, str(_WORKER), os.fspath(path), inputs, outputs],
-            env=environment,
+            isolated_command(_WORKER, os.fspath(path), inputs, outputs),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -22,6 +22,7 @@ class Comparison:
     relative_error: float
     agreement: float
     probes: int
+    constant: bool = False
 
 
 def compare(outputs: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> Comparison:
@@ -36,7 +37,7 @@ def compare(outputs: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> Co
 
     Example:
         >>> compare(np.array([[1.0, 2.5]]), np.array([[1.0, 2.0]]))
-        Comparison(max_abs_error=0.5, relative_error=0.25, agreement=1.0, probes=1)
+        Comparison(max_abs_error=0.5, relative_error=0.25, agreement=1.0, probes=1, constant=False)
     """
     if outputs.shape != expected.shape:
         raise RuntimeError(
@@ -47,7 +48,9 @@ def compare(outputs: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> Co
     error = float(np.max(np.abs(outputs.astype(np.float64) - expected)))
     scale = max(float(np.max(np.abs(expected))), float(np.finfo(np.float32).tiny))
     same = np.argmax(outputs, axis=-1) == np.argmax(expected, axis=-1)
-    return Comparison(error, error / scale, float(np.mean(same)), len(expected))
+    # One image cannot show whether outputs depend on it.
+    constant = len(outputs) > 1 and bool(np.all(outputs == outputs[0]))
+    return Comparison(error, error / scale, float(np.mean(same)), len(expected), constant)
 
 
 def random_probes(shape: tuple[int, ...], count: int = PROBES) -> np.ndarray[Any, Any]:

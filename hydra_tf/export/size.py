@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from absl import logging
 
 from hydra_tf.export.probes import Comparison
 
@@ -31,7 +32,10 @@ class ExportReport:
         relative_error: `max_abs_error` over the largest absolute output of Keras.
         agreement: share of probe images with the same largest output, in [0, 1].
         probes: number of probe images.
-        note: why weights are not stored sparsely although that was requested; else empty.
+        note: why weights are not stored sparsely although that was requested, and whether outputs
+            are constant; else empty.
+        constant: whether the file gives the same outputs for all probe images, as a network with
+            a dead layer does.
 
     Example:
         >>> ExportReport("a.tflite", None, True, 10, 8, 0.9, 80, 0.0, 0.0, 1.0, 64).bytes
@@ -50,6 +54,7 @@ class ExportReport:
     agreement: float
     probes: int
     note: str = ""
+    constant: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a mapping that can be written as JSON."""
@@ -99,7 +104,7 @@ def measure(
     sparse_encoding: bool = False,
     note: str = "",
 ) -> ExportReport:
-    """Return the report of a file that still has its temporary name.
+    """Return the report of a file that still has its temporary name; warn of constant outputs.
 
     Args:
         file: current path of the file.
@@ -111,6 +116,13 @@ def measure(
         note: as in the report.
     """
     size, zipped = file_sizes(file)
+    if comparison.constant:
+        warning = (
+            f"The outputs are constant, the same for all {comparison.probes} probe images; look "
+            "for a layer whose outputs are all 0."
+        )
+        logging.warning("hydra_tf: %s: %s", os.fspath(path), warning)
+        note = f"{note} {warning}".strip()
     return ExportReport(
         path=os.fspath(path),
         quantization=quantization,

@@ -21,6 +21,7 @@ from hydra_tf.core.files import replacing
 from hydra_tf.core.keras_models import wrapped_network
 from hydra_tf.core.registry import unknown
 from hydra_tf.core.stderr import hidden_stderr
+from hydra_tf.export.dead_layers import explain_dead_layers
 from hydra_tf.export.litert import run_file
 from hydra_tf.export.prepare import (
     computes_in_half,
@@ -247,9 +248,14 @@ def to_tflite(
             images = representative_images(representative, shape)
             probes, calibration = spaced_evenly(images, PROBES), spaced_evenly(images, CALIBRATION)
         examiner = _Examiner(temporary, probes, keras_outputs(reference, probes), limits)
-        comparison, sparse_encoding, note = _smallest(
-            for_one_image(plain), quantization, sparse, calibration, examiner
-        )
+        try:
+            comparison, sparse_encoding, note = _smallest(
+                for_one_image(plain), quantization, sparse, calibration, examiner
+            )
+        except RuntimeError as error:
+            if quantization != "int8" or calibration is None:
+                raise
+            raise explain_dead_layers(error, plain, calibration) from error
         return measure(
             temporary,
             path,

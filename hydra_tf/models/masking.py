@@ -11,6 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from hydra_tf.core.keras_models import all_layers, functional_class
+from hydra_tf.core.layer_copies import copy_layer
 from hydra_tf.layers.masked import MASKED, MaskedKernel
 from hydra_tf.sparsity.model import masked_layers, unmasked_kernels
 from hydra_tf.sparsity.score_init import initial_scores
@@ -164,8 +165,8 @@ def mask_model(
 
     Raises:
         TypeError: for a subclassed model, or a choice of an invalid type.
-        ValueError: for a model that is not built, has no layers to mask or has a Lambda layer,
-            and for a pattern that matches no layer.
+        ValueError: for a model that is not built, has no layers to mask, or has a Lambda layer or
+            one that cannot be copied, and for a pattern that matches no layer.
 
     Example:
         >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(2, name="logits")])
@@ -183,9 +184,7 @@ def mask_model(
         selected -= _selected_ids(exclude, model)
 
     def replace(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if id(layer) not in selected:
-            return type(layer).from_config(layer.get_config())
-        return MASKED.get(type(layer), type(layer)).from_config(layer.get_config())
+        return copy_layer(layer, MASKED.get(type(layer)) if id(layer) in selected else None)
 
     masked = _clone(model, replace)
     if not masked_layers(masked):
@@ -220,10 +219,8 @@ def strip_masks(model: keras.Model) -> keras.Model:
     _require_cloneable(model)
 
     def replace(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        if isinstance(layer, MaskedKernel):
-            del config["density"], config["granularity"]
-        return _PLAIN.get(type(layer), type(layer)).from_config(config)
+        drop = ("density", "granularity") if isinstance(layer, MaskedKernel) else ()
+        return copy_layer(layer, _PLAIN.get(type(layer)), drop)
 
     return _clone(model, replace)
 
@@ -244,9 +241,8 @@ def synchronize_batchnorm(model: keras.Model) -> keras.Model:
     _require_cloneable(model)
 
     def replace(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
         if isinstance(layer, keras.layers.BatchNormalization):
-            config["synchronized"] = True
-        return type(layer).from_config(config)
+            return copy_layer(layer, synchronized=True)
+        return copy_layer(layer)
 
     return _clone(model, replace)

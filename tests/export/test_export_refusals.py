@@ -135,11 +135,59 @@ def test_unsupported_operation(tmp_path):
 
 
 def test_crash_of_litert_raises_an_error(tmp_path, monkeypatch):
-    worker = tmp_path / "worker.py"
+    worker = tmp_path / "crashing_worker.py"
     worker.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
-    monkeypatch.setattr(litert, "_WORKER", worker)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(litert, "_WORKER", "crashing_worker")
     with pytest.raises(RuntimeError, match=r"^LiteRT crashed on the TFLite file \(signal 11\)\.$"):
         run_file(tmp_path / "any.tflite", np.zeros([1, 4], np.float32))
+
+
+def test_dead_layer_of_an_int8_file_is_named(tmp_path):
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    net = keras.Sequential(
+        [
+            keras.Input([12, 12, 1]),
+            layers.Conv2D(6, 3, activation="relu", name="first"),
+            layers.Conv2D(6, 3, activation="relu", name="dead"),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+    )
+    kernel, bias = net.get_layer("dead").get_weights()
+    net.get_layer("dead").set_weights([-np.abs(kernel), bias])
+    images = np.random.default_rng(0).random([40, 12, 12, 1], dtype=np.float32)
+    message = r'^int8 needs .* all outputs of the layer "dead" are 0 on all 40 representative'
+    options = {"quantization": "int8", "representative": images}
+    check_refused(net, tmp_path / "net.tflite", message, **options)
+
+
+def test_layers_that_cannot_be_copied_are_named(tmp_path, no_conversion):
+    class WithoutConfig(keras.layers.Layer):
+        def __init__(self, value):
+            super().__init__(name="odd")
+            self.value = value
+
+        def call(self, inputs):
+            return inputs
+
+    def my_activation(x):
+        return keras.ops.tanh(x)
+
+    causes = {
+        r"\(WithoutConfig\) cannot be copied: its class has no get_config; .*\.$": WithoutConfig(
+            object()
+        ),
+        r'\(Dense\) cannot be copied: it uses the function "my_activation", which is not '
+        r"registered; .*\.$": keras.layers.Dense(4, activation=my_activation, name="odd"),
+    }
+    for message, layer in causes.items():
+        net = keras.Sequential([keras.Input([4]), layer, keras.layers.Dense(2)])
+        for export, name in ((to_tflite, "net.tflite"), (to_keras, "net.keras")):
+            with pytest.raises(ValueError, match=f'^The layer "odd" {message}'):
+                export(net, tmp_path / name)
+    assert os.listdir(tmp_path) == []
 
 
 def test_invalid_tflite_file(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import threading
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 import hydra_tf
-from hydra_tf.export import ExportReport, to_tflite
+from hydra_tf.export import ExportReport, to_keras, to_tflite
 from hydra_tf.export import tflite as tflite_module
 
 
@@ -207,6 +208,49 @@ def test_the_same_net_gives_the_same_bytes(tmp_path, nets):
     for name in ("a.tflite", "b.tflite"):
         to_tflite(net, tmp_path / name)
     assert (tmp_path / "a.tflite").read_bytes() == (tmp_path / "b.tflite").read_bytes()
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_constant_outputs_are_reported(constant, tmp_path, nets, caplog):
+    net = nets.dense_net()
+    if constant:
+        net.layers[0].set_weights([np.zeros([12, 20]), np.zeros(20)])
+    reports = [
+        to_tflite(net, tmp_path / "net.tflite"),
+        to_tflite(net, tmp_path / "net.tflite", "int8", representative=nets.images_for(net)),
+        to_keras(net, tmp_path / "net.keras"),
+    ]
+    assert [report.constant for report in reports] == [constant] * 3
+    assert [("constant" in report.note) for report in reports] == [constant] * 3
+    assert caplog.text.count("The outputs are constant") == 3 * constant
+
+
+def test_one_image_does_not_tell_whether_outputs_are_constant(tmp_path, nets):
+    net = nets.dense_net()
+    one = nets.images_for(net, 1)
+    assert not to_tflite(net, tmp_path / "net.tflite", representative=one).constant
+
+
+def test_two_exports_to_one_path_report_their_own_files(tmp_path, nets):
+    net, path, found = nets.mnist_cnn_like(), tmp_path / "net.tflite", []
+
+    def export(sparsity):
+        other = nets.mnist_cnn_like()
+        nets.plant_zeros(other, sparsity)
+        for _ in range(2):
+            found.append(to_tflite(other, path))
+
+    threads = [threading.Thread(target=export, args=[zeros]) for zeros in (0.0, 0.99)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sizes = {sparse: {r.bytes for r in found if r.sparse_encoding == sparse} for sparse in (0, 1)}
+    assert [len(sizes[sparse]) for sparse in (0, 1)] == [1, 1]
+    assert max(sizes[1]) < min(sizes[0]) / 15
+    assert path.stat().st_size in sizes[0] | sizes[1]
+    assert os.listdir(tmp_path) == ["net.tflite"]
+    assert net.count_params() * 4 < min(sizes[0])
 
 
 def test_report_is_frozen():

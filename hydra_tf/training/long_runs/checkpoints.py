@@ -19,7 +19,7 @@ import numpy as np
 from absl import logging
 
 from hydra_tf.core.archives import read_archive
-from hydra_tf.core.files import replacing, unfinished
+from hydra_tf.core.files import replacing
 
 Arrays = dict[str, Any]
 
@@ -99,7 +99,7 @@ class Checkpoints:
         for old in (*paths[:index], *paths[index + self.keep :]):
             os.remove(old)
         # Files that killed processes left unfinished.
-        for leftover in pathlib.Path(self.folder).glob(unfinished("at-*.npz").name):
+        for leftover in pathlib.Path(self.folder).glob(".at-*.unfinished*.npz"):
             leftover.unlink()
 
     def newest(self) -> tuple[RunPosition, Arrays] | None:
