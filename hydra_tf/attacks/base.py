@@ -146,5 +146,18 @@ def _compiled(attack: Attack, model: Classifier) -> Callable[[Images, Labels, Se
     return _graphs.get(model, attack, trace)
 
 
+def attack_name(attack: Any) -> str:
+    """Return the registered name of an attack, or the name of another callable.
+
+    Example:
+        >>> attack_name(build("pgd:steps=5")), attack_name(print)
+        ('pgd', 'print')
+    """
+    try:
+        return str(ATTACKS.config(attack)["name"])
+    except TypeError:
+        return str(getattr(attack, "__name__", type(attack).__name__))
+
+
 ATTACKS: Registry[Attack] = Registry("attack", "hydra_tf.attacks")
 build = ATTACKS.build

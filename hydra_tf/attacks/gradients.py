@@ -101,14 +101,14 @@ def rescued_slope(loss: Loss, logits: Logits) -> Slope:
         ([-20.0], [[-1.0, 1.0]])
     """
     logits = tf.convert_to_tensor(logits)
+    losses, slope = _loss_and_slope(loss, logits)
     values = tf.cast(logits, tf.float32)
-    losses, slope = _loss_and_slope(loss, values)
     shifted = values - tf.reduce_max(values, axis=1, keepdims=True)
     scale = -tf.reduce_min(shifted, axis=1, keepdims=True) / _GAP
     other_losses, other_slope = _loss_and_slope(loss, tf.math.divide_no_nan(shifted, scale))
     other_slope = tf.math.divide_no_nan(other_slope, scale)
     rescued = ~usable(slope)
-    slope = tf.where(rescued[:, None], other_slope, slope)
+    slope = tf.where(rescued[:, None], other_slope, tf.cast(slope, tf.float32))
     # Otherwise the backward pass of the network may underflow.
     tiny = tf.reduce_max(tf.abs(slope), axis=1, keepdims=True) < _TINY
     slope = tf.where(tiny, slope / _TINY, slope)

@@ -37,8 +37,13 @@ def evaluate_model(
             ignored for attacks without such a parameter.
 
     Returns:
-        ``benign_accuracy`` and ``era`` (both in [0, 1]; era only with attacks), ``attacks``
-        (robust accuracy under each), ``samples``, ``density`` and ``layers``.
+        ``benign_accuracy`` and ``era`` (both in [0, 1]; era only with attacks), ``attacks``,
+        ``samples``, ``density`` and ``layers``. Each entry of ``attacks`` has the parameters of
+        the attack, its ``robust_accuracy``, and two shares of the images that are correct without
+        an attack: ``zero_gradient_share``, for which the gradient of the attack's loss was zero or
+        not finite at every step, and ``rescued_gradient_share``, those among them for which the
+        attack followed the gradient of its loss on rescaled logits instead. The shares are left
+        out for callables that are not attacks of this library.
 
     Raises:
         ValueError: as :func:`hydra_tf.evaluation.correct_under`, and for a default that is not
@@ -52,13 +57,14 @@ def evaluate_model(
         1.0
     """
     attack_list, entries = _build_all(attack_specs, defaults)
-    correct = correct_under_each(model, data, attack_list, seed=seed, verbose=verbose)
+    measured = correct_under_each(model, data, attack_list, seed=seed, verbose=verbose)
+    correct = measured.correct
     results: dict[str, Any] = {
         "benign_accuracy": float(np.mean(correct[0])),
         "samples": int(correct.shape[1]),
         "attacks": [
-            {**entry, "robust_accuracy": float(np.mean(row))}
-            for entry, row in zip(entries, correct[1:], strict=True)
+            {**entry, "robust_accuracy": float(np.mean(row)), **measured.gradient_shares(i)}
+            for i, (entry, row) in enumerate(zip(entries, correct[1:], strict=True))
         ],
     }
     if attack_list:
