@@ -14,7 +14,7 @@ from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import cross_entropy
 from hydra_tf.attacks.step_sizes import check_steps, step_size_or_default
 from hydra_tf.core.lazy import tf
-from hydra_tf.core.types import Images, Labels, Seed
+from hydra_tf.core.types import Images, Labels, Logits, Seed
 
 
 @ATTACKS.register()
@@ -72,9 +72,14 @@ class CleverHansPGD(GradientAttack):
         module = load("cleverhans.tf2.attacks.projected_gradient_descent")
         step_size = step_size_or_default(self.step_size, self.epsilon, self.steps)
 
+        def connected(images: Images) -> Logits:
+            # CleverHans fails on models without a path for gradients, such as one that rounds.
+            logits = predict(images)
+            return logits + tf.cast(0.0 * tf.reduce_sum(images), logits.dtype)
+
         def images() -> tuple[Images, tf.Tensor]:
             x_adv = module.projected_gradient_descent(
-                predict,
+                connected,
                 x,
                 self.epsilon,
                 min(step_size, self.epsilon),

@@ -106,13 +106,14 @@ def rescued_slope(loss: Loss, logits: Logits) -> Slope:
     shifted = values - tf.reduce_max(values, axis=1, keepdims=True)
     scale = -tf.reduce_min(shifted, axis=1, keepdims=True) / _GAP
     other_losses, other_slope = _loss_and_slope(loss, tf.math.divide_no_nan(shifted, scale))
-    other_slope = tf.math.divide_no_nan(other_slope, scale)
-    rescued = ~usable(slope)
+    # Divided by the scale, the slope may underflow; undivided, the backward pass may overflow.
+    other_slope = tf.math.divide_no_nan(other_slope, tf.sqrt(scale))
+    rescued = ~usable(slope) & usable(other_slope)
     slope = tf.where(rescued[:, None], other_slope, tf.cast(slope, tf.float32))
     # Otherwise the backward pass of the network may underflow.
     tiny = tf.reduce_max(tf.abs(slope), axis=1, keepdims=True) < _TINY
     slope = tf.where(tiny, slope / _TINY, slope)
-    # A loss is saturated only at correct predictions, so that others must be preferred.
+    # The cross-entropy is saturated only at correct predictions, so that others are preferred.
     losses = tf.where(rescued, other_losses - 2 * _GAP, losses)
     return Slope(losses, tf.cast(slope, logits.dtype), rescued)
 
@@ -138,21 +139,20 @@ def missing_gradients(name: str, share: float, rescued: float = 0.0) -> str | No
         >>> missing_gradients("pgd", 0.005) is None
         True
         >>> print(missing_gradients("pgd", 0.4, 0.4))
-        hydra_tf: the gradient of the attack "pgd" was zero or not finite in every step for 40.0%
-        of the images, which may seem robust for that reason; the gradient of its loss on rescaled
-        logits was followed instead for 40.0%. Attack with "autoattack" or "pgd:loss=margin" as
-        well.
+        hydra_tf: the gradient of the attack "pgd" was zero or not finite at every step for 40.0% of
+        the images, which may seem robust for that reason only. For 40.0% it followed the gradient
+        on rescaled logits instead. Attack them with "autoattack" or "pgd:loss=margin" as well.
     """
     if share <= MAX_SHARE:
         return None
-    text = (
-        f'hydra_tf: the gradient of the attack "{name}" was zero or not finite in every step for '
-        f"{share:.1%} of the images, which may seem robust for that reason; "
-    )
+    sentences = [
+        f'hydra_tf: the gradient of the attack "{name}" was zero or not finite at every step for '
+        f"{share:.1%} of the images, which may seem robust for that reason only."
+    ]
     if rescued:
-        text += (
-            f"the gradient of its loss on rescaled logits was followed instead for {rescued:.1%}. "
-        )
+        sentences.append(f"For {rescued:.1%} it followed the gradient on rescaled logits instead.")
+    others = ['"autoattack"', '"pgd:loss=margin"']
     if share - rescued > MAX_SHARE:
-        return text + 'Attack with "square" as well, which needs no gradient.'
-    return text + 'Attack with "autoattack" or "pgd:loss=margin" as well.'
+        others = ['"autoattack"', '"square", which needs no gradient,']
+    others = [other for other in others if other != f'"{name}"']
+    return " ".join([*sentences, f"Attack them with {' or '.join(others)} as well."])

@@ -170,7 +170,7 @@ def correct_under_each(
     for i, attack in enumerate(attack_list):
         shares = measured.gradient_shares(i)
         if shares and (sentence := missing_gradients(attack_name(attack), *shares.values())):
-            logging.warning(sentence)
+            logging.warning("%s", sentence)
     return measured
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hydra_tf import attacks
+from hydra_tf.attacks.base import attack_name
 from hydra_tf.core.files import replacing
 from hydra_tf.core.registry import unknown
 from hydra_tf.evaluation.accuracy import DEFAULT_ATTACK, correct_under_each
@@ -85,13 +86,15 @@ def _build_all(
         if key not in known:
             raise ValueError(unknown("attack parameter", key, known))
     attack_list = [attacks.build(spec, **defaults) for spec in specs]
-    entries = [
-        registry.config(attack)
-        if isinstance(attack, attacks.Attack)
-        else {"name": getattr(attack, "__name__", type(attack).__name__)}
-        for attack in attack_list
-    ]
-    return attack_list, entries
+    return attack_list, [_entry(attack) for attack in attack_list]
+
+
+def _entry(attack: Any) -> dict[str, Any]:
+    """Return name and parameters of an attack; the name only, if it is not a registered one."""
+    try:
+        return attacks.ATTACKS.config(attack)
+    except TypeError:
+        return {"name": attack_name(attack)}
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
