@@ -115,7 +115,7 @@ def run_attack(
         seed: seed of all random numbers of the attack.
 
     Example:
-        >>> net = lambda x, training: tf.round(x)  # without a gradient
+        >>> net = lambda x, training: tf.round(3 * x)  # without a gradient
         >>> run_attack(build("fgsm"), net, [[0.1, 0.9]], [1]).gradients.numpy().tolist()
         [1]
     """

@@ -108,21 +108,31 @@ def test_slopes_that_underflow_on_their_way_back_are_enlarged():
 
 
 @pytest.mark.parametrize(
-    ("spec", "scale"), [("pgd:steps=20,restarts=2", 1e4), ("apgd:steps=20", 1e30), ("fgsm", 1e4)]
+    ("spec", "scale"), [("pgd:steps=20,start=zero", 1e4), ("apgd:steps=20", 1e30)]
 )
 def test_large_logits_hide_nothing(spec, scale):
     net, steep = network(), network(scale=scale)
     y, epsilon = labels(net), 0.5
     assert np.array_equal(y, labels(steep))
     spec = attacks.build(spec, epsilon=epsilon)
-    truth = robust_accuracy(net, (X, y), spec)
+    # The same predictions, hence the same robust accuracy.
+    truth = without_rescue(net, X, y, epsilon)
     entry = evaluate_model(steep, (X, y), [spec])["attacks"][0]
     found = entry["robust_accuracy"]
     assert without_rescue(steep, X, y, epsilon) > truth + 0.1
     assert found <= truth + 0.03
-    # Samples that are not broken have no gradient of their own at any step.
-    assert entry["zero_gradient_share"] >= found
+    # Hardly any sample that is not broken has a gradient of its own.
+    assert entry["zero_gradient_share"] > 0.8 * found
     assert entry["rescued_gradient_share"] == entry["zero_gradient_share"]
+
+
+def test_fgsm_takes_the_step_of_smaller_logits():
+    def model(x, training=False):
+        return 1e4 * tf.concat([tf.zeros_like(x[:, :1]), x[:, :1] - 2 * x[:, 1:]], 1)
+
+    found = run_attack(attacks.build("fgsm:epsilon=0.1"), model, [[0.3, 0.8]], [0])
+    np.testing.assert_allclose(found.images, [[0.4, 0.7]], rtol=1e-6)
+    assert found.gradients.numpy().tolist() == [RESCUED]
 
 
 @pytest.mark.slow
@@ -159,17 +169,17 @@ def test_a_healthy_network_keeps_its_bits(trained, monkeypatch):
 def test_a_rounding_layer_is_told_and_square_sees_through_it(caplog):
     net = network(Rounding())
     y = labels(net)
-    specs = ["pgd:steps=5", "square:queries=100", "fab:steps=3,targets=1"]
+    specs = ["pgd:steps=5", "square:queries=100"]
     with caplog.at_level(logging.WARNING, logger="absl"):
         entries = evaluate_model(net, (X, y), specs, epsilon=0.4)["attacks"]
     shares = [entry["zero_gradient_share"] for entry in entries]
-    assert shares == [1.0, 0.0, 1.0]
-    assert [entry["rescued_gradient_share"] for entry in entries] == [0.0] * 3
-    pgd, square, _ = (entry["robust_accuracy"] for entry in entries)
+    assert shares == [1.0, 0.0]
+    assert [entry["rescued_gradient_share"] for entry in entries] == [0.0, 0.0]
+    pgd, square = (entry["robust_accuracy"] for entry in entries)
     assert square < pgd - 0.1
-    warnings = [text for text in caplog.messages if text.startswith("hydra_tf")]
-    assert [text.split('"')[1] for text in warnings] == ["pgd", "fab"]
-    assert all("100.0% of the images" in text and '"square"' in text for text in warnings)
+    (text,) = caplog.messages
+    assert text.startswith('hydra_tf: the gradient of the attack "pgd" was zero')
+    assert "100.0% of the images" in text and '"square", which needs no gradient' in text
 
 
 def test_robust_accuracy_warns_of_steep_networks_only(caplog):

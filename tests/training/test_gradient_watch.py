@@ -91,9 +91,13 @@ def test_the_training_loop_warns_once(caplog):
     pipeline = hydra_tf.HydraCallback(0.5, pretrain_epochs=2)
     with caplog.at_level("WARNING", logger="absl"):
         train(
-            model, lambda epoch, step=0: data.skip(step), pipeline, steps_per_epoch=3,
-            validation_data=data, verbose=0,
-        )  # fmt: skip
+            model,
+            lambda epoch, step: data.repeat().skip(step),
+            steps_per_epoch=3,
+            pipeline=pipeline,
+            validation_data=data,
+            verbose=0,
+        )
     (text,) = warnings(caplog)
     assert "100.0% of the images" in text
 
