@@ -95,7 +95,8 @@ def test_masked_gradients_fool_a_loss_without_rescue_but_not_the_ensemble(robust
     assert np.array_equal(still_correct(net, x, y), still_correct(steep, x, y))
     true = still_correct(net, PGD(norm, epsilon, steps=20)(net, x, y), y).mean()
     loss, kwargs = functools.partial(cross_entropy, y), {"norm": norm, "epsilon": epsilon}
-    plain = ascend(steep, tf.constant(x), x, loss, step_size=epsilon / 8, steps=20, **kwargs)
+    x = tf.constant(x)
+    plain = ascend(steep, x, x, loss, step_size=epsilon / 8, steps=20, **kwargs)
     assert still_correct(steep, plain, y).mean() > true + 0.1
     rescued = still_correct(steep, PGD(norm, epsilon, steps=20)(steep, x, y), y).mean()
     assert abs(rescued - true) <= 0.01
