@@ -22,7 +22,8 @@ from .shared.types import Config
 DESCRIPTION = """
 Attack the network of a run directory on its test split and replace the accuracies in
 report.json. Norm and epsilon default to those of the run; era is the share of images that
-stay correctly classified under all attacks.
+stay correctly classified under all attacks. An attack that found no gradient for more than 1% of
+the images says so, because those may seem robust for that reason only.
 
   python -m flags.evaluate --run=runs/a --attacks="pgd:steps=50,restarts=10;fgsm"
   python -m flags.evaluate --run=runs/a --attacks=autoattack
@@ -63,11 +64,14 @@ def run(config: Config) -> None:
     report = run_report.write_report(
         net, data, config, FLAGS.run, seed=FLAGS.seed, verbose=FLAGS.verbose
     )
-    rows = [("benign", report["benign_accuracy"])]
-    rows += [(attack["name"], attack["robust_accuracy"]) for attack in report["attacks"]]
+    rows = [("benign", report["benign_accuracy"], "")]
+    rows += [
+        (attack["name"], attack["robust_accuracy"], run_report.gradient_note(attack))
+        for attack in report["attacks"]
+    ]
     if report["attacks"]:
-        rows.append(("all attacks (era)", report["era"]))
-    sys.stdout.writelines(f"{name:20} {value:.2%}\n" for name, value in rows)
+        rows.append(("all attacks (era)", report["era"], ""))
+    sys.stdout.writelines(f"{name:20} {value:.2%}{note}\n" for name, value, note in rows)
 
 
 def main() -> None:

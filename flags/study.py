@@ -56,6 +56,9 @@ MEASURES = {
     "vra_t": "verified (VRA-t)",
 }
 
+# Of the images, those for which the attack that found the fewest gradients found none.
+_SHARE = "zero_gradient_share"
+
 training_flags.define_training()
 flags.DEFINE_list("methods", ["hydra", "lwm"], training_flags.methods_help("Pruning methods"))
 flags.DEFINE_list("densities", ["0.1", "0.05", "0.01"], "Shares of the weights to keep.")
@@ -189,6 +192,8 @@ def _row(settings: Settings, method: str, density: float, seed: int) -> Report:
         _train(config, out)
     report = run_files.read_report(out)
     row = {"method": method, "density": density, "seed": seed}
+    shares = [entry[_SHARE] for entry in report.get("attacks", []) if _SHARE in entry]
+    row |= {_SHARE: max(shares)} if shares else {}  # none in reports of earlier versions
     return {**row, **{key: report[key] for key in MEASURES if key in report}}
 
 
@@ -244,8 +249,8 @@ def summarise(rows: Sequence[Report]) -> list[Report]:
     table = []
     for (density, method), group in sorted(groups.items()):
         entry: Report = {"method": method, "density": -density, "seeds": len(group)}
-        for key in MEASURES:
-            if key in group[0]:
+        for key in (*MEASURES, _SHARE):
+            if all(key in row for row in group):
                 values = [row[key] for row in group]
                 entry[key] = {"mean": float(np.mean(values)), "std": float(np.std(values))}
         table.append(entry)
@@ -256,10 +261,16 @@ def markdown(table: Sequence[Report]) -> str:
     """Return the summary as a Markdown table, in percent."""
 
     def cell(entry: Report, key: str) -> str:
+        if key not in entry:
+            return "unknown"
         deviation = f" ± {100 * entry[key]['std']:.1f}" if entry["seeds"] > 1 else ""
         return f"{100 * entry[key]['mean']:.1f}{deviation}"
 
+    from hydra_tf.attacks.gradients import MAX_SHARE
+
     measures = {key: head for key, head in MEASURES.items() if table and key in table[0]}
+    if any(entry.get(_SHARE, {"mean": 0.0})["mean"] > MAX_SHARE for entry in table):
+        measures[_SHARE] = "no gradient"
     heads = ["density", "method", *measures.values(), "seeds"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for entry in table:

@@ -112,9 +112,11 @@ def test_errors_of_the_disk_name_the_file(tmp_path):
     with pytest.raises(OSError, match=r"No space left on device: '.*a\.txt'") as raised:
         fail(full)
     assert raised.value.errno == errno.ENOSPC
-    named = OSError(errno.EIO, "Input/output error", str(tmp_path / ".a.unfinished.txt"))
-    with pytest.raises(OSError, match=r"Input/output error: '.*/a\.txt'"):
-        fail(named)
+    with (
+        pytest.raises(OSError, match=r"Input/output error: '.*/a\.txt'"),
+        replacing(tmp_path / "a.txt") as temporary,
+    ):
+        raise OSError(errno.EIO, "Input/output error", str(temporary))
     with pytest.raises(OSError, match=r"a\.txt cannot be written: Unable to synchronously"):
         fail(OSError("Unable to synchronously create dataset"))
     with pytest.raises(OSError, match="other"):

@@ -30,6 +30,19 @@ def evaluate_network(
     return {"split": split, **report}
 
 
+def gradient_note(attack: Report) -> str:
+    """Return a note on an attack of a report that found too few gradients, else no text.
+
+    Example:
+        >>> gradient_note({"zero_gradient_share": 0.4})
+        ' (no gradient for 40.0% of the images)'
+    """
+    from hydra_tf.attacks.gradients import MAX_SHARE
+
+    share = attack.get("zero_gradient_share", 0.0)
+    return f" (no gradient for {share:.1%} of the images)" if share > MAX_SHARE else ""
+
+
 def certify_network(
     net: keras.Model, data: DataSplits, settings: Settings, out: str, *, seed: int, verbose: int
 ) -> Report:

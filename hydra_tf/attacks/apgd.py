@@ -8,11 +8,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from hydra_tf.attacks.ascent import Evaluation, ascent_loop
-from hydra_tf.attacks.base import ATTACKS, Attack
+from hydra_tf.attacks.base import ATTACKS, GradientAttack
+from hydra_tf.attacks.gradients import UNUSED, Perturbed, rescued_slope
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import TARGETED, UNTARGETED, Loss, likely_targets, misclassified
 from hydra_tf.attacks.norms import broadcast_to_images, project, random_start, steepest_step
-from hydra_tf.attacks.restarts import attack_repeatedly
+from hydra_tf.attacks.restarts import Attempt, attack_repeatedly
 from hydra_tf.attacks.step_sizes import check_steps
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Images, Labels, Logits, Seed
@@ -34,11 +35,12 @@ class State(NamedTuple):
     increases: tf.Tensor  # steps since the last checkpoint that increased the loss
     checkpoint_loss: tf.Tensor  # best_loss at the last checkpoint
     halved: tf.Tensor  # whether the step size was halved at the last checkpoint
+    gradients: tf.Tensor  # the best gradient that was found, int32
 
 
 @ATTACKS.register()
 @dataclass(frozen=True)
-class APGD(Attack):
+class APGD(GradientAttack):
     """Auto-PGD, which halves the step size of samples whose loss stops growing.
 
     A misclassified sample is returned unchanged. A broken sample has the first image that
@@ -83,8 +85,10 @@ class APGD(Attack):
             percent += gap
         return tuple(sorted(checkpoints))
 
-    def perturb(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
-        """Return the images of all restarts and targets; see :meth:`Attack.perturb`.
+    def follow_gradients(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Perturbed:
+        """Return the images of all restarts and targets.
+
+        See :meth:`GradientAttack.follow_gradients`.
 
         Raises:
             ValueError: with targets, for a model of fewer than two classes.
@@ -94,17 +98,17 @@ class APGD(Attack):
         # Next to the labels, so that the remaining samples keep their targets.
         labels = tf.concat([y[:, None], targets], axis=1)
 
-        def attempt(
-            i: tf.Tensor, x: Images, labels: tf.Tensor, seed: Seed
-        ) -> tuple[Images, tf.Tensor]:
+        def attempt(i: tf.Tensor, x: Images, labels: tf.Tensor, seed: Seed) -> Attempt:
             y, target = labels[:, 0], tf.gather(labels, 1 + i // self.restarts, axis=1)
             return self._restart(predict, x, y, target, seed)
 
-        return attack_repeatedly(attempt, x, labels, seed, targets.shape[1] * self.restarts)[0]
+        attempts = targets.shape[1] * self.restarts
+        result = attack_repeatedly(attempt, x, labels, seed, attempts)
+        return Perturbed(result.images, result.gradients)
 
     def _restart(
         self, predict: Predict, x: Images, y: Labels, target: Labels, seed: Seed
-    ) -> tuple[Images, tf.Tensor]:
+    ) -> Attempt:
         def loss(logits: Logits) -> tf.Tensor:
             if self.targets:
                 return TARGETED[self.loss](y, target, logits)
@@ -115,9 +119,7 @@ class APGD(Attack):
         start = tf.where(broadcast_to_images(misclassified(y, predict(x)), x), x, start)
         return self._ascend(predict, x, y, start, loss)
 
-    def _ascend(
-        self, predict: Predict, x: Images, y: Labels, start: Images, loss: Loss
-    ) -> tuple[Images, tf.Tensor]:
+    def _ascend(self, predict: Predict, x: Images, y: Labels, start: Images, loss: Loss) -> Attempt:
         # The number of steps between a checkpoint and the one before, 0 for other iterates.
         spans = np.zeros(self.steps + 1, np.float32)
         spans[list(self.checkpoints)] = np.diff([0, *self.checkpoints])
@@ -137,11 +139,13 @@ class APGD(Attack):
 
         last, state = ascent_loop(
             predict, start, loss, update, _initial_state(start, self.epsilon), steps=self.steps,
-            unfinished=lambda state: ~tf.reduce_all(state.broken),
+            unfinished=lambda state: ~tf.reduce_all(state.broken), rescue=True,
         )  # fmt: skip
         logits = predict(last)
-        state = _record(y, last, Evaluation(tf.zeros_like(x), logits, loss(logits)), state)
-        return tf.stop_gradient(state.best), state.broken
+        losses = rescued_slope(loss, logits).losses
+        last_evaluation = Evaluation(tf.zeros_like(x), logits, losses, state.gradients)
+        state = _record(y, last, last_evaluation, state)
+        return Attempt(tf.stop_gradient(state.best), state.broken, state.gradients)
 
 
 def _initial_state(start: Images, epsilon: float) -> State:
@@ -158,6 +162,7 @@ def _initial_state(start: Images, epsilon: float) -> State:
         increases=tf.zeros([count]),
         checkpoint_loss=lowest,
         halved=none,
+        gradients=tf.fill([count], UNUSED),
     )
 
 
@@ -174,6 +179,7 @@ def _record(y: Labels, x_adv: Images, evaluation: Evaluation, state: State) -> S
         broken=state.broken | wrong,
         increases=state.increases + tf.cast(losses > state.loss, tf.float32),
         loss=losses,
+        gradients=tf.maximum(state.gradients, evaluation.found),
     )
 
 

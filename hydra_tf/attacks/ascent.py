@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hydra_tf.attacks.gradients import UNUSED, gradients_found, rescued_slope
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import Loss, misclassified
 from hydra_tf.attacks.norms import broadcast_to_images, project, steepest_step
+from hydra_tf.attacks.restarts import Attempt
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Images, Labels, Logits, Norm
 
@@ -21,11 +23,14 @@ class Evaluation(NamedTuple):
         gradient: [batch, ...] gradient of each sample's loss for its image.
         logits: [batch, classes].
         losses: [batch].
+        found: [batch] int32, which gradient was found, if the ascent rescues gradients; see
+            :mod:`hydra_tf.attacks.gradients`.
     """
 
     gradient: tf.Tensor
     logits: Logits
     losses: tf.Tensor
+    found: tf.Tensor | None = None
 
 
 def ascent_loop(
@@ -36,6 +41,7 @@ def ascent_loop(
     *state: Any,
     steps: int,
     unfinished: Callable[..., tf.Tensor] | None = None,
+    rescue: bool = False,
 ) -> tuple[Any, ...]:
     """Evaluate the loss and update the images, `steps` times.
 
@@ -51,18 +57,21 @@ def ascent_loop(
         *state: tensors, or tuples of tensors, carried from one update to the next.
         steps: number of updates.
         unfinished: maps the state to a scalar boolean; false ends the loop early.
+        rescue: whether to evaluate samples whose loss is saturated on rescaled logits, and to
+            tell which gradients were found; see :func:`evaluate`.
 
     Returns:
         The last iterate, which is not yet evaluated, and the state.
     """
     not_empty = tf.shape(start)[0] > 0
+    evaluate_iterate = evaluate if rescue else _evaluate
 
     def condition(i: tf.Tensor, _: Images, *state: Any) -> tf.Tensor:
         more = (i < steps) & not_empty
         return more & unfinished(*state) if unfinished else more
 
     def body(i: tf.Tensor, x_adv: Images, *state: Any) -> tuple[Any, ...]:
-        return (i + 1, *update(i, x_adv, _evaluate(predict, loss, x_adv), *state))
+        return (i + 1, *update(i, x_adv, evaluate_iterate(predict, loss, x_adv), *state))
 
     _, *results = tf.while_loop(condition, body, (tf.constant(0), start, *state))
     return tuple(results)
@@ -109,11 +118,13 @@ class _Best(NamedTuple):
         images: [batch, ...].
         losses: [batch].
         broken: [batch] booleans, true where the image is misclassified.
+        gradients: [batch] int32, the best gradient that was found.
     """
 
     images: Images
     losses: tf.Tensor
     broken: tf.Tensor
+    gradients: tf.Tensor
 
     def updated(self, x_adv: Images, logits: Logits, losses: tf.Tensor, y: Labels) -> _Best:
         """Return the best images after the evaluation of one more image per sample."""
@@ -123,6 +134,7 @@ class _Best(NamedTuple):
             tf.where(broadcast_to_images(better, x_adv), x_adv, self.images),
             tf.where(better, losses, self.losses),
             self.broken | wrong,
+            self.gradients,
         )
 
 
@@ -137,8 +149,10 @@ def ascend_best(
     epsilon: float | tf.Tensor,
     step_size: float | tf.Tensor,
     steps: int,
-) -> tuple[Images, tf.Tensor]:
+) -> Attempt:
     """Maximise the loss as :func:`ascend` does; return the best iterate, the start included.
+
+    Gradients of saturated losses are rescued; see :func:`evaluate`.
 
     The best iterate of a sample is the one of the largest loss among the misclassified
     iterates, or among all iterates if none is misclassified.
@@ -155,22 +169,28 @@ def ascend_best(
         steps: number of steps.
 
     Returns:
-        The best images and [batch] booleans, true where they are misclassified.
+        The best images, where they are misclassified, and the best gradients that were found.
     """
 
     def update(
         _: tf.Tensor, x_adv: Images, evaluation: Evaluation, best: _Best
     ) -> tuple[Images, _Best]:
         best = best.updated(x_adv, evaluation.logits, evaluation.losses, y)
+        best = best._replace(gradients=tf.maximum(best.gradients, evaluation.found))
         x_next = x_adv + step_size * steepest_step(evaluation.gradient, norm)
         return project(x_next, x, norm, epsilon), best
 
     count = tf.shape(x)[0]
-    best = _Best(start, tf.fill([count], -np.float32(np.inf)), tf.zeros([count], tf.bool))
-    last, best = ascent_loop(predict, start, loss, update, best, steps=steps)
+    best = _Best(
+        start,
+        tf.fill([count], -np.float32(np.inf)),
+        tf.zeros([count], tf.bool),
+        tf.fill([count], UNUSED),
+    )
+    last, best = ascent_loop(predict, start, loss, update, best, steps=steps, rescue=True)
     logits = predict(last)
-    best = best.updated(last, logits, loss(logits), y)
-    return tf.stop_gradient(best.images), best.broken
+    best = best.updated(last, logits, rescued_slope(loss, logits).losses, y)
+    return Attempt(tf.stop_gradient(best.images), best.broken, best.gradients)
 
 
 def _evaluate(predict: Predict, loss: Loss, x_adv: Images) -> Evaluation:
@@ -183,3 +203,26 @@ def _evaluate(predict: Predict, loss: Loss, x_adv: Images) -> Evaluation:
     # A model that rounds its input has no gradient; the attack then stays where it is.
     zero = tf.UnconnectedGradients.ZERO
     return Evaluation(tape.gradient(total, x_adv, unconnected_gradients=zero), logits, losses)
+
+
+def evaluate(predict: Predict, loss: Loss, x_adv: Images) -> Evaluation:
+    """Evaluate model and loss, on rescaled logits where the loss has no gradient at the logits.
+
+    Entries of a gradient that are not finite are set to 0. Where all gradients are finite and not
+    zero, the result has the bits of an evaluation without rescue, but the gradients of confident
+    predictions may have another positive factor.
+
+    Args:
+        predict: maps images to logits in inference mode.
+        loss: maps logits to a loss per sample, [batch].
+        x_adv: [batch, ...] images.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x_adv)
+        logits = predict(x_adv)
+    losses, slope, rescued = rescued_slope(loss, logits)
+    zero = tf.UnconnectedGradients.ZERO
+    gradient = tape.gradient(logits, x_adv, output_gradients=slope, unconnected_gradients=zero)
+    found = gradients_found(gradient, rescued)
+    gradient = tf.where(tf.math.is_finite(gradient), gradient, tf.zeros_like(gradient))
+    return Evaluation(gradient, logits, losses, found)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hydra_tf.attacks.apgd import APGD
-from hydra_tf.attacks.base import ATTACKS, Attack
+from hydra_tf.attacks.base import ATTACKS, Attack, GradientAttack, perturbed
 from hydra_tf.attacks.fab import FAB
+from hydra_tf.attacks.gradients import UNUSED, Perturbed
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import misclassified
-from hydra_tf.attacks.restarts import attack_remaining
+from hydra_tf.attacks.restarts import Attempt, attack_remaining
 from hydra_tf.attacks.square import Square
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Images, Labels, Seed
@@ -18,7 +19,7 @@ from hydra_tf.core.types import Images, Labels, Seed
 
 @ATTACKS.register()
 @dataclass(frozen=True)
-class AutoAttack(Attack):
+class AutoAttack(GradientAttack):
     """The standard ensemble: APGD-CE, targeted APGD-DLR, targeted FAB, Square, in this order.
 
     Each attack sees only the samples that are not yet broken. A sample that is misclassified,
@@ -59,22 +60,24 @@ class AutoAttack(Attack):
             Square(*ball, queries=self.queries),
         )
 
-    def perturb(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
-        """Return the images of the first successful attacks; see :meth:`Attack.perturb`."""
-        best, broken = x, misclassified(y, predict(x))
+    def follow_gradients(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Perturbed:
+        """Return the images of the first successful attacks.
+
+        See :meth:`GradientAttack.follow_gradients`. The gradients are the best that any of the
+        attacks found; Square uses none.
+        """
+        result = Attempt(x, misclassified(y, predict(x)), tf.fill([tf.shape(x)[0]], UNUSED))
         for i, attack in enumerate(self.ensemble):
             attempt = _attempt(attack, predict, tf.random.fold_in(seed, i))
-            best, broken = attack_remaining(attempt, x, y, best, broken)
-        return tf.stop_gradient(best)
+            result = attack_remaining(attempt, x, y, result)
+        return Perturbed(tf.stop_gradient(result.images), result.gradients)
 
 
-def _attempt(
-    attack: Attack, predict: Predict, seed: Seed
-) -> Callable[[Images, Labels], tuple[Images, tf.Tensor]]:
+def _attempt(attack: Attack, predict: Predict, seed: Seed) -> Callable[[Images, Labels], Attempt]:
     """Return a function that attacks images and tells which of them are misclassified."""
 
-    def attempt(x: Images, y: Labels) -> tuple[Images, tf.Tensor]:
-        x_adv = attack.perturb(predict, x, y, seed)
-        return x_adv, misclassified(y, predict(x_adv))
+    def attempt(x: Images, y: Labels) -> Attempt:
+        x_adv, gradients = perturbed(attack, predict, x, y, seed)
+        return Attempt(x_adv, misclassified(y, predict(x_adv)), gradients)
 
     return attempt

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from hydra_tf.attacks.gradients import UNUSED, Perturbed
 from hydra_tf.attacks.inference import Predict, inference
 from hydra_tf.checks.batches import check_use
 from hydra_tf.checks.labels import sparse_labels
@@ -27,6 +28,7 @@ class Attack:
 
     norm: Norm = "linf"
     epsilon: float = 8 / 255
+    uses_gradients: ClassVar[bool] = True  # false if it only looks at logits
 
     def __post_init__(self) -> None:
         Ball(self.norm, self.epsilon)  # validates norm and epsilon
@@ -61,29 +63,100 @@ class Attack:
             ValueError: for a model that outputs probabilities, images outside [0, 1] or of
                 the wrong shape, labels out of range or not one per image.
         """
-        if tf.executing_eagerly():
-            check_use(model, x, y)
-        x = tf.cast(x, tf.float32)
-        y = sparse_labels(y)
-        if not tf.executing_eagerly():
-            return self.perturb(inference(model), x, y, stateless_seed(seed))
-        return _compiled(self, model)(x, y, stateless_seed(seed))
+        return run_attack(self, model, x, y, seed).images
+
+
+@dataclass(frozen=True)
+class GradientAttack(Attack):
+    """An attack that follows gradients, and tells for which samples it found some."""
+
+    def perturb(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
+        """Return adversarial images; see :meth:`Attack.perturb`."""
+        return self.follow_gradients(predict, x, y, seed).images
+
+    def follow_gradients(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Perturbed:
+        """Return adversarial images and which gradients were found; a pure function.
+
+        Arguments as in :meth:`Attack.perturb`.
+        """
+        raise NotImplementedError
+
+
+def perturbed(attack: Attack, predict: Predict, x: Images, y: Labels, seed: Seed) -> Perturbed:
+    """Return adversarial images and, as far as it is known, which gradients were found.
+
+    Args:
+        attack: an attack.
+        predict: maps images to logits in inference mode.
+        x: [batch, ...] float32 images in [0, 1].
+        y: [batch] integer labels.
+        seed: int32 tensor of shape [2].
+    """
+    # A subclass may override perturb alone.
+    if isinstance(attack, GradientAttack) and type(attack).perturb is GradientAttack.perturb:
+        return attack.follow_gradients(predict, x, y, seed)
+    images = attack.perturb(predict, x, y, seed)
+    return Perturbed(images, None if attack.uses_gradients else tf.fill([tf.shape(x)[0]], UNUSED))
+
+
+def run_attack(
+    attack: Callable[..., Images], model: Classifier, x: Any, y: Any, seed: int | Seed = 0
+) -> Perturbed:
+    """Attack a model on one batch, and tell which gradients were found.
+
+    Arguments and errors as in :meth:`Attack.__call__`.
+
+    Args:
+        attack: an attack, or another callable ``(model, x, y, seed) -> images``, of whose gradients
+            nothing is known.
+        model: a Keras model that outputs logits.
+        x: [batch, ...] images in [0, 1].
+        y: [batch] integer labels, or [batch, classes] one-hot.
+        seed: seed of all random numbers of the attack.
+
+    Example:
+        >>> net = lambda x, training: tf.round(3 * x)  # without a gradient
+        >>> run_attack(build("fgsm"), net, [[0.1, 0.9]], [1]).gradients.numpy().tolist()
+        [1]
+    """
+    if not isinstance(attack, Attack):
+        return Perturbed(attack(model, x, y, seed=seed), None)
+    if tf.executing_eagerly():
+        check_use(model, x, y)
+    x = tf.cast(x, tf.float32)
+    y = sparse_labels(y)
+    if not tf.executing_eagerly():
+        return perturbed(attack, inference(model), x, y, stateless_seed(seed))
+    return _compiled(attack, model)(x, y, stateless_seed(seed))
 
 
 _graphs = Graphs()
 
 
-def _compiled(attack: Attack, model: Classifier) -> Callable[[Images, Labels, Seed], Images]:
+def _compiled(attack: Attack, model: Classifier) -> Callable[[Images, Labels, Seed], Perturbed]:
     """Return the graph of the attack on the model, traced at the first call."""
 
-    def trace(model: Callable[[], Classifier]) -> Callable[[Images, Labels, Seed], Images]:
+    def trace(model: Callable[[], Classifier]) -> Callable[[Images, Labels, Seed], Perturbed]:
         @tf.function(reduce_retracing=True)
-        def run(x: Images, y: Labels, seed: Seed) -> Images:
-            return attack.perturb(inference(model()), x, y, seed)
+        def run(x: Images, y: Labels, seed: Seed) -> Perturbed:
+            return perturbed(attack, inference(model()), x, y, seed)
 
         return run
 
     return _graphs.get(model, attack, trace)
+
+
+def attack_name(attack: Any) -> str:
+    """Return the registered name of an attack, or the name of another callable.
+
+    Example:
+        >>> attack_name(build("pgd:steps=5")), attack_name(print)
+        ('pgd', 'print')
+    """
+    try:
+        return str(ATTACKS.config(attack)["name"])
+    except TypeError:
+        return str(getattr(attack, "__name__", type(attack).__name__))
 
 
 ATTACKS: Registry[Attack] = Registry("attack", "hydra_tf.attacks")

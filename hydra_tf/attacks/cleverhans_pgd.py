@@ -8,16 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hydra_tf.attacks.base import ATTACKS, Attack
+from hydra_tf.attacks.base import ATTACKS, GradientAttack
+from hydra_tf.attacks.gradients import UNUSED, Perturbed, gradients_found
 from hydra_tf.attacks.inference import Predict
+from hydra_tf.attacks.losses import cross_entropy
 from hydra_tf.attacks.step_sizes import check_steps, step_size_or_default
 from hydra_tf.core.lazy import tf
-from hydra_tf.core.types import Images, Labels, Seed
+from hydra_tf.core.types import Images, Labels, Logits, Seed
 
 
 @ATTACKS.register()
 @dataclass(frozen=True)
-class CleverHansPGD(Attack):
+class CleverHansPGD(GradientAttack):
     """CleverHans 4.0 `projected_gradient_descent`: last iterate, no restarts.
 
     Args:
@@ -55,18 +57,29 @@ class CleverHansPGD(Attack):
                 f"{self.step_size:g}."
             )
 
-    def perturb(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
-        """Return CleverHans's images; see :meth:`Attack.perturb`."""
+    def follow_gradients(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Perturbed:
+        """Return CleverHans's images; see :meth:`GradientAttack.follow_gradients`.
+
+        CleverHans's gradients are neither rescued nor seen. A sample without a gradient stays
+        where it starts, so that it is found by its gradient at the returned image and, without a
+        random start, also at the image itself.
+        """
+        unused = tf.fill([tf.shape(x)[0]], UNUSED)
         if self.epsilon == 0:
-            return x
+            return Perturbed(x, unused)
         # AutoGraph warns about importlib.
         load = tf.autograph.experimental.do_not_convert(importlib.import_module)
         module = load("cleverhans.tf2.attacks.projected_gradient_descent")
         step_size = step_size_or_default(self.step_size, self.epsilon, self.steps)
 
-        def images() -> Images:
-            return module.projected_gradient_descent(
-                predict,
+        def connected(images: Images) -> Logits:
+            # CleverHans fails on models without a path for gradients, such as one that rounds.
+            logits = predict(images)
+            return logits + tf.cast(0.0 * tf.reduce_sum(images), logits.dtype)
+
+        def images() -> tuple[Images, tf.Tensor]:
+            x_adv = module.projected_gradient_descent(
+                connected,
                 x,
                 self.epsilon,
                 min(step_size, self.epsilon),
@@ -77,6 +90,21 @@ class CleverHansPGD(Attack):
                 y=y,
                 rand_init=self.random_start,
             )
+            if not self.steps:
+                return x_adv, unused
+            found = _gradients_found(predict, x_adv, y)
+            if not self.random_start:
+                found = tf.maximum(found, _gradients_found(predict, x, y))
+            return x_adv, found
 
         # TensorFlow's convolutions have no gradient for an empty batch.
-        return tf.cond(tf.shape(x)[0] > 0, images, lambda: x)
+        return Perturbed(*tf.cond(tf.shape(x)[0] > 0, images, lambda: (x, unused)))
+
+
+def _gradients_found(predict: Predict, x: Images, y: Labels) -> tf.Tensor:
+    """Return where the cross-entropy has a gradient."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        total = tf.reduce_sum(cross_entropy(y, predict(x)))
+    zero = tf.UnconnectedGradients.ZERO
+    return gradients_found(tape.gradient(total, x, unconnected_gradients=zero))

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from hydra_tf.attacks.ascent import Evaluation, ascent_loop
-from hydra_tf.attacks.base import ATTACKS, Attack
+from hydra_tf.attacks.base import ATTACKS, GradientAttack
+from hydra_tf.attacks.gradients import UNUSED, Perturbed
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import likely_targets, misclassified, targeted_margin
 from hydra_tf.attacks.norms import broadcast_to_images, lengths, project
-from hydra_tf.attacks.restarts import attack_repeatedly
+from hydra_tf.attacks.restarts import Attempt, attack_repeatedly
 from hydra_tf.attacks.step_sizes import check_steps
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Images, Labels, Norm, Seed
@@ -25,7 +26,7 @@ _LARGE = 1e30  # larger than any change of a pixel
 
 @ATTACKS.register()
 @dataclass(frozen=True)
-class FAB(Attack):
+class FAB(GradientAttack):
     """Targeted FAB: the smallest change to each likely class, at any scale of the logits.
 
     A change that breaks a sample counts if it lies in the ball. A sample that is misclassified,
@@ -55,8 +56,8 @@ class FAB(Attack):
         if self.targets < 1:
             raise ValueError(f"targets must be at least 1, not {self.targets}.")
 
-    def perturb(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
-        """Return the misclassified images in the ball; see :meth:`Attack.perturb`.
+    def follow_gradients(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Perturbed:
+        """Return the misclassified images in the ball; see :meth:`GradientAttack.follow_gradients`.
 
         Raises:
             ValueError: for a model of fewer than two classes.
@@ -64,25 +65,28 @@ class FAB(Attack):
         targets = likely_targets(y, predict(x), self.targets)
         labels = tf.concat([y[:, None], targets], axis=1)
 
-        def attempt(
-            i: tf.Tensor, x: Images, labels: tf.Tensor, _: Seed
-        ) -> tuple[Images, tf.Tensor]:
+        def attempt(i: tf.Tensor, x: Images, labels: tf.Tensor, _: Seed) -> Attempt:
             y, target = labels[:, 0], tf.gather(labels, 1 + i, axis=1)
-            nearest = self._nearest_misclassified(predict, x, y, target)
+            nearest, found = self._nearest_misclassified(predict, x, y, target)
             x_adv = project(nearest, x, self.norm, self.epsilon)
             broken = misclassified(y, predict(x_adv))
-            return tf.where(broadcast_to_images(broken, x), x_adv, x), broken
+            return Attempt(tf.where(broadcast_to_images(broken, x), x_adv, x), broken, found)
 
-        return attack_repeatedly(attempt, x, labels, seed, targets.shape[1])[0]
+        result = attack_repeatedly(attempt, x, labels, seed, targets.shape[1])
+        return Perturbed(result.images, result.gradients)
 
     def _nearest_misclassified(
         self, predict: Predict, x: Images, y: Labels, target: Labels
-    ) -> Images:
-        """Return the nearest misclassified image that is met (Algorithm 1), `x` if none is."""
+    ) -> tuple[Images, tf.Tensor]:
+        """Return the nearest misclassified image that is met (Algorithm 1), `x` if none is.
+
+        The second result tells which gradients were found.
+        """
 
         def update(
-            _: tf.Tensor, x_now: Images, evaluation: Evaluation, best: Images, distance: tf.Tensor
-        ) -> tuple[Images, Images, tf.Tensor]:
+            _: tf.Tensor, x_now: Images, evaluation: Evaluation,
+            best: Images, distance: tf.Tensor, found: tf.Tensor,
+        ) -> tuple[Images, Images, tf.Tensor, tf.Tensor]:  # fmt: skip
             x_next = _step_to_boundary(x, x_now, evaluation, self.norm)
             wrong = misclassified(y, predict(x_next))
             next_distance = tf.reshape(lengths(x_next - x, self.norm), [-1])
@@ -90,17 +94,22 @@ class FAB(Attack):
             best = tf.where(broadcast_to_images(nearer, x), x_next, best)
             backward = x + BACKWARD * (x_next - x)
             x_next = tf.where(broadcast_to_images(wrong, x), backward, x_next)
-            return x_next, best, tf.where(nearer, next_distance, distance)
+            found = tf.maximum(found, evaluation.found)
+            return x_next, best, tf.where(nearer, next_distance, distance), found
 
         # A misclassified image has distance 0, which no other image improves.
         distance = tf.where(misclassified(y, predict(x)), 0.0, np.float32(np.inf))
         loss = functools.partial(targeted_margin, y, target)
-        return ascent_loop(predict, x, loss, update, x, distance, steps=self.steps)[1]
+        _, best, _, found = ascent_loop(
+            predict, x, loss, update, x, distance, tf.fill([tf.shape(x)[0]], UNUSED),
+            steps=self.steps, rescue=True,
+        )  # fmt: skip
+        return best, found
 
 
 def _step_to_boundary(x: Images, x_now: Images, evaluation: Evaluation, norm: Norm) -> Images:
     """Combine steps from `x_now` and from `x` to the linearised boundary (section 2.3)."""
-    gradient, _, losses = evaluation
+    gradient, losses = evaluation.gradient, evaluation.losses
     axes = list(range(1, len(x.shape)))
     losses_at_x = losses + tf.reduce_sum(gradient * (x - x_now), axes)
     origins = tf.concat([x_now, x], 0)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
-from hydra_tf.attacks.ascent import ascend
-from hydra_tf.attacks.base import ATTACKS, Attack
+from hydra_tf.attacks.ascent import Evaluation, ascent_loop
+from hydra_tf.attacks.base import ATTACKS, GradientAttack
+from hydra_tf.attacks.gradients import UNUSED, Perturbed
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import cross_entropy
+from hydra_tf.attacks.norms import project, steepest_step
+from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Images, Labels, Seed
 
 
 @ATTACKS.register()
 @dataclass(frozen=True)
-class FGSM(Attack):
+class FGSM(GradientAttack):
     """One step of length epsilon that increases the cross-entropy, from the image itself.
 
     Args:
@@ -25,15 +29,16 @@ class FGSM(Attack):
         0.1
     """
 
-    def perturb(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
-        """Return the images after one step; see :meth:`Attack.perturb`."""
-        return ascend(
-            predict,
-            x,
-            x,
-            lambda logits: cross_entropy(y, logits),
-            norm=self.norm,
-            epsilon=self.epsilon,
-            step_size=self.epsilon,
-            steps=1,
-        )
+    def follow_gradients(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Perturbed:
+        """Return the images after one step; see :meth:`GradientAttack.follow_gradients`."""
+
+        def update(
+            _: tf.Tensor, x_adv: Images, evaluation: Evaluation, found: tf.Tensor
+        ) -> tuple[Images, tf.Tensor]:
+            x_next = x_adv + self.epsilon * steepest_step(evaluation.gradient, self.norm)
+            return project(x_next, x, self.norm, self.epsilon), evaluation.found
+
+        unused = tf.fill([tf.shape(x)[0]], UNUSED)
+        loss = functools.partial(cross_entropy, y)
+        images, found = ascent_loop(predict, x, loss, update, unused, steps=1, rescue=True)
+        return Perturbed(tf.stop_gradient(images), found)

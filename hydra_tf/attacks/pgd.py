@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hydra_tf.attacks.ascent import ascend_best
-from hydra_tf.attacks.base import ATTACKS, Attack
+from hydra_tf.attacks.base import ATTACKS, GradientAttack
+from hydra_tf.attacks.gradients import Perturbed
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import UNTARGETED
 from hydra_tf.attacks.norms import random_start
-from hydra_tf.attacks.restarts import attack_repeatedly
+from hydra_tf.attacks.restarts import Attempt, attack_repeatedly
 from hydra_tf.attacks.step_sizes import check_steps, step_size_or_default
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Images, Labels, Seed
@@ -18,7 +19,7 @@ from hydra_tf.core.types import Images, Labels, Seed
 
 @ATTACKS.register()
 @dataclass(frozen=True)
-class PGD(Attack):
+class PGD(GradientAttack):
     """PGD that returns the best iterate, restarted for the samples that are not yet broken.
 
     A sample that a restart breaks has the best iterate of that restart and is left out of
@@ -56,10 +57,10 @@ class PGD(Attack):
         """The step size, the default included."""
         return step_size_or_default(self.step_size, self.epsilon, self.steps)
 
-    def perturb(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
-        """Return the best images of all restarts; see :meth:`Attack.perturb`."""
+    def follow_gradients(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Perturbed:
+        """Return the best images of all restarts; see :meth:`GradientAttack.follow_gradients`."""
 
-        def restart(_: tf.Tensor, x: Images, y: Labels, seed: Seed) -> tuple[Images, tf.Tensor]:
+        def restart(_: tf.Tensor, x: Images, y: Labels, seed: Seed) -> Attempt:
             return ascend_best(
                 predict,
                 x,
@@ -72,4 +73,5 @@ class PGD(Attack):
                 steps=self.steps,
             )
 
-        return attack_repeatedly(restart, x, y, seed, self.restarts)[0]
+        result = attack_repeatedly(restart, x, y, seed, self.restarts)
+        return Perturbed(result.images, result.gradients)

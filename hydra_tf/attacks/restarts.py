@@ -3,82 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from hydra_tf.attacks.norms import broadcast_to_images
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Images, Labels, Seed
 
 
-def attack_remaining(
-    attempt: Callable[[Images, Labels], tuple[Images, tf.Tensor]],
-    x: Images,
-    y: Labels,
-    best: Images,
-    broken: tf.Tensor,
-) -> tuple[Images, tf.Tensor]:
-    """Attack the samples that are not yet broken.
-
-    A sample that the attack does not break keeps its image in `best`.
+class Attempt(NamedTuple):
+    """The result of one of several attacks on the same samples.
 
     Args:
-        attempt: maps images and labels to adversarial images and [batch] booleans, true
-            where the adversarial image is misclassified.
+        images: [batch, ...] adversarial images.
+        broken: [batch] booleans, true where they are misclassified.
+        gradients: [batch] int32, the best gradients that were found; see
+            :class:`hydra_tf.attacks.gradients.Perturbed`.
+    """
+
+    images: Images
+    broken: tf.Tensor
+    gradients: tf.Tensor
+
+
+def attack_remaining(
+    attack: Callable[[Images, Labels], Attempt], x: Images, y: Labels, before: Attempt
+) -> Attempt:
+    """Attack the samples that are not yet broken.
+
+    A sample that the attack does not break keeps its image.
+
+    Args:
+        attack: maps images and labels to an attempt.
         x: [batch, ...] images.
         y: [batch] integer labels, or [batch, k] with further values per sample.
-        best: [batch, ...] adversarial images of earlier attacks.
-        broken: [batch] booleans, true where `best` is misclassified.
+        before: the result of earlier attacks.
 
     Returns:
-        `best` and `broken` after the attack.
+        The result of all attacks.
 
     Example:
-        >>> x, broken = tf.constant([[0.1], [0.2], [0.3]]), tf.constant([True, False, False])
-        >>> brighten = lambda x, y: (x + 0.5, x[:, 0] > 0.25)
-        >>> best, broken = attack_remaining(brighten, x, tf.zeros(3, tf.int32), x, broken)
-        >>> best.numpy().round(1).tolist(), broken.numpy().tolist()
+        >>> x, zeros = tf.constant([[0.1], [0.2], [0.3]]), tf.zeros(3, tf.int32)
+        >>> brighten = lambda x, y: Attempt(x + 0.5, x[:, 0] > 0.25, y)
+        >>> before = Attempt(x, tf.constant([True, False, False]), zeros)
+        >>> images, broken, _ = attack_remaining(brighten, x, zeros, before)
+        >>> images.numpy().round(1).tolist(), broken.numpy().tolist()
         ([[0.1], [0.2], [0.8]], [True, False, True])
     """
-    remaining = tf.where(~broken)
-    indices = remaining[:, 0]
-    x_adv, newly_broken = attempt(tf.gather(x, indices), tf.gather(y, indices))
-    x_adv = tf.where(broadcast_to_images(newly_broken, x), x_adv, tf.gather(best, indices))
-    best = tf.tensor_scatter_nd_update(best, remaining, x_adv)
-    return best, tf.tensor_scatter_nd_update(broken, remaining, newly_broken)
+    remaining = tf.where(~before.broken)
+    images, _, gradients = (tf.gather(values, remaining[:, 0]) for values in before)
+    now = attack(tf.gather(x, remaining[:, 0]), tf.gather(y, remaining[:, 0]))
+    after = Attempt(
+        tf.where(broadcast_to_images(now.broken, x), now.images, images),
+        now.broken,
+        tf.maximum(now.gradients, gradients),
+    )
+    return Attempt(
+        *(
+            tf.tensor_scatter_nd_update(old, remaining, new)
+            for old, new in zip(before, after, strict=True)
+        )
+    )
 
 
 def attack_repeatedly(
-    attempt: Callable[[tf.Tensor, Images, Labels, Seed], tuple[Images, tf.Tensor]],
+    attack: Callable[[tf.Tensor, Images, Labels, Seed], Attempt],
     x: Images,
     y: Labels,
     seed: Seed,
     attempts: int,
-) -> tuple[Images, tf.Tensor]:
+) -> Attempt:
     """Attack all samples once, then again those that are not yet broken.
 
     Args:
-        attempt: maps the number of the attempt, images, labels and the seed of the attempt to
-            adversarial images and [batch] booleans, true where they are misclassified.
+        attack: maps the number of the attempt, images, labels and the seed of the attempt to
+            the attempt.
         x: [batch, ...] images.
         y: [batch] integer labels, or [batch, k] with further values per sample.
         seed: int32 tensor of shape [2], the seed of the first attempt.
         attempts: number of attempts, the first included.
 
     Returns:
-        The images, through which no gradient flows, and [batch] booleans, true where they
-        are misclassified. A sample that no attempt breaks has the image of the first one.
+        The result of all attempts; no gradient flows through the images. A sample that no
+        attempt breaks has the image of the first one.
     """
-    best, broken = attempt(tf.constant(0), x, y, seed)
+    result = attack(tf.constant(0), x, y, seed)
 
-    def body(i: tf.Tensor, best: Images, broken: tf.Tensor) -> tuple[tf.Tensor, Images, tf.Tensor]:
+    def body(i: tf.Tensor, result: Attempt) -> tuple[tf.Tensor, Attempt]:
         attempt_seed = tf.random.fold_in(seed, i)
-        best, broken = attack_remaining(
-            lambda x, y: attempt(i, x, y, attempt_seed), x, y, best, broken
-        )
-        return i + 1, best, broken
+        return i + 1, attack_remaining(lambda x, y: attack(i, x, y, attempt_seed), x, y, result)
 
-    def unfinished(i: tf.Tensor, _: Images, broken: tf.Tensor) -> tf.Tensor:
-        return (i < attempts) & ~tf.reduce_all(broken)
+    def unfinished(i: tf.Tensor, result: Attempt) -> tf.Tensor:
+        return (i < attempts) & ~tf.reduce_all(result.broken)
 
     if attempts > 1:
-        _, best, broken = tf.while_loop(unfinished, body, (tf.constant(1), best, broken))
-    return tf.stop_gradient(best), broken
+        _, result = tf.while_loop(unfinished, body, (tf.constant(1), result))
+    return result._replace(images=tf.stop_gradient(result.images))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -51,6 +51,7 @@ class Square(Attack):
 
     queries: int = 5000
     p_init: float = 0.8
+    uses_gradients: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

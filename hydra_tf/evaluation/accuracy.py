@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from hydra_tf import attacks
+from hydra_tf.attacks.base import attack_name, run_attack
+from hydra_tf.attacks.gradients import MISSING, RESCUED, missing_gradients
 from hydra_tf.checks.batches import check_use
 from hydra_tf.checks.labels import sparse_labels
 from hydra_tf.checks.models import network_of
@@ -73,6 +76,43 @@ def checked_batches(model: Classifier, data: tf.data.Dataset) -> Iterator[tuple[
         yield tf.cast(x, tf.float32), sparse_labels(y)
 
 
+class UnderEach(NamedTuple):
+    """The result of several attacks on the same samples.
+
+    Args:
+        correct: [1 + attacks, samples] booleans: correct on the image, then correct on the image
+            and under each attack.
+        gradients: for each attack, the [samples] best gradients that it found (see
+            :class:`hydra_tf.attacks.gradients.Perturbed`), or None if that is not known.
+    """
+
+    correct: Array
+    gradients: list[Array | None]
+
+    def gradient_shares(self, i: int) -> dict[str, float]:
+        """Return shares of the images that are correct without an attack, under attack i.
+
+        Returns:
+            ``zero_gradient_share``: at every step, the gradient of the attack's loss was zero or
+            not finite. ``rescued_gradient_share``: the same, but there was a gradient on
+            rescaled logits. Empty if nothing is known of the gradients.
+
+        Example:
+            >>> correct = np.array([[True, True, False], [True, False, False]])
+            >>> UnderEach(correct, [np.array([1, 3, 1])]).gradient_shares(0)
+            {'zero_gradient_share': 0.5, 'rescued_gradient_share': 0.0}
+        """
+        gradients, attacked = self.gradients[i], self.correct[0]
+        if gradients is None:
+            return {}
+        count = max(1, int(np.sum(attacked)))
+        missing, rescued = (int(np.sum(gradients[attacked] == k)) for k in (MISSING, RESCUED))
+        return {
+            "zero_gradient_share": (missing + rescued) / count,
+            "rescued_gradient_share": rescued / count,
+        }
+
+
 def correct_under_each(
     model: Classifier,
     data: Any,
@@ -81,8 +121,10 @@ def correct_under_each(
     seed: int = 0,
     batch_size: int = 256,
     verbose: int = 0,
-) -> Array:
+) -> UnderEach:
     """Return which samples are correct, first on the benign images, then under each attack.
+
+    Warn of attacks that found no gradient for more than 1% of the images.
 
     Args:
         model: Keras model that outputs logits.
@@ -93,8 +135,7 @@ def correct_under_each(
         verbose: 1 shows a progress bar.
 
     Returns:
-        [1 + attacks, samples] booleans: correct on the image, then correct on the image and
-        under each attack. A sample with a NaN logit is not correct.
+        Which samples are correct, and the gradients. A sample with a NaN logit is not correct.
 
     Raises:
         ValueError: as :func:`correct_under`.
@@ -102,23 +143,35 @@ def correct_under_each(
     Example:
         >>> import keras
         >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
-        >>> correct_under_each(net, (np.zeros((3, 2), "float32"), np.zeros(3, int)), []).shape
+        >>> data = np.zeros((3, 2), "float32"), np.zeros(3, int)
+        >>> correct_under_each(net, data, []).correct.shape
         (1, 3)
     """
     model = network_of(model)
     data = as_dataset(data, batch_size)
     bar = ProgressBar(batch_count(data), "accuracy", verbose)
     results: list[Array] = []
+    gradients: list[list[Any]] = [[] for _ in attack_list]
     for i, (x, y) in enumerate(checked_batches(model, data)):
         rows = [_correct(model, x, y)]
-        for attack in attack_list:
-            x_adv = attack(model, x, y, seed=tf.constant([seed, i]))
-            rows.append(rows[0] & _correct(model, x_adv, y))
+        for attack, found in zip(attack_list, gradients, strict=True):
+            perturbed = run_attack(attack, model, x, y, tf.constant([seed, i]))
+            rows.append(rows[0] & _correct(model, perturbed.images, y))
+            found.append(perturbed.gradients)
         results.append(np.stack(rows))
         bar.show(i + 1, np.mean(np.concatenate(results, axis=1)[-1]))
     if not results:
         raise ValueError("The dataset is empty: there is nothing to measure.")
-    return np.concatenate(results, axis=1)
+    known = [
+        None if any(batch is None for batch in found) else np.concatenate(found)
+        for found in gradients
+    ]
+    measured = UnderEach(np.concatenate(results, axis=1), known)
+    for i, attack in enumerate(attack_list):
+        shares = measured.gradient_shares(i)
+        if shares and (sentence := missing_gradients(attack_name(attack), *shares.values())):
+            logging.warning("%s", sentence)
+    return measured
 
 
 def _correct(model: Classifier, x: Images, y: Labels) -> Array:
@@ -166,7 +219,8 @@ def correct_under(
     """
     attack_list = [] if attack is None else [attacks.build(attack)]
     options = {"seed": seed, "batch_size": batch_size, "verbose": verbose}
-    return correct_under_each(model, data, attack_list, **options)[-1]
+    result: Array = correct_under_each(model, data, attack_list, **options).correct[-1]
+    return result
 
 
 def accuracy(model: Classifier, data: Any, *, batch_size: int = 256, verbose: int = 0) -> float:
@@ -194,7 +248,9 @@ def robust_accuracy(
 ) -> float:
     """Return the share of images that the model classifies correctly under an attack.
 
-    A sample counts only if the unperturbed image is classified correctly too.
+    A sample counts only if the unperturbed image is classified correctly too. There is a warning
+    if the attack found no gradient for more than 1% of the images, because an attack that does not
+    move says nothing about robustness; see :mod:`hydra_tf.attacks.gradients`.
 
     Arguments and errors as in :func:`correct_under`.
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hydra_tf import attacks
+from hydra_tf.attacks.base import attack_name
 from hydra_tf.core.files import replacing
 from hydra_tf.core.registry import unknown
 from hydra_tf.evaluation.accuracy import DEFAULT_ATTACK, correct_under_each
@@ -37,8 +38,13 @@ def evaluate_model(
             ignored for attacks without such a parameter.
 
     Returns:
-        ``benign_accuracy`` and ``era`` (both in [0, 1]; era only with attacks), ``attacks``
-        (robust accuracy under each), ``samples``, ``density`` and ``layers``.
+        ``benign_accuracy`` and ``era`` (both in [0, 1]; era only with attacks), ``attacks``,
+        ``samples``, ``density`` and ``layers``. Each entry of ``attacks`` has the parameters of
+        the attack, its ``robust_accuracy``, and two shares of the images that are correct without
+        an attack: ``zero_gradient_share``, for which the gradient of the attack's loss was zero or
+        not finite at every step, and ``rescued_gradient_share``, those among them for which the
+        attack followed the gradient of its loss on rescaled logits instead. The shares are left
+        out for callables that are not attacks of this library.
 
     Raises:
         ValueError: as :func:`hydra_tf.evaluation.correct_under`, and for a default that is not
@@ -52,13 +58,14 @@ def evaluate_model(
         1.0
     """
     attack_list, entries = _build_all(attack_specs, defaults)
-    correct = correct_under_each(model, data, attack_list, seed=seed, verbose=verbose)
+    measured = correct_under_each(model, data, attack_list, seed=seed, verbose=verbose)
+    correct = measured.correct
     results: dict[str, Any] = {
         "benign_accuracy": float(np.mean(correct[0])),
         "samples": int(correct.shape[1]),
         "attacks": [
-            {**entry, "robust_accuracy": float(np.mean(row))}
-            for entry, row in zip(entries, correct[1:], strict=True)
+            {**entry, "robust_accuracy": float(np.mean(row)), **measured.gradient_shares(i)}
+            for i, (entry, row) in enumerate(zip(entries, correct[1:], strict=True))
         ],
     }
     if attack_list:
@@ -79,13 +86,15 @@ def _build_all(
         if key not in known:
             raise ValueError(unknown("attack parameter", key, known))
     attack_list = [attacks.build(spec, **defaults) for spec in specs]
-    entries = [
-        registry.config(attack)
-        if isinstance(attack, attacks.Attack)
-        else {"name": getattr(attack, "__name__", type(attack).__name__)}
-        for attack in attack_list
-    ]
-    return attack_list, entries
+    return attack_list, [_entry(attack) for attack in attack_list]
+
+
+def _entry(attack: Any) -> dict[str, Any]:
+    """Return name and parameters of an attack; the name only, if it is not a registered one."""
+    try:
+        return attacks.ATTACKS.config(attack)
+    except TypeError:
+        return {"name": attack_name(attack)}
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from hydra_tf import attacks, bounds
+from hydra_tf.attacks.base import run_attack
+from hydra_tf.attacks.gradients import MISSING, RESCUED
 from hydra_tf.attacks.losses import misclassified
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.randomness import current_slice
@@ -35,6 +37,19 @@ class ValidationMeasure(Protocol):
         """
 
 
+class Robustness(NamedTuple):
+    """Which samples of a validation batch are robustly correct, and which were not attacked well.
+
+    Args:
+        correct: [n] float32, ones for the first n samples that are robustly correct.
+        without_gradient: [batch] float32, ones for the samples that are correct without an attack
+            and for which the loss of the attack had no gradient; None if that is not known.
+    """
+
+    correct: tf.Tensor
+    without_gradient: tf.Tensor | None
+
+
 @dataclass(frozen=True)
 class UnderAttack:
     """Samples that are correctly classified both unperturbed and under an attack.
@@ -57,9 +72,22 @@ class UnderAttack:
         self, model: Classifier, x: Images, y: Labels, logits: Logits, seed: int | Seed
     ) -> tf.Tensor:
         """Return [batch] float32; see :meth:`ValidationMeasure.correct`."""
-        x_adv = self.attack(model, x, y, seed=seed)
-        wrong = misclassified(y, logits) | misclassified(y, model(x_adv, training=False))
-        return tf.cast(~wrong, tf.float32)
+        return self.robustness(model, x, y, logits, seed).correct
+
+    def robustness(
+        self, model: Classifier, x: Images, y: Labels, logits: Logits, seed: int | Seed
+    ) -> Robustness:
+        """Return which samples are correct, and for which the attack found no gradient.
+
+        Arguments as in :meth:`ValidationMeasure.correct`.
+        """
+        x_adv, gradients = run_attack(self.attack, model, x, y, seed)
+        wrong = misclassified(y, logits)
+        robust = ~(wrong | misclassified(y, model(x_adv, training=False)))
+        if gradients is None:
+            return Robustness(tf.cast(robust, tf.float32), None)
+        missing = ((gradients == MISSING) | (gradients == RESCUED)) & ~wrong
+        return Robustness(tf.cast(robust, tf.float32), tf.cast(missing, tf.float32))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from hydra_tf.sparsity.model import adopt_masks, masked_layers
 from hydra_tf.training.callbacks.callback_order import ordered_callbacks, warn_of_coarse_rates
 from hydra_tf.training.callbacks.learning_rate import CompiledRate
 from hydra_tf.training.step.batch_checks import plain_sentences
+from hydra_tf.training.step.gradient_watch import GradientWatch
 from hydra_tf.training.step.model_steps import BatchSteps
 from hydra_tf.training.step.optimizer import OptimizerState, require_scope, require_supported
 from hydra_tf.training.step.phases import NO_PHASE, PHASES, Phase
@@ -97,6 +98,7 @@ class RobustModel(BatchSteps):
         )
         self._perturbation: keras.Variable | None = None
         self._robust_accuracy = keras.metrics.Mean(name="robust_accuracy")
+        self.gradient_watch = GradientWatch()
         self.built = True
         # By default, Keras would use XLA on GPUs, but XLA does not support mask selection.
         self.supports_jit = False
@@ -216,6 +218,7 @@ class RobustModel(BatchSteps):
             if kwargs.get(name) is not None:
                 raise ValueError(f"RobustModel.fit does not support {name}.")
         self.check_training_data(x, y)
+        self.gradient_watch.warned = False
         self._retrace_if_needed("train_function", self._first_batch)
         data = kwargs.get("validation_data")
         if data is not None:
@@ -276,12 +279,22 @@ class RobustModel(BatchSteps):
             self._optimizer_state.reset()
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate like `keras.Model.evaluate`, with robust accuracy."""
+        """Evaluate like `keras.Model.evaluate`, with robust accuracy.
+
+        There is a warning if the validation attack found no gradient for more than 1% of the
+        images, because they may seem robust for that reason only.
+        """
         # When fit calls this, it passes a CallbackList, and has checked its validation data.
         if not isinstance(kwargs.get("callbacks"), keras.callbacks.CallbackList):
             self._retrace_if_needed("test_function", self.check_data(x, y))
+            self.gradient_watch.warned = False
+        with self.distribute_strategy.scope():
+            self.gradient_watch.share.reset_state()
         with plain_sentences():
-            return super().evaluate(x, y, *args, **kwargs)
+            results = super().evaluate(x, y, *args, **kwargs)
+        share = float(self.gradient_watch.share.result())
+        self.gradient_watch.warn_once(self.validation_measure, share)
+        return results
 
     def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train on one batch like `keras.Model.train_on_batch`."""

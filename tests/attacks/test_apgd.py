@@ -33,7 +33,7 @@ def ascended(attack, top, start=0.5):
         return tf.concat([tf.zeros_like(x), -tf.abs(x - top)], 1)
 
     x, y = tf.constant([[0.5]]), tf.constant([0])
-    best, broken = attack._ascend(
+    best, broken, _ = attack._ascend(
         predict, x, y, tf.constant([[start]]), lambda logits: margin(y, logits)
     )
     return seen, float(best[0, 0]), bool(broken[0])
@@ -60,7 +60,7 @@ def checked(rises, shrunk, checked_loss, best_loss, span):
     kept = apgd.State(
         previous=one([0.0]), loss=one(1.0), best=one([0.9]), best_loss=one(best_loss),
         best_gradient=one([-5.0]), broken=one(False), step_size=one(0.4), increases=one(rises),
-        checkpoint_loss=one(checked_loss), halved=one(shrunk),
+        checkpoint_loss=one(checked_loss), halved=one(shrunk), gradients=one(3),
     )  # fmt: skip
     here, slope, kept = apgd._adapt_step_size(one([0.2]), one([7.0]), kept, tf.constant(span))
     back = np.isclose(here.numpy(), 0.9).item()
@@ -97,7 +97,7 @@ def test_the_first_image_that_breaks_is_kept_and_ends_the_ascent():
 
     x, y = tf.constant([[0.5], [0.9]]), tf.constant([0, 0])
     attack = APGD(epsilon=0.4, steps=20)
-    best, broken = attack._ascend(predict, x, y, x, lambda logits: margin(y, logits))
+    best, broken, _ = attack._ascend(predict, x, y, x, lambda logits: margin(y, logits))
     np.testing.assert_allclose(looks[:2], [[0.5, 0.9], [0.9, 1.0]], rtol=1e-6)
     assert len(looks) == 3  # the start, the step that breaks the first, the last evaluation
     np.testing.assert_allclose(best, [[0.9], [0.9]])

@@ -65,7 +65,7 @@ def test_the_best_iterate_is_never_worse_than_the_last(trained, norm):
     predict = lambda z: net(z, training=False)  # noqa: E731
     loss = lambda z: losses.cross_entropy(y, z)  # noqa: E731
     last = ascent.ascend(predict, tf.constant(x), tf.constant(x), loss, **kwargs)
-    best, broken = ascent.ascend_best(predict, tf.constant(x), tf.constant(x), loss, y, **kwargs)
+    best, broken, _ = ascent.ascend_best(predict, tf.constant(x), tf.constant(x), loss, y, **kwargs)
     held_last, held_best = correct(net, last, y), correct(net, best, y)
     assert np.array_equal(broken, ~held_best)
     assert not (held_best & ~held_last).any()

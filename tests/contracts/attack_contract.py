@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from hydra_tf import attacks
+from hydra_tf.attacks.base import perturbed
+from hydra_tf.attacks.gradients import FOUND, MISSING, UNUSED
 from hydra_tf.attacks.inference import inference
 from hydra_tf.core.randomness import stateless_seed
 
@@ -178,3 +180,22 @@ def check_linear_model(build):
         assert broken[distance < REACH[norm] * epsilon].all(), (
             f"{attack} misses samples within {REACH[norm]:g} * epsilon"
         )
+
+
+def check_gradients_are_counted(attack):
+    """Check that an attack tells for which samples it found a gradient, if it uses gradients."""
+    x = np.random.default_rng(0).uniform(0.3, 0.7, (6, 8)).astype("float32")
+
+    for flat in (False, True):
+
+        def rounds(x, training=False, flat=flat):
+            return linear((8,))(tf.round(255.0 * x) / 255.0 if flat else x)
+
+        y = np.argmax(rounds(x), -1)
+        found = perturbed(
+            attack, rounds, tf.constant(x), tf.constant(y, tf.int32), stateless_seed(0)
+        ).gradients
+        assert found is not None, f"{attack} does not tell which gradients it found"
+        expected = (MISSING if flat else FOUND) if attack.uses_gradients else UNUSED
+        assert found.dtype == tf.int32, f"{attack} returns {found.dtype}"
+        assert found.numpy().tolist() == [expected] * 6, f"{attack} counts gradients wrongly"

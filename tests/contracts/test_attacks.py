@@ -39,6 +39,11 @@ def test_every_attack_breaks_what_it_can_reach_on_a_linear_model(name):
     contract.check_linear_model(functools.partial(contract.short, name, steps=15, queries=100))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_attack_counts_its_gradients(name):
+    contract.check_gradients_are_counted(contract.short(name, "linf", 0.02, steps=2, queries=5))
+
+
 @dataclass(frozen=True)
 class StatefulNoise(FGSM):
     """It draws from the global generator."""
@@ -98,6 +103,15 @@ class FixedBatch(FGSM):
         return tf.concat([x, tf.zeros([1, *x.shape[1:]])], 0)
 
 
+@dataclass(frozen=True)
+class CountsNothing(FGSM):
+    """It reports that it used no gradient."""
+
+    def follow_gradients(self, predict, x, y, seed):
+        result = super().follow_gradients(predict, x, y, seed)
+        return result._replace(gradients=tf.zeros_like(result.gradients))
+
+
 @pytest.mark.parametrize(
     ("check", "wrong", "sentence"),
     [
@@ -109,6 +123,8 @@ class FixedBatch(FGSM):
         (contract.check_linear_model, DoesNothing, "misses samples within"),
         (contract.check_linear_model, LeavesTheBall, "breaks the unbreakable"),
         (contract.check_empty_batch, FixedBatch(), "for 0 images"),
+        (contract.check_gradients_are_counted, DoesNothing(), "does not tell"),
+        (contract.check_gradients_are_counted, CountsNothing(), "counts gradients wrongly"),
     ],
 )
 def test_a_wrong_attack_is_caught(check, wrong, sentence):

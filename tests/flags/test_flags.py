@@ -152,6 +152,8 @@ def test_evaluate_with_other_attacks(finished):
     assert [attack["name"] for attack in report["attacks"]] == ["fgsm", "cleverhans_pgd", "pgd"]
     assert all(attack["epsilon"] == 0.1 for attack in report["attacks"])
     assert report["era"] <= min(attack["robust_accuracy"] for attack in report["attacks"])
+    assert all(attack["zero_gradient_share"] == 0 for attack in report["attacks"])
+    assert "no gradient" not in result.stdout
 
 
 def test_an_attack_that_is_not_installed_is_refused_before_tensorflow_loads(finished):
@@ -278,6 +280,22 @@ def test_study_tabulates_and_resumes(tmp_path):
     again = call("study", *flags)
     assert again.stdout == result.stdout[-len(again.stdout) :]
     assert stamp == {p: p.stat().st_mtime_ns for p in tmp_path.glob("seed*/*/model.keras")}
+
+
+def test_a_study_and_an_evaluation_show_attacks_without_gradients():
+    from flags.shared.run_report import gradient_note
+    from flags.study import markdown, summarise
+
+    row = {"method": "dense", "density": 1.0, "era": 0.5, "zero_gradient_share": 0.25}
+    other = {**row, "method": "lwm", "density": 0.1}
+    del other["zero_gradient_share"]  # as in reports of earlier versions
+    table = markdown(summarise([row, other])).splitlines()
+    assert table[0] == "| density | method | robust (era) | no gradient | seeds |"
+    assert table[2] == "| 100% | dense | 50.0 | 25.0 | 1 |"
+    assert table[3] == "| 10% | lwm | 50.0 | unknown | 1 |"
+    assert "no gradient" not in markdown(summarise([{**row, "zero_gradient_share": 0.01}]))
+    assert gradient_note({"zero_gradient_share": 0.25}) == " (no gradient for 25.0% of the images)"
+    assert gradient_note({"zero_gradient_share": 0.01}) == gradient_note({}) == ""
 
 
 def test_networks_of_a_study_have_separate_folders(tmp_path):

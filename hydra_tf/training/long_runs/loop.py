@@ -208,7 +208,7 @@ class _Loop:
             epochs=self.pipeline.epochs,
             steps=self.steps_per_epoch,
         )
-        model.stop_training = False
+        model.stop_training = model.gradient_watch.warned = False
         callback_list.on_train_begin()
         logs: dict[str, float] = {}
         stopped = self.position.step == 0 and model.stop_training
@@ -328,6 +328,8 @@ class _Loop:
             total = total.plus(self.evaluate(batch))
             callback_list.on_test_batch_end(i, total.means())
         callback_list.on_test_end(total.means())
+        share = total.without_gradient / max(1.0, total.correct)
+        self.model.gradient_watch.warn_once(self.model.validation_measure, share)
         return total.means("val_")
 
     def _save(self) -> None:

@@ -31,6 +31,8 @@ class MetricSums(NamedTuple):
         robust: number of robustly correct samples.
         robust_count: number of samples examined for robustness.
         stop: above 0 if the worker of a replica got SIGTERM.
+        without_gradient: number of correctly classified samples for which the attack of an
+            evaluation found no gradient.
 
     Example:
         >>> MetricSums(4.0, 2.0, 3.0).means()
@@ -43,9 +45,10 @@ class MetricSums(NamedTuple):
     robust: float = 0.0
     robust_count: float = 0.0
     stop: float = 0.0
+    without_gradient: float = 0.0
 
     def plus(self, sums: Any) -> MetricSums:
-        """Return these sums plus others, [6] numbers, added in float64."""
+        """Return these sums plus others, [7] numbers, added in float64."""
         return MetricSums(*map(float, np.asarray(self) + np.asarray(sums, np.float64)))
 
     def means(self, prefix: str = "") -> dict[str, float]:
@@ -121,7 +124,7 @@ def train_function(
 
     Returns:
         A function of (iterator of batches, [steps] rates, stop) that returns the
-        :class:`MetricSums` of all steps and replicas as one tensor, [6].
+        :class:`MetricSums` of all steps and replicas as one tensor, [7].
     """
     classes = model.net.output_shape[-1]
 
@@ -161,7 +164,7 @@ def evaluate_function(
 
     Returns:
         A function of a batch of :func:`distribute_batches` that returns its
-        :class:`MetricSums` as one tensor, [6].
+        :class:`MetricSums` as one tensor, [7].
     """
     classes = model.net.output_shape[-1]
 
@@ -171,11 +174,13 @@ def evaluate_function(
         x, y = checked((unit_floats(batch[0]), labels), classes)
         logits = model(x, training=False)
         loss = cross_entropy(y, logits)
-        robust = None
+        robust = without_gradient = None
         if model.validation_measure is not None:
             with slice_of_batch(*position_in_global_batch(tf.shape(x)[0])):
-                robust = model.robustly_correct(x, y, logits)
+                robust, without_gradient = model.robustness(x, y, logits)
             robust *= real[: tf.shape(robust)[0]]
+        if without_gradient is not None:
+            without_gradient = tf.reduce_sum(without_gradient * real)
         return _sums(
             tf.reduce_sum(loss * real),
             correct(y, logits) * real,
@@ -183,6 +188,7 @@ def evaluate_function(
             tf.reduce_sum(real),
             tf.constant(0.0),
             tf.reduce_sum(real[: 0 if robust is None else tf.shape(robust)[0]]),
+            without_gradient,
         )
 
     @tf.function(autograph=False, reduce_retracing=True)
@@ -200,9 +206,16 @@ def _sums(
     count: tf.Tensor,
     stop: tf.Tensor,
     robust_count: tf.Tensor | None = None,
+    without_gradient: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Return the :class:`MetricSums` of a slice as a tensor, [6]."""
+    """Return the :class:`MetricSums` of a slice as a tensor, [7]."""
     robust_sum = tf.constant(0.0) if robust is None else tf.reduce_sum(robust)
     if robust_count is None:
         robust_count = tf.constant(0.0) if robust is None else count
-    return tf.stack(MetricSums(count, loss, tf.reduce_sum(right), robust_sum, robust_count, stop))
+    if without_gradient is None:
+        without_gradient = tf.constant(0.0)
+    return tf.stack(
+        MetricSums(
+            count, loss, tf.reduce_sum(right), robust_sum, robust_count, stop, without_gradient
+        )
+    )

@@ -11,8 +11,9 @@ from hydra_tf.attacks.losses import cross_entropy
 from hydra_tf.checks.labels import is_one_hot, sparse_labels
 from hydra_tf.core.types import Images, Labels, Logits, LossTerms
 from hydra_tf.objectives.base import Replayed
-from hydra_tf.objectives.validation import ValidationMeasure
+from hydra_tf.objectives.validation import Robustness, UnderAttack, ValidationMeasure
 from hydra_tf.training.step.batch_checks import checked, correct
+from hydra_tf.training.step.gradient_watch import GradientWatch
 from hydra_tf.training.step.microbatches import StepOptions
 from hydra_tf.training.step.phases import Phase, trained_variables
 from hydra_tf.training.step.replayed_perturbation import read_perturbation, store_perturbation
@@ -27,6 +28,7 @@ class BatchSteps(keras.Model):
     seed: int
     train_batchnorm: bool
     validation_measure: ValidationMeasure | None
+    gradient_watch: GradientWatch
     _phase: Phase
     _phase_steps: int | None
     _robust_accuracy: keras.metrics.Mean
@@ -101,13 +103,15 @@ class BatchSteps(keras.Model):
         loss = tf.reduce_mean(cross_entropy(y, logits))
         self._metric("loss").update_state(loss, sample_weight=tf.shape(x)[0])
         if self.validation_measure is not None:
-            self._robust_accuracy.update_state(self.robustly_correct(x, y, logits))
+            robustness = self.robustness(x, y, logits)
+            self._robust_accuracy.update_state(robustness.correct)
+            self.gradient_watch.update(robustness.without_gradient, correct(y, logits))
         results: dict[str, Any] = self.compute_metrics(x, data[1], logits)
         if self.validation_measure is None:
             results.pop("robust_accuracy")
         return results
 
-    def robustly_correct(self, x: Images, y: Labels, logits: Logits) -> tf.Tensor:
+    def robustness(self, x: Images, y: Labels, logits: Logits) -> Robustness:
         """Apply the validation measure to a batch.
 
         Args:
@@ -116,12 +120,15 @@ class BatchSteps(keras.Model):
             logits: [batch, classes] of the images.
 
         Returns:
-            Ones and zeros, [batch] or fewer; see
+            Which samples are robustly correct; see
             :class:`hydra_tf.objectives.validation.ValidationMeasure`.
         """
-        assert self.validation_measure is not None
+        measure = self.validation_measure
+        assert measure is not None
         # The same seed in every epoch, so that epochs differ only in the network.
-        return self.validation_measure.correct(self, x, y, logits, self.seed)
+        if isinstance(measure, UnderAttack):
+            return measure.robustness(self, x, y, logits, self.seed)
+        return Robustness(measure.correct(self, x, y, logits, self.seed), None)
 
     def _metric(self, name: str) -> Any:
         """Return the metric of this name, such as the tracker of the loss."""
