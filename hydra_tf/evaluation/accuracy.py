@@ -12,6 +12,7 @@ from hydra_tf import attacks
 from hydra_tf.checks.batches import check_use
 from hydra_tf.checks.labels import sparse_labels
 from hydra_tf.checks.models import network_of
+from hydra_tf.core.pixels import clipped_pixels
 from hydra_tf.core.types import Classifier, Images, Labels
 from hydra_tf.evaluation.progress import ProgressBar, batch_count
 
@@ -52,7 +53,7 @@ def as_dataset(data: Any, batch_size: int) -> tf.data.Dataset:
 
 
 def checked_batches(model: Classifier, data: tf.data.Dataset) -> Iterator[tuple[Images, Labels]]:
-    """Yield checked batches of images and integer labels.
+    """Yield checked batches of images, clipped to [0, 1], and integer labels.
 
     Args:
         model: Keras model that outputs logits.
@@ -70,7 +71,7 @@ def checked_batches(model: Classifier, data: tf.data.Dataset) -> Iterator[tuple[
     """
     for x, y in data:
         check_use(model, x, y)
-        yield tf.cast(x, tf.float32), sparse_labels(y)
+        yield clipped_pixels(x), sparse_labels(y)
 
 
 def correct_under_each(

@@ -10,6 +10,10 @@ from hydra_tf.core.lazy import tf
 # Digits of the 31 bits of a float's magnitude, highest first: (shift, number of values).
 _DIGITS = ((20, 1 << 11), (10, 1 << 10), (0, 1 << 10))
 _SIGN = -(1 << 31)
+_IMPOSSIBLE = (
+    "A mask must keep between 1 and all weights of its layer; set a density in (0, 1] with "
+    "hydra_tf.set_density."
+)
 
 
 def kept_count(density: float, size: int) -> int:
@@ -47,7 +51,7 @@ def _kth_digit(
     return digit, kept - (at_least[digit] - counts[digit])
 
 
-def topk_mask(scores: tf.Tensor, kept: int) -> tf.Tensor:
+def topk_mask(scores: tf.Tensor, kept: int | tf.Tensor) -> tf.Tensor:
     """Return ones for the `kept` scores of largest magnitude; ties go to the lowest index.
 
     See :func:`topk_chosen` for arguments and errors.
@@ -62,7 +66,7 @@ def topk_mask(scores: tf.Tensor, kept: int) -> tf.Tensor:
     return tf.cast(topk_chosen(scores, kept), tf.float32)
 
 
-def topk_chosen(scores: tf.Tensor, kept: int) -> tf.Tensor:
+def topk_chosen(scores: tf.Tensor, kept: int | tf.Tensor) -> tf.Tensor:
     """Return where the `kept` scores of largest magnitude are; ties go to the lowest index.
 
     The bit patterns of non-negative float32 numbers have the order of the numbers. Counting
@@ -71,24 +75,39 @@ def topk_chosen(scores: tf.Tensor, kept: int) -> tf.Tensor:
 
     Args:
         scores: float32 tensor of any shape.
-        kept: number of ones in the mask, between 1 and the number of scores.
+        kept: number of ones in the mask, between 1 and the number of scores: a whole number, or
+            a scalar tensor that a graph reads whenever it runs.
 
     Returns:
         Booleans of the shape of `scores`, exactly `kept` of them true.
 
     Raises:
         ValueError: for `kept` below 1 or above the number of scores.
+        tf.errors.InvalidArgumentError: for such a tensor, when its graph runs.
 
     Example:
         >>> topk_chosen([[0.5, -3.0], [2.0, 0.1]], 2).numpy().tolist()
         [[False, True], [True, False]]
     """
     scores = tf.convert_to_tensor(scores, tf.float32)
-    size = scores.shape.num_elements()
+    kept = kept if isinstance(kept, int) else tf.convert_to_tensor(kept)
+    if tf.is_tensor(kept) and tf.is_symbolic_tensor(kept):
+        kept, size = tf.cast(kept, tf.int32), tf.size(scores)
+        possible = tf.debugging.Assert((kept >= 1) & (kept <= size), [_IMPOSSIBLE])
+        with tf.control_dependencies([possible]):
+            return tf.cond(
+                kept < size,
+                lambda: _largest(scores, kept),
+                lambda: tf.ones_like(scores, tf.bool),
+            )
+    kept, size = int(kept), scores.shape.num_elements()
     if size is not None and not 1 <= kept <= size:
         raise ValueError(f"Of {size} scores between 1 and {size} can be kept, not {kept}.")
-    if kept == size:
-        return tf.ones_like(scores, tf.bool)
+    return tf.ones_like(scores, tf.bool) if kept == size else _largest(scores, kept)
+
+
+def _largest(scores: tf.Tensor, kept: int | tf.Tensor) -> tf.Tensor:
+    """Return where the `kept` scores of largest magnitude are, fewer than all."""
     # The sign bit is kept and ignored, because a copy without it would need as much memory as
     # the scores.
     bits = tf.bitcast(tf.reshape(scores, [-1]), tf.int32)

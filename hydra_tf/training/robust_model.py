@@ -12,7 +12,7 @@ from hydra_tf.checks import check_use, first_batch, require_logits
 from hydra_tf.core.types import Images, Logits, require_number
 from hydra_tf.objectives.base import Replayed
 from hydra_tf.objectives.validation import validation_measure
-from hydra_tf.sparsity.model import adopt_masks, masked_layers
+from hydra_tf.sparsity.model import masked_layers
 from hydra_tf.training.callbacks.callback_order import ordered_callbacks, warn_of_coarse_rates
 from hydra_tf.training.callbacks.learning_rate import CompiledRate
 from hydra_tf.training.step.batch_checks import plain_sentences
@@ -80,7 +80,7 @@ class RobustModel(BatchSteps):
         self._counted_steps: int | None = None
         self._first_batch: Batch | None = None
         self._optimizer_state = OptimizerState()
-        self._traced_for: dict[str, list[Any]] = {}
+        self._traced_for: dict[str, int | None] = {}
         self._attack_spec = validation_attack
         if validation_attack == "auto":
             validation_attack = getattr(self.objective, "validation_attack", lambda: None)()
@@ -148,7 +148,7 @@ class RobustModel(BatchSteps):
         return self._first_batch
 
     def set_phase(self, name: str, steps: int | None = None) -> None:
-        """Set the phase of the next training steps; densities are taken from the masks.
+        """Set the phase of the next training steps.
 
         Args:
             name: ``"pretrain"``, ``"prune"`` or ``"finetune"``.
@@ -160,7 +160,6 @@ class RobustModel(BatchSteps):
         """
         if name not in PHASES:
             raise ValueError(f'Unknown phase "{name}". Known: {", ".join(PHASES)}.')
-        adopt_masks(self.net)
         self._phase, self._phase_steps = PHASES[name], steps
         self.train_function = None
         if self.compiled:
@@ -234,17 +233,14 @@ class RobustModel(BatchSteps):
             return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
 
     def _retrace_if_needed(self, function: str, batch: Batch | None) -> None:
-        """Retrace a graph if densities or the rank of labels changed.
+        """Retrace a graph if the rank of labels changed.
 
-        Densities are constants of the graph. Keras keeps one graph for labels of rank 1 and 2,
-        in which their rank would be unknown.
+        Keras keeps one graph for labels of rank 1 and 2, in which their rank would be unknown.
         """
-        adopt_masks(self.net)
-        key: list[Any] = [None if batch is None else batch[1].ndim]
-        key += [(layer.density, layer.granularity) for layer in masked_layers(self.net)]
-        if self._traced_for.get(function) != key:
+        rank = None if batch is None else batch[1].ndim
+        if self._traced_for.get(function, ...) != rank:
             setattr(self, function, None)
-            self._traced_for[function] = key
+            self._traced_for[function] = rank
 
     def prepare_training(self) -> None:
         """Build the optimizer and allocate the stored perturbation, after the data check.
