@@ -84,7 +84,7 @@ def first_batch(x: Any, y: Any = None, limit: int | None = None) -> tuple[Any, A
         (images, labels), or None for a generator, which cannot be read twice.
 
     Raises:
-        ValueError: for a dataset that is empty, or does not yield pairs.
+        ValueError: for a dataset that is empty, does not yield pairs, or yields weights.
 
     Example:
         >>> images, labels = first_batch(np.zeros((3, 4)), np.zeros(3), limit=2)
@@ -103,4 +103,9 @@ def first_batch(x: Any, y: Any = None, limit: int | None = None) -> tuple[Any, A
         return None
     if not isinstance(batch, tuple | list) or len(batch) < 2:
         raise ValueError("The dataset must yield pairs of (images, labels).")
+    if len(batch) > 2 and batch[2] is not None:
+        raise ValueError(
+            "The dataset must yield pairs of (images, labels), without sample weights, because "
+            "objectives weight all images alike."
+        )
     return np.asarray(batch[0]), np.asarray(batch[1])

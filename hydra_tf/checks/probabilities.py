@@ -85,7 +85,7 @@ def sigmoid_layer(model: Any, classes: int) -> Any:
     function = getattr(last, "activation", None)
     if function is None and not getattr(last, "weights", ()):
         function = last
-    if not callable(function):
+    if last is model or not callable(function):
         return None
     try:
         outputs = np.asarray(function(tf.constant([[-_LARGE] * classes, [_LARGE] * classes])))

@@ -21,7 +21,7 @@ import tensorflow as tf
 from hydra_tf.sparsity.granularity import GRANULARITIES
 from hydra_tf.sparsity.model import MaskedLike
 from hydra_tf.sparsity.score_init import initial_scores
-from hydra_tf.sparsity.topk import kept_count, masked_kernel
+from hydra_tf.sparsity.topk import count_kept, kept_count, masked_kernel
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -61,6 +61,9 @@ class MaskedKernel(_Base):
         density: share of the kernel's weights that the mask keeps, in (0, 1].
         granularity: unit that is kept or pruned as one: ``"element"``.
 
+    Raises:
+        ValueError: for a density outside (0, 1], an unknown granularity, LoRA or quantization.
+
     Example:
         >>> layer = MaskedDense(10, density=0.1)
         >>> layer.build((None, 20))
@@ -73,7 +76,14 @@ class MaskedKernel(_Base):
     ) -> None:
         kept_count(density, 1)
         GRANULARITIES.build(granularity)
+        if kwargs.get("lora_rank"):
+            self.enable_lora()
         super().__init__(*args, **kwargs)
+        if self.quantization_mode or getattr(self, "quantization_config", None):
+            raise ValueError(
+                f"{type(self).__name__} does not support quantized weights; quantize the network "
+                "when it is exported, with hydra_tf.export.to_tflite(quantization=...)."
+            )
         self._density = float(density)
         self.granularity = granularity
 
@@ -98,6 +108,13 @@ class MaskedKernel(_Base):
             aggregation="only_first_replica",
         )
 
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse LoRA, whose weights have no mask."""
+        raise ValueError(
+            f"{type(self).__name__} does not support LoRA, whose weights have no mask; merge them "
+            "into the kernel, or leave this layer unmasked with mask_model(exclude=...)."
+        )
+
     @property
     def fan_in(self) -> int:
         """Number of inputs of one output of the layer."""
@@ -109,7 +126,8 @@ class MaskedKernel(_Base):
         mask = getattr(self, "mask", None)
         if mask is None:  # not built yet
             return self._density
-        kept, size = int(self.kept()), math.prod(mask.shape)
+        with tf.init_scope():  # configs are also read while a graph is traced
+            kept, size = int(self.kept()), math.prod(mask.shape)
         # A density that gives this number is returned as it was set, so that it stays round.
         return self._density if kept == kept_count(self._density, size) else kept / size
 
@@ -123,7 +141,7 @@ class MaskedKernel(_Base):
 
     def kept(self) -> tf.Tensor:
         """Return the number of weights that the mask keeps, a scalar int32 tensor."""
-        return tf.reduce_sum(tf.cast(tf.convert_to_tensor(self.mask), tf.int32))
+        return count_kept(tf.convert_to_tensor(self.mask))
 
     def _chosen(self, kept: int | tf.Tensor) -> tf.Tensor:
         """Return where the weights are that the scores choose."""

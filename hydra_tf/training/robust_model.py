@@ -16,6 +16,7 @@ from hydra_tf.sparsity.model import masked_layers
 from hydra_tf.training.callbacks.callback_order import ordered_callbacks, warn_of_coarse_rates
 from hydra_tf.training.callbacks.learning_rate import CompiledRate
 from hydra_tf.training.step.batch_checks import plain_sentences
+from hydra_tf.training.step.keras_arguments import refuse_jit, refuse_unused, refuse_weights
 from hydra_tf.training.step.model_steps import BatchSteps
 from hydra_tf.training.step.optimizer import OptimizerState, require_scope, require_supported
 from hydra_tf.training.step.phases import NO_PHASE, PHASES, Phase
@@ -114,11 +115,12 @@ class RobustModel(BatchSteps):
             optimizer: as in Keras.
             loss: not supported; see `objective` of :class:`RobustModel`.
             loss_weights: not supported.
-            **kwargs: further arguments of Keras's `compile`.
+            **kwargs: further arguments of Keras's `compile`, except `jit_compile=True`.
 
         Raises:
-            ValueError: for a loss or loss weights.
+            ValueError: for a loss, loss weights or XLA.
         """
+        refuse_jit(kwargs.get("jit_compile"))
         for name, value in (("loss", loss), ("loss_weights", loss_weights)):
             if value is not None:
                 raise ValueError(
@@ -199,7 +201,7 @@ class RobustModel(BatchSteps):
         Args:
             x: arrays, tf.data.Dataset, PyDataset or generator, as in Keras.
             y: labels when `x` is an array; integers or one-hot.
-            batch_size: as in Keras.
+            batch_size: as in Keras, for arrays.
             epochs: as in Keras; with a HydraCallback the sum of its phases.
             verbose: as in Keras.
             callbacks: as in Keras.
@@ -207,18 +209,21 @@ class RobustModel(BatchSteps):
 
         Raises:
             ValueError: images outside [0, 1] or of the wrong shape, labels out of range, an
-                optimizer that averages weights or accumulates gradients itself.
+                optimizer that averages weights or accumulates gradients itself, an argument that
+                would be ignored with these data.
             FloatingPointError: when the loss is not finite; the model then has the weights of the
                 last finished epoch, and its optimizer the state of a new one.
         """
-        for name in ("class_weight", "sample_weight"):
-            if kwargs.get(name) is not None:
-                raise ValueError(f"RobustModel.fit does not support {name}.")
+        weights = {name: kwargs.get(name) for name in ("class_weight", "sample_weight")}
+        refuse_weights("fit", **weights)
+        refuse_unused("fit", x, batch_size=batch_size, **kwargs)
         self.check_training_data(x, y)
         self._retrace_if_needed("train_function", self._first_batch)
         data = kwargs.get("validation_data")
         if data is not None:
-            pair = data[:2] if isinstance(data, tuple) else (data,)
+            if isinstance(data, tuple | list) and len(data) == 3:
+                refuse_weights("fit", validation_sample_weight=data[2])
+            pair = data[:2] if isinstance(data, tuple | list) else (data,)
             self._retrace_if_needed("test_function", self.check_data(*pair))
         if y is not None:
             self._first_batch = first_batch(x, y, limit=batch_size or 32)
@@ -271,26 +276,36 @@ class RobustModel(BatchSteps):
         with self.distribute_strategy.scope():
             self._optimizer_state.reset()
 
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate like `keras.Model.evaluate`, with robust accuracy."""
+    def evaluate(  # type: ignore[no-untyped-def]
+        self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs
+    ) -> Any:
+        """Evaluate like `keras.Model.evaluate`, with robust accuracy, without sample weights."""
         # When fit calls this, it passes a CallbackList, and has checked its validation data.
         if not isinstance(kwargs.get("callbacks"), keras.callbacks.CallbackList):
+            refuse_weights("evaluate", sample_weight=sample_weight)
+            refuse_unused("evaluate", x, batch_size=batch_size)
             self._retrace_if_needed("test_function", self.check_data(x, y))
         with plain_sentences():
-            return super().evaluate(x, y, *args, **kwargs)
+            return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
-    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Train on one batch like `keras.Model.train_on_batch`."""
+    def train_on_batch(  # type: ignore[no-untyped-def]
+        self, x, y=None, sample_weight=None, class_weight=None, return_dict=False
+    ) -> Any:
+        """Train on one batch like `keras.Model.train_on_batch`, without weights."""
+        refuse_weights("train_on_batch", sample_weight=sample_weight, class_weight=class_weight)
         self.check_training_data(x, y)
         self._retrace_if_needed("train_function", self._first_batch)
         self.prepare_training()
         with plain_sentences():
-            return super().train_on_batch(x, y, *args, **kwargs)
+            return super().train_on_batch(x, y, return_dict=return_dict)
 
-    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate one batch like `keras.Model.test_on_batch`."""
+    def test_on_batch(  # type: ignore[no-untyped-def]
+        self, x, y=None, sample_weight=None, return_dict=False
+    ) -> Any:
+        """Evaluate one batch like `keras.Model.test_on_batch`, without sample weights."""
+        refuse_weights("test_on_batch", sample_weight=sample_weight)
         self._retrace_if_needed("test_function", self.check_data(x, y))
-        return super().test_on_batch(x, y, *args, **kwargs)
+        return super().test_on_batch(x, y, return_dict=return_dict)
 
     def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         """Export the network with plain layers like `keras.Model.export`."""
@@ -298,7 +313,10 @@ class RobustModel(BatchSteps):
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as saved; Keras calls this."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        settings = keras.saving.deserialize_keras_object(config)
+        if settings.get("jit_compile") is True:  # accepted by earlier versions, which ignored it
+            settings["jit_compile"] = False
+        self.compile(**settings)
         self.optimizer.build(self.trainable_variables)
         self.compiled_rate.attach(self.optimizer)
         self._optimizer_state.note_built(self.optimizer, self.trainable_variables)

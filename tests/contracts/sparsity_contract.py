@@ -81,6 +81,7 @@ def _check_densities(allocation, scores, density):
 def check_granularity(granularity):
     """Check type, shape and count of masks."""
     for shape in KERNELS:
+        graph = tf.function(granularity)
         for density in DENSITIES:
             scores, expected = tf.constant(normal(shape)), kept_count(density, int(np.prod(shape)))
             mask = granularity(scores, expected)
@@ -88,7 +89,7 @@ def check_granularity(granularity):
             assert mask.shape == shape, f"{granularity} has masks of shape {mask.shape}"
             kept = int(np.sum(mask))
             assert kept == expected, f"{granularity} keeps {kept} weights, not {expected}"
-            in_graph = tf.function(granularity)(scores, tf.constant(expected))
+            in_graph = graph(scores, tf.constant(expected))
             assert np.array_equal(in_graph, mask), f"{granularity} has other masks in a graph"
 
 

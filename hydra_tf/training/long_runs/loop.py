@@ -39,7 +39,7 @@ from hydra_tf.training.long_runs.loop_graphs import (
     evaluate_function,
     train_function,
 )
-from hydra_tf.training.long_runs.loop_options import LoopOptions
+from hydra_tf.training.long_runs.loop_options import LoopOptions, require_own_options
 from hydra_tf.training.long_runs.moving_average import MovingAverage
 from hydra_tf.training.long_runs.preemption import PreemptionError, sigterm_deferred
 from hydra_tf.training.long_runs.run_identity import (
@@ -107,7 +107,8 @@ def train(
         PreemptionError: after SIGTERM, once the checkpoint is written.
         FloatingPointError: when the loss is not finite; see :class:`hydra_tf.training.NaNGuard`.
         TypeError: without steps or pipeline.
-        ValueError: for data that do not fit the model, or a checkpoint of another run.
+        ValueError: for data that do not fit the model, a checkpoint of another run, or a model
+            compiled with steps_per_execution or run_eagerly.
     """
     steps_per_epoch = _renamed("steps", steps, "steps_per_epoch", steps_per_epoch)
     validation_data = _renamed("validation", validation, "validation_data", validation_data)
@@ -117,6 +118,7 @@ def train(
         full_batches_from = full_batches_from or batches_from
         store = functools.partial(_store_bad_batches, bad_batches_path, full_batches_from)
         options = options or LoopOptions()
+        require_own_options(model)
         loop = _Loop(model, pipeline, steps_per_epoch, checkpoints, options, store)
         first = full_batches_from(0, 0).map(lambda x, y: (unit_floats(x), y))
         model.check_training_data(first)
