@@ -143,7 +143,8 @@ def correct_under(
 
     Args:
         model: Keras model that outputs logits.
-        data: tf.data.Dataset of (images, labels) batches, or a pair of arrays.
+        data: tf.data.Dataset of (images, labels) batches, or a pair of arrays; pixels that lie
+            outside [0, 1] by rounding, up to 1e-6, are clipped.
         attack: attack spec such as ``"pgd:epsilon=8/255,steps=50,restarts=10"``, an attack,
             or None for the benign images only.
         seed: seed of the attack; batch i uses the pair (seed, i).

@@ -259,7 +259,7 @@ def certify(
 
     Args:
         model: Keras model that outputs logits.
-        x: [images, ...] pixel values in [0, 1].
+        x: [images, ...] pixel values in [0, 1]; those outside by rounding, up to 1e-6, are clipped.
         sigma: standard deviation of the noise in pixel values.
         n0: draws that choose the class.
         n: draws that bound its probability.

@@ -16,7 +16,12 @@ from hydra_tf.sparsity.model import masked_layers
 from hydra_tf.training.callbacks.callback_order import ordered_callbacks, warn_of_coarse_rates
 from hydra_tf.training.callbacks.learning_rate import CompiledRate
 from hydra_tf.training.step.batch_checks import plain_sentences
-from hydra_tf.training.step.keras_arguments import refuse_jit, refuse_unused, refuse_weights
+from hydra_tf.training.step.keras_arguments import (
+    check_batch_size,
+    check_fit_arguments,
+    refuse_jit,
+    refuse_weights,
+)
 from hydra_tf.training.step.model_steps import BatchSteps
 from hydra_tf.training.step.optimizer import OptimizerState, require_scope, require_supported
 from hydra_tf.training.step.phases import NO_PHASE, PHASES, Phase
@@ -199,7 +204,8 @@ class RobustModel(BatchSteps):
         """Train like `keras.Model.fit`, after checking the data.
 
         Args:
-            x: arrays, tf.data.Dataset, PyDataset or generator, as in Keras.
+            x: arrays, tf.data.Dataset, PyDataset or generator, as in Keras; pixels that lie
+                outside [0, 1] by rounding, up to 1e-6, are clipped.
             y: labels when `x` is an array; integers or one-hot.
             batch_size: as in Keras, for arrays.
             epochs: as in Keras; with a HydraCallback the sum of its phases.
@@ -214,15 +220,11 @@ class RobustModel(BatchSteps):
             FloatingPointError: when the loss is not finite; the model then has the weights of the
                 last finished epoch, and its optimizer the state of a new one.
         """
-        weights = {name: kwargs.get(name) for name in ("class_weight", "sample_weight")}
-        refuse_weights("fit", **weights)
-        refuse_unused("fit", x, batch_size=batch_size, **kwargs)
+        check_fit_arguments(x, batch_size=batch_size, **kwargs)
         self.check_training_data(x, y)
         self._retrace_if_needed("train_function", self._first_batch)
         data = kwargs.get("validation_data")
         if data is not None:
-            if isinstance(data, tuple | list) and len(data) == 3:
-                refuse_weights("fit", validation_sample_weight=data[2])
             pair = data[:2] if isinstance(data, tuple | list) else (data,)
             self._retrace_if_needed("test_function", self.check_data(*pair))
         if y is not None:
@@ -283,7 +285,7 @@ class RobustModel(BatchSteps):
         # When fit calls this, it passes a CallbackList, and has checked its validation data.
         if not isinstance(kwargs.get("callbacks"), keras.callbacks.CallbackList):
             refuse_weights("evaluate", sample_weight=sample_weight)
-            refuse_unused("evaluate", x, batch_size=batch_size)
+            check_batch_size("evaluate", x, batch_size)
             self._retrace_if_needed("test_function", self.check_data(x, y))
         with plain_sentences():
             return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)

@@ -47,27 +47,31 @@ def refuse_jit(jit_compile: Any) -> None:
         )
 
 
-def refuse_unused(method: str, x: Any, **arguments: Any) -> None:
-    """Refuse arguments of `fit` or `evaluate` that Keras would ignore with these data.
+def check_fit_arguments(x: Any, **arguments: Any) -> None:
+    """Refuse arguments of `fit` that are not supported, or that Keras would ignore.
 
     Args:
-        method: name of the method that was called.
-        x: its data.
-        **arguments: its other arguments; None if left out.
+        x: training data.
+        **arguments: the other arguments of `fit`; None if left out.
 
     Raises:
-        ValueError: for the first that would be ignored.
+        ValueError: for the first that would have no effect.
 
     Example:
-        >>> refuse_unused("fit", tf.zeros([2, 3]), batch_size=2)
+        >>> check_fit_arguments(tf.zeros([2, 3]), batch_size=2)
     """
     given = {name: value for name, value in arguments.items() if value is not None}
-    validation = given.get("validation_data")
-    inputs = validation[0] if isinstance(validation, tuple | list) else validation
-    splits = bool(given.get("validation_split"))
+    if given.get("validation_freq") == 1:  # the default
+        del given["validation_freq"]
+    refuse_weights("fit", **{name: given.get(name) for name in ("class_weight", "sample_weight")})
+    validation, splits = given.get("validation_data"), bool(given.get("validation_split"))
+    inputs = validation
+    if isinstance(validation, tuple | list):
+        inputs, _, weights = keras.utils.unpack_x_y_sample_weight(tuple(validation))
+        refuse_weights("fit", validation_sample_weight=weights)
     reasons: dict[str, str] = {}
     if _in_batches(x):
-        if splits or validation is None or _in_batches(inputs) or "validation_batch_size" in given:
+        if validation is None or _in_batches(inputs) or "validation_batch_size" in given:
             reasons["batch_size"] = "these data come in batches already"
         if given.get("shuffle") and not isinstance(x, keras.utils.PyDataset):
             reasons["shuffle"] = "these data come in an order of their own"
@@ -80,10 +84,25 @@ def refuse_unused(method: str, x: Any, **arguments: Any) -> None:
         reasons |= dict.fromkeys(names, "there are no validation data")
     for name, reason in reasons.items():
         if name in given:
-            raise ValueError(
-                f"{method}({name}={given[name]!r}) would be ignored, because {reason}; leave it "
-                "out."
-            )
+            raise ValueError(_ignored(f"fit({name}={given[name]!r})", reason))
+
+
+def check_batch_size(method: str, x: Any, batch_size: int | None) -> None:
+    """Refuse a batch size of data that come in batches already.
+
+    Raises:
+        ValueError: for a batch size that Keras would ignore.
+
+    Example:
+        >>> check_batch_size("evaluate", tf.zeros([2, 3]), 2)
+    """
+    if batch_size is not None and _in_batches(x):
+        reason = "these data come in batches already"
+        raise ValueError(_ignored(f"{method}(batch_size={batch_size!r})", reason))
+
+
+def _ignored(argument: str, reason: str) -> str:
+    return f"{argument} would be ignored, because {reason}; leave it out."
 
 
 def _in_batches(x: Any) -> bool:
