@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from hydra_tf.checks.batches import check_use, first_batch
 from hydra_tf.checks.models import check_logits, require_logits
+from hydra_tf.core.pixels import clipped_pixels, pixels_valid
 
 L = keras.layers
 
@@ -101,12 +102,24 @@ def test_good_batches_pass(labels):
         (np.zeros((3, 2, 3, 1)), [0, 1, 2], r"but the data have images of shape \(2, 3, 1\)"),
         (IMAGES * 255, [0, 1, 2], r"pixel values in \[0, 1\], but they span \[127.5, 127.5\]"),
         (IMAGES - 1, [0, 1, 2], r"they span \[-0.5, -0.5\]"),
-        (IMAGES * np.nan, [0, 1, 2], r"they span \[nan, nan\]"),
+        (IMAGES * np.nan, [0, 1, 2], "Image 0, counted from 0, has a pixel that is NaN, but"),
+        (
+            IMAGES + np.array([0, np.nan, 3])[:, None, None, None],
+            [0, 1, 2],
+            r"Image 1, counted from 0, has a pixel that is NaN, .* numbers in \[0, 1\]",
+        ),
+        (
+            np.where(np.arange(12).reshape(3, 2, 2, 1) == 11, -np.inf, IMAGES),
+            [0, 1, 2],
+            "Image 2, counted from 0, has a pixel that is infinite",
+        ),
+        (IMAGES + 0.500002, [0, 1, 2], r"they span \[1.000002, 1.000002\]"),
+        (IMAGES - 0.500002, [0, 1, 2], r"they span \[-2e-06, -2e-06\]"),
         (IMAGES.astype(str), [0, 1, 2], "Images must be numbers, not of type <U"),
         (IMAGES, [0, 1, 3], r"from 0 to 2, one for each of the model's 3 logits, .* \[0, 3\]"),
         (IMAGES, [-1, 1, 2], r"span \[-1, 2\]"),
         (IMAGES, [0, 0.5, 1], "must be whole numbers"),
-        (IMAGES, [0, np.nan, 1], "must be whole numbers"),
+        (IMAGES, [0, np.nan, 1], "whole numbers from 0 to 2, but one of them is NaN"),
         (IMAGES, ["a", "b", "c"], "Labels must be numbers, not of type <U1"),
         (IMAGES, np.full((3, 3), 1 / 3), "must be one-hot, with a single 1 in each row"),
         (IMAGES, np.ones((3, 3)), "must be one-hot, with a single 1 in each row"),
@@ -162,7 +175,7 @@ def test_outputs_of_a_model_are_checked_once():
 
     def model(x, training=None):
         calls.append(len(x))
-        return NET(x, training=training)
+        return NET(x, training=training) - 2.0
 
     check_use(model, IMAGES[:0], np.zeros(0, int))
     for _ in range(3):
@@ -170,3 +183,120 @@ def test_outputs_of_a_model_are_checked_once():
     assert calls == [3]
     with pytest.raises(ValueError, match="from 0 to 2"):
         check_use(model, IMAGES, np.array([0, 1, 3]))
+
+
+@pytest.mark.parametrize("value", [1.00000024, 1 + 1e-6, -1e-6, -1e-30])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pixels_outside_by_rounding_are_clipped(value, dtype):
+    images = np.where(np.arange(12).reshape(3, 2, 2, 1) == 5, value, IMAGES).astype(dtype)
+    check_use(NET, images, np.array([0, 1, 2]))
+    valid, _ = pixels_valid(tf.cast(images, tf.float32))
+    assert bool(valid)
+    expected = np.clip(images, 0, 1).astype("float32")
+    np.testing.assert_array_equal(clipped_pixels(images), expected)
+    assert clipped_pixels(images).dtype == tf.float32
+
+
+def test_clipping_keeps_the_bits_of_other_pixels():
+    pixels = np.random.default_rng(0).random(1000, np.float32)
+    pixels = np.concatenate([pixels, np.float32([0, 1, 2e-38, 1 - 2**-24])])
+    assert clipped_pixels(pixels).numpy().tobytes() == pixels.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(np.nan, b"are NaN"), (np.inf, b"infinite"), (1.00001, b"outside"), (-2e-6, b"outside")],
+)
+def test_bad_pixels_are_named_in_a_graph(value, words):
+    valid, sentence = tf.function(pixels_valid)(tf.constant([[0.5, value], [0.25, 7.0]]))
+    assert not bool(valid)
+    assert words in sentence.numpy()
+
+
+class Squash(keras.layers.Layer):
+    """A sigmoid under another name."""
+
+    def call(self, x):
+        return keras.ops.sigmoid(x)
+
+
+class SquashedDense(keras.layers.Dense):
+    """A dense layer that applies a sigmoid itself."""
+
+    def call(self, x):
+        return keras.ops.sigmoid(super().call(x))
+
+
+class SquashedModel(keras.Model):
+    """A subclassed model that ends in a sigmoid."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(3)
+
+    def call(self, x, training=None):
+        return keras.ops.sigmoid(self.dense(x))
+
+
+FOUR = np.random.default_rng(0).random((6, 4)).astype("float32")
+LABELS = np.arange(6) % 3
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ends_in(L.Dense(3), Squash(name="squash")),
+        lambda: ends_in(L.Dense(3), Squash(name="squash"), L.Reshape((3,))),
+        lambda: ends_in(ends_in(L.Dense(3), Squash(name="squash"))),
+        lambda: ends_in(L.Dense(3, lambda x: 1 / (1 + keras.ops.exp(-2 * x)), name="squash")),
+        lambda: ends_in(L.Dense(3), L.Activation(lambda x: x / 0.5), Squash(name="squash")),
+        lambda: ends_in(L.Dense(3), Squash(name="squash", dtype="float16")),
+    ],
+    ids=["layer", "reshaped", "nested", "activation", "after activation", "half"],
+)
+def test_sigmoids_under_another_name_are_refused(make):
+    with pytest.raises(ValueError, match=r'ends in probabilities \(layer "squash"\)'):
+        check_use(make(), FOUR, LABELS)
+
+
+def by_hand():
+    images = keras.Input([4])
+    return keras.Model(images, 1 / (1 + keras.ops.exp(-L.Dense(3)(images))))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: ends_in(SquashedDense(3)), SquashedModel, by_hand],
+    ids=["weights", "subclassed", "by hand"],
+)
+def test_outputs_that_look_like_those_of_a_sigmoid_are_warned_about(make, caplog):
+    model = make()
+    with caplog.at_level("WARNING", logger="absl"):
+        for _ in range(2):
+            check_use(model, FOUR, LABELS)
+    (warning,) = caplog.messages
+    assert "lie in [0, 1] even for very large inputs, as those of a sigmoid do" in warning
+
+
+def biased(*layers):
+    net = ends_in(*layers)
+    net.layers[-1].bias.assign([0.2, 0.5, 0.7])
+    return net
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: biased(L.Dense(3, kernel_initializer="zeros")),
+        lambda: biased(L.Dense(3, kernel_initializer=keras.initializers.RandomNormal(0, 1e-3))),
+        lambda: biased(L.Dense(9, "sigmoid"), L.Dense(3)),
+        lambda: biased(L.Dense(9, "tanh"), L.Dense(3)),
+        lambda: biased(L.Dense(3, "relu", kernel_initializer="zeros")),
+        lambda: biased(L.Rescaling(1 / 9), L.Dense(3, kernel_initializer="zeros")),
+    ],
+    ids=["constant", "small", "hidden sigmoid", "hidden tanh", "relu", "rescaled"],
+)
+def test_logits_in_the_unit_interval_are_not_mistaken_for_probabilities(make, caplog):
+    with caplog.at_level("WARNING", logger="absl"):
+        check_use(make(), FOUR / 100, LABELS)
+    assert caplog.messages == []

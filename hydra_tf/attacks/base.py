@@ -12,6 +12,7 @@ from hydra_tf.checks.batches import check_use
 from hydra_tf.checks.labels import sparse_labels
 from hydra_tf.core.graphs import Graphs
 from hydra_tf.core.lazy import tf
+from hydra_tf.core.pixels import clipped_pixels
 from hydra_tf.core.randomness import stateless_seed
 from hydra_tf.core.registry import Registry
 from hydra_tf.core.types import Ball, Classifier, Images, Labels, Norm, Seed
@@ -52,7 +53,7 @@ class Attack:
 
         Args:
             model: a Keras model (or :class:`hydra_tf.RobustModel`) that outputs logits.
-            x: [batch, ...] images in [0, 1].
+            x: [batch, ...] images in [0, 1]; pixels outside by rounding are clipped.
             y: [batch] integer labels, or [batch, classes] one-hot.
             seed: seed of all random numbers of the attack.
 
@@ -121,12 +122,11 @@ def run_attack(
     """
     if not isinstance(attack, Attack):
         return Perturbed(attack(model, x, y, seed=seed), None)
-    if tf.executing_eagerly():
-        check_use(model, x, y)
-    x = tf.cast(x, tf.float32)
-    y = sparse_labels(y)
     if not tf.executing_eagerly():
+        x, y = tf.cast(x, tf.float32), sparse_labels(y)
         return perturbed(attack, inference(model), x, y, stateless_seed(seed))
+    check_use(model, x, y)
+    x, y = clipped_pixels(x), sparse_labels(y)
     return _compiled(attack, model)(x, y, stateless_seed(seed))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from hydra_tf.bounds.rules.registry import require_rule
+from hydra_tf.checks.probabilities import probability_layer
 from hydra_tf.core.keras_models import functional_class, wrapped_network
 from hydra_tf.core.lazy import keras
 
@@ -70,7 +71,8 @@ def list_calls(net: keras.Model) -> list[Call]:
         net: a built functional or Sequential model of one input and one output.
 
     Raises:
-        ValueError: for several inputs or outputs, and for a layer without a rule.
+        ValueError: for several inputs or outputs, a network that outputs probabilities, and a
+            layer without a rule.
 
     Example:
         >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
@@ -81,6 +83,12 @@ def list_calls(net: keras.Model) -> list[Call]:
         raise ValueError(
             f"Bounds need a model of one input and one output; {net.name} has "
             f"{len(net.inputs)} and {len(net.outputs)}."
+        )
+    last = probability_layer(net)
+    if last is not None:
+        raise ValueError(
+            f'Layer "{last.name}" turns logits into probabilities, but bounds are on logits; '
+            "remove the softmax or sigmoid, or give the layer activation=None."
         )
     calls: list[Call] = []
     output = _append_calls(net, [0], calls)[0]

@@ -15,6 +15,7 @@ from hydra_tf.bounds.rounding import TINY, U
 from hydra_tf.checks.labels import check_labels, is_one_hot, sparse_labels
 from hydra_tf.core.graphs import Graphs
 from hydra_tf.core.lazy import keras, tf
+from hydra_tf.core.pixels import clipped_pixels, require_pixel_range
 from hydra_tf.core.types import Images, Interval, Labels, Logits, require_linf_radius
 
 Clip: TypeAlias = tuple[float, float] | None
@@ -44,7 +45,8 @@ def bound(
         epsilon: Linf radius in the units of the images; a number or scalar tensor.
         method: ``"ibp"``, ``"crown_ibp"``, ``"crown"``, ``"symbolic"`` or ``"tightest"``, also
             with parameters (``"crown:chunk=512"``), or a :class:`hydra_tf.bounds.Bound`.
-        clip: smallest and largest pixel value, to which the balls are clipped; None to not clip.
+        clip: smallest and largest pixel value, to which the balls are clipped, and images whose
+            pixels lie outside by rounding; None to not clip.
         rounding: whether the bounds hold for the float32 outputs of the network (see
             :mod:`hydra_tf.bounds.rounding`), or for real arithmetic, as in training. The
             method's parameter, True by default, if left out.
@@ -58,7 +60,8 @@ def bound(
         TypeError: for a subclassed model, a radius that is not a number, or options given to a
             callable that is not a :class:`hydra_tf.bounds.Bound`.
         ValueError: for a layer without a rule, a network that ends in a softmax, a radius that
-            is negative or larger than the pixel range, or images outside that range.
+            is negative or larger than the pixel range, or images with pixels that are NaN or
+            outside that range.
 
     Example:
         >>> import keras, hydra_tf, numpy as np
@@ -70,7 +73,7 @@ def bound(
     """
     net, x = functional_model(model), tf.cast(x, tf.float32)
     built, clip = _with_options(method, rounding, chunk), _pixel_range(clip)
-    epsilon = _check_inputs(net, x, epsilon, clip)
+    x, epsilon = _checked_inputs(net, x, epsilon, clip)
     stacked = _lower_bounds(net, built, clip, _logit_specifications, x, epsilon)
     classes = stacked.shape[1] // 2
     return Interval(stacked[:, :classes], -stacked[:, classes:])
@@ -119,7 +122,7 @@ def margin_lower_bound(
     """
     net, x = functional_model(model), tf.cast(x, tf.float32)
     built, clip = _with_options(method, rounding, chunk), _pixel_range(clip)
-    epsilon = _check_inputs(net, x, epsilon, clip)
+    x, epsilon = _checked_inputs(net, x, epsilon, clip)
     classes = net.outputs[0].shape[-1]
     y = _class_indices(y, x, classes)
     others = _lower_bounds(net, built, clip, _margin_specifications, x, epsilon, y)
@@ -210,8 +213,10 @@ def _lower_bounds(
     return _graphs.get(net, (method, clip, specify), trace)(*tensors)
 
 
-def _check_inputs(net: keras.Model, x: Images, epsilon: Radius, clip: Clip) -> tf.Tensor:
-    """Check the model, the images and the radius; return the radius as a tensor."""
+def _checked_inputs(
+    net: keras.Model, x: Images, epsilon: Radius, clip: Clip
+) -> tuple[Images, tf.Tensor]:
+    """Check the model, the images and the radius; return the images, clipped, and the radius."""
     shape = net.outputs[0].shape
     if len(shape) != 2 or shape[-1] is None or shape[-1] < 2:
         raise ValueError(
@@ -228,14 +233,10 @@ def _check_inputs(net: keras.Model, x: Images, epsilon: Radius, clip: Clip) -> t
             f"The model takes images of shape {tuple(expected)}, not {tuple(x.shape[1:])}."
         )
     _check_radius(epsilon, clip)
-    if tf.executing_eagerly() and clip is not None and x.shape[0]:
-        low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
-        if not (low >= clip[0] and high <= clip[1]):
-            raise ValueError(
-                f"Images must have pixel values in [{clip[0]:g}, {clip[1]:g}], but they span "
-                f"[{low:g}, {high:g}]; scale them, or pass their range as clip."
-            )
-    return tf.cast(epsilon, tf.float32)
+    if tf.executing_eagerly():
+        require_pixel_range(x.numpy(), *(clip or (-np.inf, np.inf)))
+        x = x if clip is None else clipped_pixels(x, *clip)
+    return x, tf.cast(epsilon, tf.float32)
 
 
 def _pixel_range(clip: Clip) -> Clip:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hydra_tf.checks.labels import check_labels, numeric_array
-from hydra_tf.checks.models import check_logits, network_of
+from hydra_tf.checks.models import check_logits, check_unbounded, network_of
 from hydra_tf.core.lazy import keras, tf
 from hydra_tf.core.pixels import require_pixel_range
 from hydra_tf.core.types import Classifier
@@ -24,7 +24,8 @@ def check_images(x: Any, input_shape: tuple[int | None, ...]) -> None:
         input_shape: the model's input shape, batch axis first.
 
     Raises:
-        ValueError: values that are not numbers, a wrong shape, or pixel values outside [0, 1].
+        ValueError: values that are not numbers, a wrong shape, or pixel values that are NaN or
+            outside [0, 1]; see :data:`hydra_tf.core.pixels.ROUNDING`.
 
     Example:
         >>> check_images(np.zeros((2, 4)), (None, 4))
@@ -38,8 +39,7 @@ def check_images(x: Any, input_shape: tuple[int | None, ...]) -> None:
             f"The model takes images of shape {tuple(input_shape[1:])}, but the data have images "
             f"of shape {tuple(x.shape[1:])}."
         )
-    if x.size:
-        require_pixel_range(float(x.min()), float(x.max()))
+    require_pixel_range(x)
 
 
 def check_use(model: Classifier, x: Any, y: Any) -> None:
@@ -53,8 +53,8 @@ def check_use(model: Classifier, x: Any, y: Any) -> None:
         y: labels; see :func:`check_labels`.
 
     Raises:
-        ValueError: as :func:`require_logits`, :func:`check_logits`, :func:`check_images` and
-            :func:`check_labels`.
+        ValueError: as :func:`require_logits`, :func:`check_logits`, :func:`check_unbounded`,
+            :func:`check_images` and :func:`check_labels`.
 
     Example:
         >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])
@@ -66,6 +66,7 @@ def check_use(model: Classifier, x: Any, y: Any) -> None:
     if net not in _class_counts and len(x):
         outputs = net(tf.cast(x[:32], tf.float32), training=False)
         check_logits(outputs)
+        check_unbounded(net, x[:32], outputs)
         _class_counts[net] = int(outputs.shape[-1])
     if net in _class_counts:  # unknown as long as all batches were empty
         check_labels(y, len(x), _class_counts[net])
@@ -83,7 +84,7 @@ def first_batch(x: Any, y: Any = None, limit: int | None = None) -> tuple[Any, A
         (images, labels), or None for a generator, which cannot be read twice.
 
     Raises:
-        ValueError: for a dataset that is empty, or does not yield pairs.
+        ValueError: for a dataset that is empty, does not yield pairs, or yields weights.
 
     Example:
         >>> images, labels = first_batch(np.zeros((3, 4)), np.zeros(3), limit=2)
@@ -102,4 +103,9 @@ def first_batch(x: Any, y: Any = None, limit: int | None = None) -> tuple[Any, A
         return None
     if not isinstance(batch, tuple | list) or len(batch) < 2:
         raise ValueError("The dataset must yield pairs of (images, labels).")
+    if len(batch) > 2 and batch[2] is not None:
+        raise ValueError(
+            "The dataset must yield pairs of (images, labels), without sample weights, because "
+            "objectives weight all images alike."
+        )
     return np.asarray(batch[0]), np.asarray(batch[1])

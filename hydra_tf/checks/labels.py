@@ -110,10 +110,14 @@ def check_labels(y: Any, images: int, classes: int) -> None:
             f"Labels must be integers of shape [batch] or one-hot of shape [batch, {classes}], "
             f"not of shape {tuple(y.shape)}."
         )
+    if np.isnan(y).any():
+        raise ValueError(
+            f"Labels must be whole numbers from 0 to {classes - 1}, but one of them is NaN."
+        )
     if y.size and not (np.equal(np.mod(y, 1), 0).all() and y.min() >= 0 and y.max() < classes):
         raise ValueError(
             f"Labels must be whole numbers from 0 to {classes - 1}, one for each of the model's "
-            f"{classes} logits, but they span [{y.min():g}, {y.max():g}]."
+            f"{classes} logits, but they span [{y.min():.9g}, {y.max():.9g}]."
         )
 
 

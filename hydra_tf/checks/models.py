@@ -5,27 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from absl import logging
 
+from hydra_tf.checks.probabilities import (
+    in_unit_interval,
+    probability_layer,
+    sigmoid_layer,
+    stays_in_unit_interval,
+)
 from hydra_tf.core.keras_models import wrapped_network
-
-# Layers that only rearrange values; Dropout does nothing in inference mode.
-_REARRANGING = {"Reshape", "Flatten", "Identity", "Dropout"}
-_PROBABILITIES = {"softmax", "softmaxv2", "logsoftmax", "sigmoid", "logsigmoid", "hardsigmoid"}
-
-
-def is_probability(name: str) -> bool:
-    """Return whether an activation, layer or operation of this name outputs probabilities.
-
-    Log-probabilities count as probabilities.
-
-    Args:
-        name: name of the function or class.
-
-    Example:
-        >>> is_probability("log_softmax"), is_probability("Softmax"), is_probability("relu")
-        (True, True, False)
-    """
-    return name.replace("_", "").lower() in _PROBABILITIES
 
 
 def network_of(model: Any) -> Any:
@@ -42,17 +30,6 @@ def network_of(model: Any) -> Any:
     """
     require_logits(model)
     return wrapped_network(model)
-
-
-def _last_operation(model: Any) -> Any:
-    """Return the last operation of a model that changes values, also within nested models."""
-    operations = getattr(model, "operations", None) or getattr(model, "layers", None) or ()
-    for operation in reversed(operations):
-        name = type(operation).__name__
-        linear = name == "Activation" and operation.activation.__name__ == "linear"
-        if not linear and name not in _REARRANGING:
-            return _last_operation(operation)
-    return model
 
 
 def require_logits(model: Any) -> None:
@@ -76,13 +53,46 @@ def require_logits(model: Any) -> None:
                 f"The model has {count} {what}, but robust training and attacks need one input, "
                 "the images, and one output, the logits; pass keras.Model(images, logits)."
             )
-    last = _last_operation(model)
-    # An operation such as keras.ops.softmax has a class; a layer may have an activation.
-    activation = getattr(getattr(last, "activation", None), "__name__", "")
-    if is_probability(type(last).__name__) or is_probability(activation):
-        raise ValueError(
-            f'The model ends in probabilities (layer "{last.name}"), but robust losses and '
-            "attacks need logits; remove the softmax, or give the last layer activation=None."
+    last = probability_layer(model)
+    if last is not None:
+        raise ValueError(_ends_in_probabilities(last))
+
+
+def _ends_in_probabilities(layer: Any) -> str:
+    return (
+        f'The model ends in probabilities (layer "{layer.name}"), but robust losses and '
+        "attacks need logits; remove the softmax, or give the last layer activation=None."
+    )
+
+
+def check_unbounded(model: Any, x: Any, outputs: Any) -> None:
+    """Check that outputs are not those of a sigmoid that :func:`require_logits` cannot know.
+
+    Args:
+        model: a Keras model or another callable ``(x, training) -> outputs``.
+        x: [batch, ...] images.
+        outputs: [batch, classes] outputs on these images.
+
+    Raises:
+        ValueError: if the last layer computes a sigmoid. If only the values of the outputs
+            suggest it, a warning is logged instead.
+
+    Example:
+        >>> import keras
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
+        >>> x = np.ones((1, 2))
+        >>> check_unbounded(net, x, net(x))
+    """
+    if not in_unit_interval(outputs):
+        return
+    last = sigmoid_layer(model, outputs.shape[-1])
+    if last is not None:
+        raise ValueError(_ends_in_probabilities(last))
+    if stays_in_unit_interval(model, x):
+        logging.warning(
+            "hydra_tf: the outputs of the model lie in [0, 1] even for very large inputs, as those "
+            "of a sigmoid do, but robust losses and attacks need logits; if they are "
+            "probabilities, remove the sigmoid from the model."
         )
 
 

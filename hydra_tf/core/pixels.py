@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from hydra_tf.core.lazy import tf
+
+# How far pixels may lie outside their range because of rounding, relative to its length.
+ROUNDING = 1e-6
+
+_NAN = "A batch has images with pixels that are NaN; correct such images or leave them out."
+_INFINITE = "A batch has images with infinite pixels; correct such images or leave them out."
+_OUTSIDE = (
+    "A batch has images with values outside [0, 1]; divide 8-bit images by 255 and make any "
+    "normalisation a layer of the model."
+)
 
 
 def unit_floats(images: tf.Tensor) -> tf.Tensor:
@@ -21,21 +35,76 @@ def unit_floats(images: tf.Tensor) -> tf.Tensor:
     return tf.cast(images, tf.float32)
 
 
-def require_pixel_range(low: float, high: float) -> None:
-    """Check that pixel values are in [0, 1].
+def clipped_pixels(images: Any, low: float = 0.0, high: float = 1.0) -> tf.Tensor:
+    """Return float32 images whose pixels are clipped to their range.
+
+    Resizing may round pixels to a few float32 steps outside the range. The checks of this module
+    tolerate :data:`ROUNDING`, and whoever uses the images clips them, so that the model, attacks
+    and bounds get the same ones.
 
     Args:
-        low: smallest value of a batch.
-        high: largest value of a batch.
-
-    Raises:
-        ValueError: with the range found and what to do; NaN is out of range.
+        images: [batch, ...] images that have been checked.
+        low: smallest pixel value.
+        high: largest pixel value.
 
     Example:
-        >>> require_pixel_range(0.0, 1.0)
+        >>> clipped_pixels(tf.constant([0.5, 1.0000002])).numpy().tolist()
+        [0.5, 1.0]
     """
-    if not (low >= 0.0 and high <= 1.0):
-        raise ValueError(
-            f"Images must have pixel values in [0, 1], but they span [{low:g}, {high:g}]; "
-            "divide 8-bit images by 255 and make any normalisation a layer of the model."
-        )
+    return tf.clip_by_value(tf.cast(images, tf.float32), low, high)
+
+
+def require_pixel_range(images: np.ndarray[Any, Any], low: float = 0.0, high: float = 1.0) -> None:
+    """Check that pixels lie in their range, apart from :data:`ROUNDING`.
+
+    Args:
+        images: [batch, ...].
+        low: smallest pixel value; minus infinity for any.
+        high: largest pixel value; infinity for any.
+
+    Raises:
+        ValueError: for a pixel that is NaN or outside the range, with what was found.
+
+    Example:
+        >>> require_pixel_range(np.array([[0.0, 1.0000002]]))
+    """
+    if not images.size:
+        return
+    least, largest = float(images.min()), float(images.max())
+    slack = ROUNDING * (high - low)
+    if least >= low - slack and largest <= high + slack:
+        return
+    unlimited = np.isinf(high - low)
+    wanted = "numbers" if unlimited else f"numbers in [{low:.9g}, {high:.9g}]"
+    for what, found in (("NaN", np.isnan(images)), ("infinite", np.isinf(images))):
+        if found.any():
+            first = int(np.argmax(found.reshape(len(found), -1).any(axis=1)))
+            raise ValueError(
+                f"Image {first}, counted from 0, has a pixel that is {what}, but pixel values must "
+                f"be {wanted}; correct such images or leave them out."
+            )
+    advice = (
+        "divide 8-bit images by 255 and make any normalisation a layer of the model"
+        if (low, high) == (0, 1)
+        else "scale them, or pass their range as clip"
+    )
+    raise ValueError(
+        f"Images must have pixel values in [{low:.9g}, {high:.9g}], but they span "
+        f"[{least:.9g}, {largest:.9g}]; {advice}."
+    )
+
+
+def pixels_valid(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return whether float32 pixels lie in [0, 1], apart from :data:`ROUNDING`, in a graph.
+
+    Returns:
+        A boolean scalar, and the error sentence if it is false.
+
+    Example:
+        >>> valid, sentence = pixels_valid(tf.constant([[0.5, float("nan")]]))
+        >>> bool(valid), b"NaN" in sentence.numpy()
+        (False, True)
+    """
+    valid = tf.reduce_all((images >= -ROUNDING) & (images <= 1.0 + ROUNDING))
+    infinite = tf.where(tf.reduce_any(tf.math.is_inf(images)), _INFINITE, _OUTSIDE)
+    return valid, tf.where(tf.reduce_any(tf.math.is_nan(images)), _NAN, infinite)

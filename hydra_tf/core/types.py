@@ -112,8 +112,8 @@ def require_linf_radius(epsilon: float, clip: tuple[float, float] | None = (0, 1
         raise ValueError(f"epsilon must be a finite number of at least 0, not {epsilon}.")
     if clip is not None and epsilon > clip[1] - clip[0]:
         raise ValueError(
-            f"epsilon={epsilon:g} is larger than the range of pixel values, [{clip[0]:g}, "
-            f"{clip[1]:g}]; for images in [0, 1], write 8/255 for 8 grey levels, not 8."
+            f"epsilon={epsilon:.9g} is larger than the range of pixel values, [{clip[0]:.9g}, "
+            f"{clip[1]:.9g}]; for images in [0, 1], write 8/255 for 8 grey levels, not 8."
         )
 
 

@@ -15,6 +15,7 @@ from hydra_tf.attacks.gradients import MISSING, RESCUED, missing_gradients
 from hydra_tf.checks.batches import check_use
 from hydra_tf.checks.labels import sparse_labels
 from hydra_tf.checks.models import network_of
+from hydra_tf.core.pixels import clipped_pixels
 from hydra_tf.core.types import Classifier, Images, Labels
 from hydra_tf.evaluation.progress import ProgressBar, batch_count
 
@@ -55,7 +56,7 @@ def as_dataset(data: Any, batch_size: int) -> tf.data.Dataset:
 
 
 def checked_batches(model: Classifier, data: tf.data.Dataset) -> Iterator[tuple[Images, Labels]]:
-    """Yield checked batches of images and integer labels.
+    """Yield checked batches of images, clipped to [0, 1], and integer labels.
 
     Args:
         model: Keras model that outputs logits.
@@ -73,7 +74,7 @@ def checked_batches(model: Classifier, data: tf.data.Dataset) -> Iterator[tuple[
     """
     for x, y in data:
         check_use(model, x, y)
-        yield tf.cast(x, tf.float32), sparse_labels(y)
+        yield clipped_pixels(x), sparse_labels(y)
 
 
 class UnderEach(NamedTuple):
@@ -195,7 +196,8 @@ def correct_under(
 
     Args:
         model: Keras model that outputs logits.
-        data: tf.data.Dataset of (images, labels) batches, or a pair of arrays.
+        data: tf.data.Dataset of (images, labels) batches, or a pair of arrays; pixels that lie
+            outside [0, 1] by rounding, up to 1e-6, are clipped.
         attack: attack spec such as ``"pgd:epsilon=8/255,steps=50,restarts=10"``, an attack,
             or None for the benign images only.
         seed: seed of the attack; batch i uses the pair (seed, i).

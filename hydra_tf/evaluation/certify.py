@@ -24,6 +24,7 @@ import tensorflow as tf
 from hydra_tf.checks.batches import check_use
 from hydra_tf.checks.models import network_of
 from hydra_tf.core.graphs import Graphs
+from hydra_tf.core.pixels import clipped_pixels
 from hydra_tf.core.randomness import stateless_seed
 from hydra_tf.core.types import Sampling, least_draws, require_number
 
@@ -232,10 +233,10 @@ def require_sizes(seed: Any, **sizes: Any) -> None:
 
 
 def _checked(model: Any, x: Any, batch_size: int, seed: int) -> tuple[Any, tf.Tensor]:
-    """Return the checked model and images."""
+    """Return the checked model, and the images, clipped to [0, 1]."""
     require_sizes(seed, batch_size=batch_size)
     check_use(model, x, np.zeros(len(x)))
-    return network_of(model), tf.cast(x, tf.float32)
+    return network_of(model), clipped_pixels(x)
 
 
 def certify(
@@ -258,7 +259,7 @@ def certify(
 
     Args:
         model: Keras model that outputs logits.
-        x: [images, ...] pixel values in [0, 1].
+        x: [images, ...] pixel values in [0, 1]; those outside by rounding, up to 1e-6, are clipped.
         sigma: standard deviation of the noise in pixel values.
         n0: draws that choose the class.
         n: draws that bound its probability.

@@ -30,7 +30,8 @@ def verified_under(
 
     Args:
         model: functional or Sequential Keras model that outputs logits, masked or not.
-        data: tf.data.Dataset of (images, labels) batches, or a pair of arrays.
+        data: tf.data.Dataset of (images, labels) batches, or a pair of arrays; pixels that lie
+            outside [0, 1] by rounding, up to 1e-6, are clipped.
         epsilon: radius of the ball in units of pixel values in [0, 1].
         method: ``"ibp"``, ``"crown_ibp"``, ``"crown"``, ``"symbolic"`` or ``"tightest"``, with
             or without parameters; see :func:`hydra_tf.bounds.margin_lower_bound`.

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from hydra_tf.core.pixels import clipped_pixels, require_pixel_range
+
 PROBES = 64
 CALIBRATION = 256
 _BATCH = 16
@@ -116,12 +118,8 @@ def representative_images(images: Any, shape: tuple[int, ...]) -> np.ndarray[Any
             f"representative must have images of shape [{wanted}] with n at least 1, but its "
             f"shape is {list(array.shape)}."
         )
-    if not (array.min() >= 0 and array.max() <= 1):
-        raise ValueError(
-            "representative must have pixel values in [0, 1], but they span "
-            f"[{array.min():g}, {array.max():g}]; divide 8-bit images by 255."
-        )
-    return array.astype(np.float32)
+    require_pixel_range(array)
+    return np.asarray(clipped_pixels(array))
 
 
 def keras_outputs(model: keras.Model, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -1,8 +1,9 @@
 """Masked layers: a mixin over the public Keras classes.
 
 A masked layer has a ``kernel``, trainable float32 ``scores`` of the same shape, and a boolean
-``mask``. The mask is state: :meth:`refresh_mask` chooses it from the scores, once per optimizer
-step while scores are trained, and the forward pass only reads it.
+``mask``. The mask is state, and so is the number of weights that it keeps: :meth:`refresh_mask`
+chooses as many again from the scores, once per optimizer step while scores are trained, and the
+forward pass only reads the mask.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import tensorflow as tf
 from hydra_tf.sparsity.granularity import GRANULARITIES
 from hydra_tf.sparsity.model import MaskedLike
 from hydra_tf.sparsity.score_init import initial_scores
-from hydra_tf.sparsity.topk import kept_count, masked_kernel
+from hydra_tf.sparsity.topk import count_kept, kept_count, masked_kernel
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -60,6 +61,9 @@ class MaskedKernel(_Base):
         density: share of the kernel's weights that the mask keeps, in (0, 1].
         granularity: unit that is kept or pruned as one: ``"element"``.
 
+    Raises:
+        ValueError: for a density outside (0, 1], an unknown granularity, LoRA or quantization.
+
     Example:
         >>> layer = MaskedDense(10, density=0.1)
         >>> layer.build((None, 20))
@@ -72,14 +76,22 @@ class MaskedKernel(_Base):
     ) -> None:
         kept_count(density, 1)
         GRANULARITIES.build(granularity)
+        if kwargs.get("lora_rank"):
+            self.enable_lora()
         super().__init__(*args, **kwargs)
-        self.density = float(density)
+        if self.quantization_mode or getattr(self, "quantization_config", None):
+            raise ValueError(
+                f"{type(self).__name__} does not support quantized weights; quantize the network "
+                "when it is exported, with hydra_tf.export.to_tflite(quantization=...)."
+            )
+        self._density = float(density)
         self.granularity = granularity
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create the weights of the Keras layer, then scores and mask."""
         super().build(input_shape)
         shape = tuple(self.kernel.shape)
+        size = math.prod(shape)
         self.scores = self.add_weight(
             name="scores",
             shape=shape,
@@ -90,10 +102,17 @@ class MaskedKernel(_Base):
         self.mask = self.add_weight(
             name="mask",
             shape=shape,
-            initializer=lambda shape, dtype: self._choose_mask(),
+            initializer=lambda shape, dtype: self._chosen(kept_count(self._density, size)),
             dtype="bool",  # one byte per weight
             trainable=False,
             aggregation="only_first_replica",
+        )
+
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse LoRA, whose weights have no mask."""
+        raise ValueError(
+            f"{type(self).__name__} does not support LoRA, whose weights have no mask; merge them "
+            "into the kernel, or leave this layer unmasked with mask_model(exclude=...)."
         )
 
     @property
@@ -101,14 +120,43 @@ class MaskedKernel(_Base):
         """Number of inputs of one output of the layer."""
         return math.prod(self.kernel.shape[:-1])
 
-    def _choose_mask(self) -> tf.Tensor:
-        """Return the mask that follows from the scores at the layer's density."""
-        granularity = GRANULARITIES.build(self.granularity)
-        return granularity(tf.convert_to_tensor(self.scores), self.density)
+    @property
+    def density(self) -> float:
+        """Share of the weights that the mask keeps; setting it chooses the mask again."""
+        mask = getattr(self, "mask", None)
+        if mask is None:  # not built yet
+            return self._density
+        with tf.init_scope():  # configs are also read while a graph is traced
+            kept, size = int(self.kept()), math.prod(mask.shape)
+        # A density that gives this number is returned as it was set, so that it stays round.
+        return self._density if kept == kept_count(self._density, size) else kept / size
 
-    def refresh_mask(self) -> tf.Tensor:
-        """Choose the mask from the scores at the layer's density, and return it."""
-        mask = self._choose_mask()
+    @density.setter
+    def density(self, density: float) -> None:
+        mask = getattr(self, "mask", None)
+        kept = kept_count(density, 1 if mask is None else math.prod(mask.shape))
+        self._density = float(density)
+        if mask is not None:
+            self.refresh_mask(kept)
+
+    def kept(self) -> tf.Tensor:
+        """Return the number of weights that the mask keeps, a scalar int32 tensor."""
+        return count_kept(tf.convert_to_tensor(self.mask))
+
+    def _chosen(self, kept: int | tf.Tensor) -> tf.Tensor:
+        """Return where the weights are that the scores choose."""
+        granularity = GRANULARITIES.build(self.granularity)
+        return granularity(tf.convert_to_tensor(self.scores), kept)
+
+    def refresh_mask(self, kept: int | tf.Tensor | None = None) -> tf.Tensor:
+        """Choose the mask from the scores, and return it.
+
+        Args:
+            kept: number of weights to keep, a whole number or a scalar tensor; by default as many
+                as the mask keeps now. A graph reads this number whenever it runs, so that a
+                density that is set between two steps holds.
+        """
+        mask = self._chosen(self.kept() if kept is None else kept)
         self.mask.assign(mask)
         return mask
 

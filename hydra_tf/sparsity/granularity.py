@@ -7,16 +7,16 @@ from typing import Protocol
 
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.registry import Registry
-from hydra_tf.sparsity.topk import kept_count, topk_chosen
+from hydra_tf.sparsity.topk import topk_chosen
 
 
 class Granularity(Protocol):
     """Chooses the mask of a kernel from its scores."""
 
-    def __call__(self, scores: tf.Tensor, density: float) -> tf.Tensor:
-        """Return booleans of the scores' shape, true where a weight is kept.
+    def __call__(self, scores: tf.Tensor, kept: int | tf.Tensor) -> tf.Tensor:
+        """Return booleans of the scores' shape, `kept` of them true, where a weight is kept.
 
-        The number of kept weights is that of :func:`hydra_tf.sparsity.kept_count`.
+        In a graph, `kept` is a scalar int32 tensor, because a density may change between steps.
         """
 
 
@@ -28,6 +28,6 @@ GRANULARITIES: Registry[Granularity] = Registry("granularity", "hydra_tf.sparsit
 class Element:
     """Single weights, as in arXiv 2002.10509."""
 
-    def __call__(self, scores: tf.Tensor, density: float) -> tf.Tensor:
+    def __call__(self, scores: tf.Tensor, kept: int | tf.Tensor) -> tf.Tensor:
         """Return where the scores of largest magnitude are."""
-        return topk_chosen(scores, kept_count(density, scores.shape.num_elements()))
+        return topk_chosen(scores, kept)

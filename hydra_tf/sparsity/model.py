@@ -28,7 +28,7 @@ class MaskedLike(Protocol):
     granularity: str
     fan_in: int
 
-    def refresh_mask(self) -> tf.Tensor:
+    def refresh_mask(self, kept: int | tf.Tensor | None = None) -> tf.Tensor:
         """Choose the mask from the scores, and return it."""
 
     def masked_kernel(self) -> tf.Tensor:
@@ -105,6 +105,9 @@ def set_density(
 ) -> None:
     """Set the density of each layer, and choose the masks.
 
+    During a `fit`, this takes effect from the next step on: the prune phase keeps as many weights
+    as the masks do.
+
     Args:
         model: a model with masked layers (see :func:`hydra_tf.mask_model`).
         density: share of the masked layers' weights to keep, in (0, 1].
@@ -126,32 +129,8 @@ def set_density(
     GRANULARITIES.build(granularity)
     shares = layer_densities(model, density, allocation)
     for layer, share in zip(masked_layers(model), shares, strict=True):
-        layer.density, layer.granularity = share, granularity
-        layer.refresh_mask()
-
-
-def adopt_masks(model: keras.Model) -> None:
-    """Set the density of every layer to that of its mask.
-
-    Masks are loaded with the weights (`set_weights`, `load_weights`), but densities are not;
-    choosing masks at the old density would keep pruned weights again.
-
-    Example:
-        >>> import keras, hydra_tf
-        >>> nets = [keras.Sequential([keras.Input([10]), keras.layers.Dense(10)]) for _ in "ab"]
-        >>> pruned, fresh = (hydra_tf.mask_model(net) for net in nets)
-        >>> set_density(pruned, 0.1)
-        >>> fresh.set_weights(pruned.get_weights())
-        >>> adopt_masks(fresh)
-        >>> fresh.layers[0].density
-        0.1
-    """
-    for layer in masked_layers(model):
-        mask = np.asarray(layer.mask)
-        kept = int(np.sum(mask))
-        # If the density already gives this number, it is left unchanged, so that it stays round.
-        if kept != kept_count(layer.density, mask.size):
-            layer.density = kept / mask.size
+        layer.granularity = granularity
+        layer.density = share  # which chooses the mask
 
 
 def report(model: keras.Model) -> dict[str, Any]:

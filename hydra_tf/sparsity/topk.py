@@ -10,6 +10,11 @@ from hydra_tf.core.lazy import tf
 # Digits of the 31 bits of a float's magnitude, highest first: (shift, number of values).
 _DIGITS = ((20, 1 << 11), (10, 1 << 10), (0, 1 << 10))
 _SIGN = -(1 << 31)
+_ROW = 200  # a byte can hold the sum of a row of this many bits
+_IMPOSSIBLE = (
+    "A mask must keep between 1 and all weights of its layer; set a density in (0, 1] with "
+    "hydra_tf.set_density."
+)
 
 
 def kept_count(density: float, size: int) -> int:
@@ -35,6 +40,23 @@ def kept_count(density: float, size: int) -> int:
     return max(1, round(density * size))
 
 
+def count_kept(mask: tf.Tensor) -> tf.Tensor:
+    """Return how many weights a mask keeps, a scalar int32 tensor.
+
+    Args:
+        mask: booleans of any shape.
+
+    Example:
+        >>> int(count_kept([[True, False], [True, True]]))
+        3
+    """
+    bits = tf.cast(tf.reshape(mask, [-1]), tf.uint8)
+    # Rows are summed as bytes, which is several times faster than a sum of integers.
+    whole = tf.size(bits) // _ROW * _ROW
+    rows = tf.reduce_sum(tf.reshape(bits[:whole], [-1, _ROW]), 1)
+    return tf.reduce_sum(tf.cast(tf.concat([rows, bits[whole:]], 0), tf.int32))
+
+
 def _kth_digit(
     digits: tf.Tensor, values: int, kept: tf.Tensor | int
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -47,7 +69,7 @@ def _kth_digit(
     return digit, kept - (at_least[digit] - counts[digit])
 
 
-def topk_mask(scores: tf.Tensor, kept: int) -> tf.Tensor:
+def topk_mask(scores: tf.Tensor, kept: int | tf.Tensor) -> tf.Tensor:
     """Return ones for the `kept` scores of largest magnitude; ties go to the lowest index.
 
     See :func:`topk_chosen` for arguments and errors.
@@ -62,7 +84,7 @@ def topk_mask(scores: tf.Tensor, kept: int) -> tf.Tensor:
     return tf.cast(topk_chosen(scores, kept), tf.float32)
 
 
-def topk_chosen(scores: tf.Tensor, kept: int) -> tf.Tensor:
+def topk_chosen(scores: tf.Tensor, kept: int | tf.Tensor) -> tf.Tensor:
     """Return where the `kept` scores of largest magnitude are; ties go to the lowest index.
 
     The bit patterns of non-negative float32 numbers have the order of the numbers. Counting
@@ -71,24 +93,50 @@ def topk_chosen(scores: tf.Tensor, kept: int) -> tf.Tensor:
 
     Args:
         scores: float32 tensor of any shape.
-        kept: number of ones in the mask, between 1 and the number of scores.
+        kept: number of ones in the mask, between 1 and the number of scores: a whole number, or
+            a scalar tensor that a graph reads whenever it runs.
 
     Returns:
         Booleans of the shape of `scores`, exactly `kept` of them true.
 
     Raises:
         ValueError: for `kept` below 1 or above the number of scores.
+        TypeError: for `kept` that is not a whole number.
+        tf.errors.InvalidArgumentError: for such a tensor, when its graph runs.
 
     Example:
         >>> topk_chosen([[0.5, -3.0], [2.0, 0.1]], 2).numpy().tolist()
         [[False, True], [True, False]]
     """
     scores = tf.convert_to_tensor(scores, tf.float32)
+    kept = _whole(kept)
+    if not isinstance(kept, int):
+        size = tf.size(scores)
+        possible = tf.debugging.Assert((kept >= 1) & (kept <= size), [_IMPOSSIBLE])
+        with tf.control_dependencies([possible]):
+            return tf.cond(
+                kept < size,
+                lambda: _largest(scores, kept),
+                lambda: tf.ones_like(scores, tf.bool),
+            )
     size = scores.shape.num_elements()
     if size is not None and not 1 <= kept <= size:
         raise ValueError(f"Of {size} scores between 1 and {size} can be kept, not {kept}.")
-    if kept == size:
-        return tf.ones_like(scores, tf.bool)
+    return tf.ones_like(scores, tf.bool) if kept == size else _largest(scores, kept)
+
+
+def _whole(kept: object) -> int | tf.Tensor:
+    """Return a number of weights as an integer, or as an int32 scalar if only a graph knows it."""
+    if not isinstance(kept, bool) and isinstance(kept, numbers.Integral):
+        return int(kept)
+    number = tf.convert_to_tensor(kept)
+    if not number.dtype.is_integer or number.shape.rank != 0:
+        raise TypeError(f"kept must be a whole number or a scalar tensor of one, not {kept!r}.")
+    return tf.cast(number, tf.int32) if tf.is_symbolic_tensor(number) else int(number)
+
+
+def _largest(scores: tf.Tensor, kept: int | tf.Tensor) -> tf.Tensor:
+    """Return where the `kept` scores of largest magnitude are, fewer than all."""
     # The sign bit is kept and ignored, because a copy without it would need as much memory as
     # the scores.
     bits = tf.bitcast(tf.reshape(scores, [-1]), tf.int32)

@@ -12,11 +12,17 @@ from hydra_tf.checks import check_use, first_batch, require_logits
 from hydra_tf.core.types import Images, Logits, require_number
 from hydra_tf.objectives.base import Replayed
 from hydra_tf.objectives.validation import validation_measure
-from hydra_tf.sparsity.model import adopt_masks, masked_layers
+from hydra_tf.sparsity.model import masked_layers
 from hydra_tf.training.callbacks.callback_order import ordered_callbacks, warn_of_coarse_rates
 from hydra_tf.training.callbacks.learning_rate import CompiledRate
 from hydra_tf.training.step.batch_checks import plain_sentences
 from hydra_tf.training.step.gradient_watch import GradientWatch
+from hydra_tf.training.step.keras_arguments import (
+    check_batch_size,
+    check_fit_arguments,
+    refuse_jit,
+    refuse_weights,
+)
 from hydra_tf.training.step.model_steps import BatchSteps
 from hydra_tf.training.step.optimizer import OptimizerState, require_scope, require_supported
 from hydra_tf.training.step.phases import NO_PHASE, PHASES, Phase
@@ -81,7 +87,7 @@ class RobustModel(BatchSteps):
         self._counted_steps: int | None = None
         self._first_batch: Batch | None = None
         self._optimizer_state = OptimizerState()
-        self._traced_for: dict[str, list[Any]] = {}
+        self._traced_for: dict[str, int | None] = {}
         self._attack_spec = validation_attack
         if validation_attack == "auto":
             validation_attack = getattr(self.objective, "validation_attack", lambda: None)()
@@ -116,11 +122,12 @@ class RobustModel(BatchSteps):
             optimizer: as in Keras.
             loss: not supported; see `objective` of :class:`RobustModel`.
             loss_weights: not supported.
-            **kwargs: further arguments of Keras's `compile`.
+            **kwargs: further arguments of Keras's `compile`, except `jit_compile=True`.
 
         Raises:
-            ValueError: for a loss or loss weights.
+            ValueError: for a loss, loss weights or XLA.
         """
+        refuse_jit(kwargs.get("jit_compile"))
         for name, value in (("loss", loss), ("loss_weights", loss_weights)):
             if value is not None:
                 raise ValueError(
@@ -150,7 +157,7 @@ class RobustModel(BatchSteps):
         return self._first_batch
 
     def set_phase(self, name: str, steps: int | None = None) -> None:
-        """Set the phase of the next training steps; densities are taken from the masks.
+        """Set the phase of the next training steps.
 
         Args:
             name: ``"pretrain"``, ``"prune"`` or ``"finetune"``.
@@ -162,7 +169,6 @@ class RobustModel(BatchSteps):
         """
         if name not in PHASES:
             raise ValueError(f'Unknown phase "{name}". Known: {", ".join(PHASES)}.')
-        adopt_masks(self.net)
         self._phase, self._phase_steps = PHASES[name], steps
         self.train_function = None
         if self.compiled:
@@ -200,9 +206,10 @@ class RobustModel(BatchSteps):
         """Train like `keras.Model.fit`, after checking the data.
 
         Args:
-            x: arrays, tf.data.Dataset, PyDataset or generator, as in Keras.
+            x: arrays, tf.data.Dataset, PyDataset or generator, as in Keras; pixels that lie
+                outside [0, 1] by rounding, up to 1e-6, are clipped.
             y: labels when `x` is an array; integers or one-hot.
-            batch_size: as in Keras.
+            batch_size: as in Keras, for arrays.
             epochs: as in Keras; with a HydraCallback the sum of its phases.
             verbose: as in Keras.
             callbacks: as in Keras.
@@ -210,19 +217,18 @@ class RobustModel(BatchSteps):
 
         Raises:
             ValueError: images outside [0, 1] or of the wrong shape, labels out of range, an
-                optimizer that averages weights or accumulates gradients itself.
+                optimizer that averages weights or accumulates gradients itself, an argument that
+                would be ignored with these data.
             FloatingPointError: when the loss is not finite; the model then has the weights of the
                 last finished epoch, and its optimizer the state of a new one.
         """
-        for name in ("class_weight", "sample_weight"):
-            if kwargs.get(name) is not None:
-                raise ValueError(f"RobustModel.fit does not support {name}.")
+        check_fit_arguments(x, batch_size=batch_size, **kwargs)
         self.check_training_data(x, y)
         self.gradient_watch.warned = False
         self._retrace_if_needed("train_function", self._first_batch)
         data = kwargs.get("validation_data")
         if data is not None:
-            pair = data[:2] if isinstance(data, tuple) else (data,)
+            pair = data[:2] if isinstance(data, tuple | list) else (data,)
             self._retrace_if_needed("test_function", self.check_data(*pair))
         if y is not None:
             self._first_batch = first_batch(x, y, limit=batch_size or 32)
@@ -237,17 +243,14 @@ class RobustModel(BatchSteps):
             return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
 
     def _retrace_if_needed(self, function: str, batch: Batch | None) -> None:
-        """Retrace a graph if densities or the rank of labels changed.
+        """Retrace a graph if the rank of labels changed.
 
-        Densities are constants of the graph. Keras keeps one graph for labels of rank 1 and 2,
-        in which their rank would be unknown.
+        Keras keeps one graph for labels of rank 1 and 2, in which their rank would be unknown.
         """
-        adopt_masks(self.net)
-        key: list[Any] = [None if batch is None else batch[1].ndim]
-        key += [(layer.density, layer.granularity) for layer in masked_layers(self.net)]
-        if self._traced_for.get(function) != key:
+        rank = None if batch is None else batch[1].ndim
+        if self._traced_for.get(function, ...) != rank:
             setattr(self, function, None)
-            self._traced_for[function] = key
+            self._traced_for[function] = rank
 
     def prepare_training(self) -> None:
         """Build the optimizer and allocate the stored perturbation, after the data check.
@@ -278,36 +281,46 @@ class RobustModel(BatchSteps):
         with self.distribute_strategy.scope():
             self._optimizer_state.reset()
 
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate like `keras.Model.evaluate`, with robust accuracy.
+    def evaluate(  # type: ignore[no-untyped-def]
+        self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs
+    ) -> Any:
+        """Evaluate like `keras.Model.evaluate`, with robust accuracy, without sample weights.
 
         There is a warning if the validation attack found no gradient for more than 1% of the
         images, because they may seem robust for that reason only.
         """
         # When fit calls this, it passes a CallbackList, and has checked its validation data.
         if not isinstance(kwargs.get("callbacks"), keras.callbacks.CallbackList):
+            refuse_weights("evaluate", sample_weight=sample_weight)
+            check_batch_size("evaluate", x, batch_size)
             self._retrace_if_needed("test_function", self.check_data(x, y))
             self.gradient_watch.warned = False
         with self.distribute_strategy.scope():
             self.gradient_watch.share.reset_state()
         with plain_sentences():
-            results = super().evaluate(x, y, *args, **kwargs)
+            results = super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
         share = float(self.gradient_watch.share.result())
         self.gradient_watch.warn_once(self.validation_measure, share)
         return results
 
-    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Train on one batch like `keras.Model.train_on_batch`."""
+    def train_on_batch(  # type: ignore[no-untyped-def]
+        self, x, y=None, sample_weight=None, class_weight=None, return_dict=False
+    ) -> Any:
+        """Train on one batch like `keras.Model.train_on_batch`, without weights."""
+        refuse_weights("train_on_batch", sample_weight=sample_weight, class_weight=class_weight)
         self.check_training_data(x, y)
         self._retrace_if_needed("train_function", self._first_batch)
         self.prepare_training()
         with plain_sentences():
-            return super().train_on_batch(x, y, *args, **kwargs)
+            return super().train_on_batch(x, y, return_dict=return_dict)
 
-    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate one batch like `keras.Model.test_on_batch`."""
+    def test_on_batch(  # type: ignore[no-untyped-def]
+        self, x, y=None, sample_weight=None, return_dict=False
+    ) -> Any:
+        """Evaluate one batch like `keras.Model.test_on_batch`, without sample weights."""
+        refuse_weights("test_on_batch", sample_weight=sample_weight)
         self._retrace_if_needed("test_function", self.check_data(x, y))
-        return super().test_on_batch(x, y, *args, **kwargs)
+        return super().test_on_batch(x, y, return_dict=return_dict)
 
     def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         """Export the network with plain layers like `keras.Model.export`."""
@@ -315,7 +328,10 @@ class RobustModel(BatchSteps):
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as saved; Keras calls this."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        settings = keras.saving.deserialize_keras_object(config)
+        if settings.get("jit_compile") is True:  # accepted by earlier versions, which ignored it
+            settings["jit_compile"] = False
+        self.compile(**settings)
         self.optimizer.build(self.trainable_variables)
         self.compiled_rate.attach(self.optimizer)
         self._optimizer_state.note_built(self.optimizer, self.trainable_variables)

@@ -69,6 +69,14 @@ def two_inputs():
             'no bound rule for the activation "tanh" of layer "inner"; supported are linear, relu',
         ),
         (
+            lambda: flat(layers.Dense(4, "sigmoid", name="hidden"), layers.Dense(2)),
+            'There is no bound rule for the activation "sigmoid" of layer "hidden"; supported are',
+        ),
+        (
+            lambda: flat(layers.Dense(4), layers.Softmax(name="hidden"), layers.Dense(2)),
+            r'There is no bound rule for layer "hidden" \(Softmax\); supported are the layers',
+        ),
+        (
             lambda: flat(layers.Dense(2, "softmax", name="last")),
             'Layer "last" turns logits into probabilities, but bounds are on logits; remove',
         ),
@@ -168,7 +176,20 @@ def test_subclassed_models_and_functions_are_refused():
         ),
         ({"clip": (1, 0)}, ValueError, r"clip must be \(smallest, largest\) .* not \(1, 0\)"),
         ({"x": np.full((2, 3), 1.5)}, ValueError, r"in \[0, 1\], but they span \[1.5, 1.5\]"),
-        ({"x": np.full((2, 3), np.nan)}, ValueError, r"in \[0, 1\]"),
+        ({"x": np.full((2, 3), np.nan)}, ValueError, r"NaN, .* must be numbers in \[0, 1\]"),
+        ({"x": np.full((2, 3), np.inf)}, ValueError, "has a pixel that is infinite"),
+        (
+            {"x": [[0.5] * 3, [0, np.nan, 9]], "clip": None},
+            ValueError,
+            "Image 1, counted from 0, has a pixel that is NaN, but pixel values must be numbers;",
+        ),
+        ({"x": np.full((2, 3), 1.00001)}, ValueError, r"they span \[1\.0000100\d, 1\.00001"),
+        (
+            {"x": np.full((2, 3), -1.00001), "clip": (-1, 1)},
+            ValueError,
+            r"in \[-1, 1\], but they span \[-1\.0000100.*; scale them, or pass their range",
+        ),
+        ({"epsilon": 1.0000001}, ValueError, r"epsilon=1.0000001 is larger than the range"),
         ({"x": np.zeros((2, 4))}, ValueError, r"images of shape \(3,\), not \(4,\)"),
         ({"x": np.zeros((2, 3, 1))}, ValueError, r"images of shape \(3,\), not"),
         ({"y": [0, 2]}, ValueError, r"from 0 to 1, .* but they span \[0, 2\]"),
@@ -201,3 +222,26 @@ def test_labels_of_a_wrong_shape_are_refused_in_a_graph(shape, message):
 
     with pytest.raises(ValueError, match=message):
         graph(tf.zeros(shape, tf.int32))
+
+
+@pytest.mark.parametrize(
+    ("clip", "value"), [((0, 1), 1.00000024), ((0, 1), -1e-6), ((-2, 6), 6.000007)]
+)
+@pytest.mark.parametrize("method", ["ibp", "crown"])
+def test_pixels_outside_by_rounding_are_clipped(clip, value, method):
+    net = flat(layers.Dense(2))
+    images = np.array([[0.5, value, 0.25]])
+    found = bounds.bound(net, images, 0.1, method, clip)
+    expected = bounds.bound(net, np.clip(images, *clip), 0.1, method, clip)
+    np.testing.assert_array_equal(found.lower, expected.lower)
+    np.testing.assert_array_equal(found.upper, expected.upper)
+
+
+def test_without_clip_images_are_left_alone():
+    net = keras.Sequential([keras.Input([1]), layers.Dense(2, use_bias=False)])
+    net.set_weights([np.array([[1.0, -1.0]])])
+    for value in (1.00000024, -7.0, 300.0):
+        found = bounds.bound(net, [[value]], 0.25, clip=None, rounding=False)
+        np.testing.assert_array_equal(
+            found.lower, np.float32([[np.float32(value) - 0.25, -(np.float32(value) + 0.25)]])
+        )

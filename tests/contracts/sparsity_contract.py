@@ -81,12 +81,16 @@ def _check_densities(allocation, scores, density):
 def check_granularity(granularity):
     """Check type, shape and count of masks."""
     for shape in KERNELS:
+        graph = tf.function(granularity)
         for density in DENSITIES:
-            mask = granularity(tf.constant(normal(shape)), density)
+            scores, expected = tf.constant(normal(shape)), kept_count(density, int(np.prod(shape)))
+            mask = granularity(scores, expected)
             assert mask.dtype == tf.bool, f"{granularity} has masks of {mask.dtype.name}"
             assert mask.shape == shape, f"{granularity} has masks of shape {mask.shape}"
-            kept, expected = int(np.sum(mask)), kept_count(density, int(np.prod(shape)))
+            kept = int(np.sum(mask))
             assert kept == expected, f"{granularity} keeps {kept} weights, not {expected}"
+            in_graph = graph(scores, tf.constant(expected))
+            assert np.array_equal(in_graph, mask), f"{granularity} has other masks in a graph"
 
 
 def check_method(method):

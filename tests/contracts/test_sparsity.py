@@ -135,8 +135,8 @@ class TiesByPosition(Uniform):
 class OneTooMany(Element):
     """It keeps one weight more."""
 
-    def __call__(self, scores, density):
-        mask = super().__call__(scores, density)
+    def __call__(self, scores, kept):
+        mask = super().__call__(scores, kept)
         first = tf.equal(
             tf.range(tf.size(mask)),
             tf.argmin(tf.cast(tf.reshape(mask, [-1]), tf.int32), output_type=tf.int32),
@@ -148,8 +148,8 @@ class OneTooMany(Element):
 class FloatMask(Element):
     """Its masks are numbers."""
 
-    def __call__(self, scores, density):
-        return tf.cast(super().__call__(scores, density), tf.float32)
+    def __call__(self, scores, kept):
+        return tf.cast(super().__call__(scores, kept), tf.float32)
 
 
 @dataclass(frozen=True)

@@ -196,3 +196,23 @@ def test_the_progress_bar_shows_the_accuracy_so_far(capsys):
     assert f"accuracy: {expected:.4f}" in shown
     accuracy(linear_net(), (X, Y), verbose=0)
     assert capsys.readouterr().out == ""
+
+
+def test_pixels_outside_by_rounding_count_as_clipped_ones():
+    rng = np.random.default_rng(0)
+    x, y = rng.random((20, 4)).astype("float32").round(), rng.integers(0, 3, 20)
+    rounded = np.where(x == 1, np.float32(1.00000024), np.float32(-1e-7))
+    net = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])
+    pgd = hydra_tf.attacks.build("pgd:epsilon=0.2,steps=3")
+    measures = {
+        "accuracy": lambda x: hydra_tf.evaluation.accuracy(net, (x, y)),
+        "robust": lambda x: hydra_tf.evaluation.robust_accuracy(net, (x, y), pgd),
+        "verified": lambda x: hydra_tf.evaluation.verified_accuracy(net, (x, y), 0.01),
+        "certify": lambda x: hydra_tf.evaluation.certify(net, x, n0=5, n=50)[1],
+        "predict": lambda x: hydra_tf.evaluation.predict(net, x, n=50),
+        "attack": lambda x: pgd(net, x, y),
+        "margins": lambda x: hydra_tf.bounds.margin_lower_bound(net, x, y, 0.1),
+    }
+    for name, measure in measures.items():
+        np.testing.assert_array_equal(measure(rounded), measure(x), err_msg=name)
+    assert pgd(net, rounded, y).numpy().max() <= 1

@@ -191,3 +191,16 @@ def test_build_sets_scores_and_mask_from_the_kernel():
     np.testing.assert_allclose(layer.scores, expected, rtol=1e-6)
     kept = np.sort(np.argsort(-np.abs(kernel).ravel(), kind="stable")[:20])
     np.testing.assert_array_equal(np.flatnonzero(np.asarray(layer.mask)), kept)
+
+
+@pytest.mark.parametrize("kind", [L.Dense, L.Conv2D])
+def test_lora_and_quantization_are_refused(kind):
+    sizes = {L.Dense: (3,), L.Conv2D: (3, 2)}[kind]
+    with pytest.raises(ValueError, match=r"does not support LoRA, .* mask_model\(exclude=\.\.\.\)"):
+        MASKED[kind](*sizes, lora_rank=2)
+    layer = MASKED[kind](*sizes)
+    layer.build((None, *[4] * (len(sizes) * 2 - 1)))
+    with pytest.raises(ValueError, match="does not support LoRA"):
+        layer.enable_lora(2)
+    with pytest.raises(ValueError, match="does not support quantized weights"):
+        MASKED[L.Dense](3, dtype=keras.dtype_policies.QuantizedDTypePolicy("int8"))

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import hydra_tf
 from hydra_tf.sparsity import masked_layers, refresh_masks, report, set_density
-from hydra_tf.sparsity.model import adopt_masks
 
 L = keras.layers
 
@@ -165,10 +165,53 @@ def test_loaded_masks_set_the_densities():
     hydra_tf.set_density(pruned, 0.3)
     hydra_tf.set_density(other, 0.9)
     other.set_weights(pruned.get_weights())
-    adopt_masks(other)
     kept = round(0.3 * 63)
     assert other.layers[0].density == kept / 63
     other.layers[0].refresh_mask()
     assert np.array_equal(other.layers[0].mask, pruned.layers[0].mask)
-    adopt_masks(pruned)
     assert pruned.layers[0].density == 0.3  # unchanged
+
+
+def test_a_graph_keeps_as_many_weights_as_the_mask_does():
+    model = two_layers()
+    traces = []
+
+    @tf.function
+    def refresh():
+        traces.append(model)
+        refresh_masks(model)
+
+    rng = np.random.default_rng(0)
+    for density in (0.5, 0.1, 1.0, 0.3):
+        set_density(model, density)
+        for layer in masked_layers(model):
+            layer.scores.assign(rng.normal(size=layer.scores.shape))
+        refresh()
+        for layer in masked_layers(model):
+            count = round(density * np.size(layer.mask))
+            magnitudes = np.abs(np.asarray(layer.scores))
+            assert np.array_equal(layer.mask, magnitudes >= np.sort(magnitudes.ravel())[-count])
+            assert layer.density == density
+    assert len(traces) == 1
+
+
+def test_a_layer_has_the_density_of_its_mask():
+    dense = masked_layers(two_layers())[1]
+    dense.density = 0.25
+    assert int(dense.kept()) == np.sum(dense.mask) == 10
+    dense.mask.assign(np.arange(40).reshape(8, 5) < 3)
+    assert dense.density == dense.get_config()["density"] == 3 / 40
+    with pytest.raises(ValueError, match=r"must lie in \(0, 1\]"):
+        dense.density = 0
+    assert int(dense.kept()) == 3
+    assert tf.function(lambda: dense.density)().numpy() == np.float32(3 / 40)
+
+
+def test_a_mask_that_keeps_nothing_is_refused():
+    model = two_layers()
+    conv = masked_layers(model)[0]
+    conv.mask.assign(np.zeros(conv.mask.shape, bool))
+    with pytest.raises(ValueError, match="Of 18 scores between 1 and 18 can be kept, not 0"):
+        conv.refresh_mask()
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"set a density in \(0, 1\]"):
+        tf.function(conv.refresh_mask)()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hydra_tf.sparsity import kept_count, topk_mask
+from hydra_tf.sparsity.topk import count_kept
 
 graph_topk_mask = tf.function(topk_mask)
 
@@ -97,3 +98,38 @@ def test_kept_count_is_the_nearest_possible_number(density, size):
     kept = kept_count(density, size)
     assert 1 <= kept <= size
     assert kept == 1 or abs(kept - density * size) <= 0.5
+
+
+@pytest.mark.parametrize("size", [1, 7, 300])
+def test_one_graph_takes_every_number_of_weights(size):
+    scores = np.random.default_rng(size).integers(-3, 4, size).astype(np.float32)
+    traces = []
+
+    @tf.function
+    def graph(kept):
+        traces.append(kept)
+        return topk_mask(scores, kept)
+
+    for kept in sorted({1, 2, size // 2, size - 1, size} & set(range(1, size + 1))):
+        np.testing.assert_array_equal(graph(tf.constant(kept)), by_sorting(scores, kept))
+    assert len(traces) == 1
+    for kept in (tf.constant(size, tf.int64), np.int32(size), tf.Variable(size)):
+        np.testing.assert_array_equal(topk_mask(scores, kept), np.ones(size))
+    for kept in (0, size + 1):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="between 1 and all weights"):
+            graph(tf.constant(kept))
+        with pytest.raises(ValueError, match=f"can be kept, not {kept}"):
+            topk_mask(scores, tf.constant(kept))
+
+
+@pytest.mark.parametrize("kept", [2.0, True, "2", tf.constant([1, 2]), tf.constant(1.0)])
+def test_kept_must_be_a_whole_number(kept):
+    with pytest.raises(TypeError, match="kept must be a whole number or a scalar tensor of one"):
+        topk_mask(np.ones(3, np.float32), kept)
+
+
+@pytest.mark.parametrize("shape", [(1,), (199,), (2, 100), (3, 67), (3, 3, 21, 40)])
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+def test_kept_weights_are_counted(shape, density):
+    mask = np.random.default_rng(0).random(shape) < density
+    assert int(count_kept(mask)) == mask.sum()

@@ -320,3 +320,24 @@ def test_errors_of_pruning_are_raised_at_the_start():
     with pytest.raises(ValueError, match=r"snip.*generator"):
         robust.fit(generate(), steps_per_epoch=1, epochs=2, verbose=0, callbacks=[snip])
     assert int(robust.optimizer.iterations) == 0
+
+
+@pytest.mark.parametrize("value", [1.00000024, -1e-6])
+def test_pixels_outside_by_rounding_train_like_clipped_ones(value):
+    images = np.where(np.arange(24).reshape(6, 4) % 3 == 0, np.float32(value), GOOD_X)
+    models = [model("trades:epsilon=0.1,steps=2") for _ in range(2)]
+    models[1].set_weights(models[0].get_weights())
+    for robust, x in zip(models, (images, np.clip(images, 0, 1)), strict=True):
+        robust.fit(x, GOOD_Y, shuffle=False, verbose=0)
+    for one, other in zip(*(robust.get_weights() for robust in models), strict=True):
+        np.testing.assert_array_equal(one, other)
+    losses = [robust.evaluate(images, GOOD_Y, verbose=0) for robust in models]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(("value", "words"), [(np.nan, "are NaN"), (np.inf, "infinite pixels")])
+def test_later_nan_and_infinite_pixels_are_named(value, words):
+    images = np.concatenate([GOOD_X, GOOD_X + np.float32(value)])
+    bad = tf.data.Dataset.from_tensor_slices((images, np.concatenate([GOOD_Y, GOOD_Y]))).batch(6)
+    with pytest.raises(ValueError, match=rf"^A batch has images with .*{words}"):
+        model().fit(bad, verbose=0)

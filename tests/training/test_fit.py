@@ -1,6 +1,7 @@
 """The pipeline as Keras users call it."""
 
 import json
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -10,7 +11,9 @@ import tensorflow as tf
 import hydra_tf
 from hydra_tf.attacks.norms import normal
 from hydra_tf.core.randomness import slice_of_batch
+from hydra_tf.sparsity import GRANULARITIES
 from hydra_tf.sparsity.model import masked_layers
+from hydra_tf.training.step import robust_step
 from hydra_tf.training.step.microbatches import position_in_global_batch
 from hydra_tf.training.step.phases import PHASES, trained_variables
 
@@ -591,3 +594,101 @@ def test_mirrored_trades_with_validation_prunes_to_the_density(digits, two_repli
     ).history
     assert len(history["val_robust_accuracy"]) == 3
     assert hydra_tf.sparsity.report(model)["total"]["density"] == pytest.approx(0.3, abs=0.01)
+
+
+class SetDensity(keras.callbacks.Callback):
+    """Sets a density before each epoch or each step, and records what the masks keep after it."""
+
+    def __init__(self, densities, every_step=False):
+        super().__init__()
+        self.densities, self.every_step, self.kept = iter(densities), every_step, []
+
+    def set(self):
+        hydra_tf.set_density(self.model, next(self.densities))
+
+    def note(self):
+        self.kept.append([row["kept"] for row in hydra_tf.sparsity.report(self.model)["layers"]])
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not self.every_step:
+            self.set()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.every_step:
+            self.set()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.every_step:
+            self.note()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not self.every_step:
+            self.note()
+
+
+DENSITIES = [0.8, 0.3, 1.0, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("every_step", "pipeline"), [(False, True), (True, False)], ids=["epoch", "step"]
+)
+def test_set_density_during_a_fit_holds(digits, every_step, pipeline, monkeypatch):
+    x, y = digits[0][:32], digits[1][:32]
+    model = robust(small_net(), "natural")
+    density = SetDensity(DENSITIES, every_step)
+    epochs, traces = (1 if every_step else 4), []
+    refresh = robust_step.refresh_masks
+    monkeypatch.setattr(robust_step, "refresh_masks", lambda net: (traces.append(1), refresh(net)))
+    counts = []
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: counts.append(len(traces))
+    )
+    callbacks = [density, count]
+    if pipeline:
+        callbacks += [hydra_tf.HydraCallback(0.5, 0, epochs, restore_best_weights=False)]
+    else:
+        model.set_phase("prune")
+    model.fit(
+        *(x, y), batch_size=8 if every_step else 32, epochs=epochs, verbose=0, callbacks=callbacks
+    )
+    assert density.kept == [[round(d * 36), round(d * 1440)] for d in DENSITIES]
+    assert len(counts) == 4 and len(set(counts)) == 1  # the graph was not traced again
+    for layer in masked_layers(model):
+        magnitudes = np.abs(np.asarray(layer.scores))
+        assert magnitudes[layer.mask].min() >= magnitudes[~np.asarray(layer.mask)].max()
+
+
+@pytest.mark.slow
+def test_set_density_during_a_mirrored_fit_holds(digits, two_replicas):
+    x, y = digits[0][:32], digits[1][:32]
+    with two_replicas.scope():
+        model = robust(small_net(), "natural")
+    model.set_phase("prune")
+    density = SetDensity(DENSITIES)
+    model.fit(x, y, epochs=4, verbose=0, callbacks=[density])
+    assert density.kept == [[round(d * 36), round(d * 1440)] for d in DENSITIES]
+    for layer in masked_layers(model):
+        one, other = layer.mask.value.values
+        assert np.array_equal(one, other)
+
+
+def test_a_granularity_set_during_a_fit_holds(digits, monkeypatch):
+    @dataclass(frozen=True)
+    class First:
+        def __call__(self, scores, kept):
+            chosen = tf.range(tf.size(scores)) < kept
+            return tf.reshape(chosen, scores.shape)
+
+    monkeypatch.setattr(GRANULARITIES, "_parts", {**GRANULARITIES._parts, "first": (First, {})})
+    model = robust(small_net(), "natural")
+    model.set_phase("prune")
+
+    def set_first(epoch, logs):
+        if epoch == 1:
+            hydra_tf.set_density(model, 0.5, granularity="first")
+
+    change = keras.callbacks.LambdaCallback(on_epoch_begin=set_first)
+    model.fit(digits[0][:32], digits[1][:32], epochs=2, verbose=0, callbacks=[change])
+    for layer in masked_layers(model):
+        mask = np.asarray(layer.mask).ravel()
+        assert np.array_equal(mask, np.arange(mask.size) < mask.size / 2)

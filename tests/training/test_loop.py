@@ -231,3 +231,21 @@ def test_learning_rate_is_set_per_step_and_restored(steps, batches_from):
     ]
     recorded_steps = {1: range(10), 3: (2, 4, 7, 9)}[steps]
     assert seen == pytest.approx([rates[i] for i in recorded_steps] * 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_set_density_during_a_run_holds(replicas, batches_from, two_replicas):
+    model = make_model("natural", strategy=two_replicas if replicas == 2 else None)
+    densities, kept = [0.8, 0.2, 0.5], []
+
+    def set_density(epoch, logs):
+        hydra_tf.set_density(model, densities[epoch])
+
+    def note(epoch, logs):
+        kept.append([row["kept"] for row in hydra_tf.sparsity.report(model)["layers"]])
+
+    watch = keras.callbacks.LambdaCallback(on_epoch_begin=set_density, on_epoch_end=note)
+    pipeline = phases(0, 3, restore_best_weights=False)
+    train(model, batches_from, 2, pipeline, callbacks=[watch], verbose=0)
+    sizes = [row["weights"] for row in hydra_tf.sparsity.report(model)["layers"]]
+    assert kept == [[round(density * size) for size in sizes] for density in densities]

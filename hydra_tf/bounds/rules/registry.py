@@ -19,7 +19,6 @@ from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 from hydra_tf.bounds.rules.nodes import Node
-from hydra_tf.checks.models import is_probability
 from hydra_tf.core.lazy import keras
 
 Shapes: TypeAlias = tuple[tuple[int | None, ...], ...]
@@ -116,8 +115,6 @@ def require_rule(layer: keras.layers.Layer) -> Rule:
     kind = type(layer).__name__
     rule = _rule_of(type(layer))
     if rule is None:
-        if is_probability(kind):
-            raise ValueError(_probabilities_sentence(layer))
         raise ValueError(
             f'There is no bound rule for layer "{layer.name}" ({kind}); supported are the layers '
             f"{_listed('layers')} and their masked versions, and the operations "
@@ -155,8 +152,6 @@ def activation_nodes(layer: keras.layers.Layer) -> list[Node]:
         if function is (getattr(keras.activations, target) if isinstance(target, str) else target):
             return rule()
     name = getattr(function, "__name__", type(function).__name__)
-    if is_probability(name):
-        raise ValueError(_probabilities_sentence(layer))
     *others, last = map(_name, ACTIVATIONS)
     raise ValueError(
         f'There is no bound rule for the activation "{name}" of layer "{layer.name}"; supported '
@@ -225,10 +220,3 @@ def _listed(*namespaces: str) -> str:
         if (target.partition(".")[0] if isinstance(target, str) else "layers") in namespaces
     }
     return ", ".join(sorted(names))
-
-
-def _probabilities_sentence(layer: keras.layers.Layer) -> str:
-    return (
-        f'Layer "{layer.name}" turns logits into probabilities, but bounds are on logits; remove '
-        "the softmax or sigmoid, or give the layer activation=None."
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -125,10 +126,38 @@ def peak_rates(learning_rate: Any, schedule: Any) -> Mapping[str, float | None]:
     return rates
 
 
+def warmup_share(warmup: float | None, schedule: Any) -> float:
+    """Return the share of a phase over which the rate rises, 0.05 if none was given.
+
+    Args:
+        warmup: the share, or None.
+        schedule: the schedule that begins with it.
+
+    Raises:
+        ValueError: for a share outside [0, 1), or a schedule without a warm-up.
+
+    Example:
+        >>> warmup_share(None, "cosine")
+        0.05
+    """
+    if warmup is None:
+        return 0.05
+    if not 0 <= warmup < 1:
+        raise ValueError(f"warmup is a share of the phase in [0, 1), not {warmup}.")
+    if schedule is None or isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        kind = "schedule=None" if schedule is None else "a Keras schedule"
+        raise ValueError(
+            f"warmup={warmup} would be ignored, because {kind} has no warm-up; leave out warmup, "
+            'or name a schedule such as "cosine".'
+        )
+    return warmup
+
+
 def require_one_schedule(
     schedule: Schedule | None,
     rates: Mapping[str, float | None],
     peers: Sequence[keras.callbacks.Callback],
+    chosen: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Check that no rates are ignored, and that no other callback sets the learning rate.
 
@@ -136,9 +165,10 @@ def require_one_schedule(
         schedule: schedule of the pipeline, None if the optimizer has one of its own.
         rates: peak rates of the phases; see :func:`peak_rates`.
         peers: the other callbacks.
+        chosen: further settings of the pipeline's schedule; None where left out.
 
     Raises:
-        ValueError: for rates that would be ignored, or a second callback that sets the rate.
+        ValueError: for settings that would be ignored, or a second callback that sets the rate.
     """
     peaks = {name: rate for name, rate in rates.items() if rate is not None}
     if schedule is None and peaks:
@@ -146,6 +176,12 @@ def require_one_schedule(
             f"The learning rates {peaks} of HydraCallback would be ignored, because the optimizer "
             "was compiled with a schedule of its own; leave out one of the two."
         )
+    for name, value in chosen.items() if schedule is None else ():
+        if value is not None:
+            raise ValueError(
+                f"HydraCallback({name}={value!r}) would be ignored, because the optimizer was "
+                "compiled with a schedule of its own; leave out one of the two."
+            )
     for peer in peers if schedule is not None else ():
         if isinstance(peer, _SETTERS):
             raise ValueError(

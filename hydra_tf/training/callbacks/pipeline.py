@@ -24,6 +24,7 @@ from hydra_tf.training.callbacks.learning_rate import (
     peak_rates,
     require_one_schedule,
     schedule_of,
+    warmup_share,
 )
 from hydra_tf.training.step.batch_checks import checked
 from hydra_tf.training.step.optimizer import optimizer_settings
@@ -56,7 +57,8 @@ class HydraCallback(keras.callbacks.Callback):
             as in :mod:`hydra_tf.core.schedules`, or a Keras LearningRateSchedule, which starts
             again at step 0 in each phase and has rates and warm-up of its own; None, or an
             optimizer compiled with a schedule, leaves the learning rate unchanged.
-        warmup: share of each phase, in [0, 1), over which the rate rises linearly from 0.
+        warmup: share of each phase, in [0, 1), over which the rate rises linearly from 0; 0.05
+            by default.
         monitor: metric by which the best epoch of a phase is chosen; by default
             ``val_robust_accuracy``, else ``val_accuracy``, if there are validation data.
         restore_best_weights: whether a phase ends with the weights of its best epoch.
@@ -66,7 +68,8 @@ class HydraCallback(keras.callbacks.Callback):
 
     Raises:
         ValueError: density outside (0, 1], negative epochs or none at all, unknown names, a
-            learning rate without a schedule that has a peak.
+            learning rate without a schedule that has a peak, another argument that would be
+            ignored.
         TypeError: a density that is not a number, epochs that are not integers.
 
     Example:
@@ -86,7 +89,7 @@ class HydraCallback(keras.callbacks.Callback):
         granularity: str = "element",
         learning_rate: float | Mapping[str, float] | None = None,
         schedule: str | Schedule | None = "cosine",
-        warmup: float = 0.05,
+        warmup: float | None = None,
         monitor: str | None = None,
         restore_best_weights: bool = True,
         best_dir: str | None = None,
@@ -100,9 +103,9 @@ class HydraCallback(keras.callbacks.Callback):
         GRANULARITIES.build(granularity)
         self.plan = plan_of(method, pretrain_epochs, prune_epochs, finetune_epochs)
         self._compiled_schedule = schedule_of(schedule)
-        if not 0 <= warmup < 1:
-            raise ValueError(f"warmup is a share of the phase in [0, 1), not {warmup}.")
         self._rates = peak_rates(learning_rate, schedule)
+        self.warmup = warmup_share(warmup, schedule)
+        self._chosen = {"schedule": None if schedule == "cosine" else schedule, "warmup": warmup}
         if restore_best is not None:
             warnings.warn(
                 "HydraCallback(restore_best=...) is deprecated; use restore_best_weights.",
@@ -110,9 +113,14 @@ class HydraCallback(keras.callbacks.Callback):
                 stacklevel=2,
             )
             restore_best_weights = restore_best
+        if not restore_best_weights and (monitor or best_dir):
+            raise ValueError(
+                "HydraCallback(restore_best_weights=False) chooses no best epoch, so that monitor "
+                "and best_dir would be ignored; leave them out."
+            )
         self.density, self.method = density, method
         self.allocation, self.granularity = allocation, granularity
-        self.learning_rate, self.schedule, self.warmup = learning_rate, schedule, warmup
+        self.learning_rate, self.schedule = learning_rate, schedule
         self.monitor, self.restore_best_weights = monitor, restore_best_weights
         self.best = BestEpoch(best_dir)
         self._schedule: Schedule | None = None
@@ -167,7 +175,7 @@ class HydraCallback(keras.callbacks.Callback):
         self._schedule = self._compiled_schedule
         if isinstance(optimizer_settings(optimizer)["learning_rate"], dict):
             self._schedule = None  # the optimizer was compiled with a schedule of its own
-        require_one_schedule(self._schedule, self._rates, self._peers)
+        require_one_schedule(self._schedule, self._rates, self._peers, self._chosen)
         self._peak_rate = self.model.compiled_rate.remember(optimizer)
         self._warned = False
         self.best.start()

@@ -22,6 +22,7 @@ import tensorflow as tf
 from absl import logging
 
 from hydra_tf.core.pixels import unit_floats
+from hydra_tf.sparsity.model import masked_layers
 from hydra_tf.training.callbacks.callback_order import ordered_callbacks
 from hydra_tf.training.callbacks.pipeline import HydraCallback
 from hydra_tf.training.long_runs.bad_batches import store_bad_batches
@@ -38,7 +39,7 @@ from hydra_tf.training.long_runs.loop_graphs import (
     evaluate_function,
     train_function,
 )
-from hydra_tf.training.long_runs.loop_options import LoopOptions
+from hydra_tf.training.long_runs.loop_options import LoopOptions, require_own_options
 from hydra_tf.training.long_runs.moving_average import MovingAverage
 from hydra_tf.training.long_runs.preemption import PreemptionError, sigterm_deferred
 from hydra_tf.training.long_runs.run_identity import (
@@ -106,7 +107,8 @@ def train(
         PreemptionError: after SIGTERM, once the checkpoint is written.
         FloatingPointError: when the loss is not finite; see :class:`hydra_tf.training.NaNGuard`.
         TypeError: without steps or pipeline.
-        ValueError: for data that do not fit the model, or a checkpoint of another run.
+        ValueError: for data that do not fit the model, a checkpoint of another run, or a model
+            compiled with steps_per_execution or run_eagerly.
     """
     steps_per_epoch = _renamed("steps", steps, "steps_per_epoch", steps_per_epoch)
     validation_data = _renamed("validation", validation, "validation_data", validation_data)
@@ -116,6 +118,7 @@ def train(
         full_batches_from = full_batches_from or batches_from
         store = functools.partial(_store_bad_batches, bad_batches_path, full_batches_from)
         options = options or LoopOptions()
+        require_own_options(model)
         loop = _Loop(model, pipeline, steps_per_epoch, checkpoints, options, store)
         first = full_batches_from(0, 0).map(lambda x, y: (unit_floats(x), y))
         model.check_training_data(first)
@@ -178,6 +181,7 @@ class _Loop:
         self._restored: Mapping[str, Any] = {}
         self._last_steps = 1  # number of steps in the last execution
         self.average: MovingAverage | None = None
+        self._layers = masked_layers(model.net)
         self._graphs: dict[int, Callable[..., tf.Tensor]] = {}
         self._graphs_key: Any = None
         self._saved_at = time.monotonic()
@@ -306,8 +310,9 @@ class _Loop:
         raise PreemptionError(f"{where}; the same command resumes from the checkpoint there.")
 
     def _graph(self, count: int, sets_rate: bool) -> Callable[..., tf.Tensor]:
-        """Return the graph of `count` steps, which is retraced for each phase."""
-        key = (self.model.phase, self.model.phase_steps, sets_rate)
+        """Return the graph of `count` steps, retraced for each phase and change of granularity."""
+        granularities = [layer.granularity for layer in self._layers]
+        key = (self.model.phase, self.model.phase_steps, sets_rate, granularities)
         if self._graphs_key != key:
             self._graphs, self._graphs_key = {}, key
         if count not in self._graphs:

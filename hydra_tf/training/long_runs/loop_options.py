@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import keras
+
 from hydra_tf.training.step.microbatches import StepOptions
 
 
@@ -43,3 +45,29 @@ class LoopOptions:
             raise ValueError(
                 f"checkpoint_seconds must be at least 0, not {self.checkpoint_seconds}."
             )
+
+
+def require_own_options(model: keras.Model) -> None:
+    """Check that a model was not compiled with options that the training loop has itself.
+
+    Args:
+        model: a compiled model.
+
+    Raises:
+        ValueError: for steps_per_execution or run_eagerly, which the loop would ignore.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+        >>> net.compile("sgd")
+        >>> require_own_options(net)
+    """
+    if model.steps_per_execution > 1:
+        raise ValueError(
+            f"train would ignore compile(steps_per_execution={model.steps_per_execution}); pass "
+            f"options=LoopOptions(steps_per_execution={model.steps_per_execution}) instead."
+        )
+    if model.run_eagerly:
+        raise ValueError(
+            "train would ignore compile(run_eagerly=True), because its steps are graphs; leave it "
+            "out, or train with fit."
+        )

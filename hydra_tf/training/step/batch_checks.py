@@ -11,12 +11,9 @@ import tensorflow as tf
 
 from hydra_tf.checks.labels import labels_valid, sparse_labels
 from hydra_tf.core.graphs import assertion_sentence
+from hydra_tf.core.pixels import clipped_pixels, pixels_valid
 from hydra_tf.core.types import Images, Labels, Logits
 
-_PIXEL_RANGE = (
-    "A batch has images with values outside [0, 1]; divide 8-bit images by 255 and make any "
-    "normalisation a layer of the model."
-)
 _UNKNOWN_RANK = (
     "The dataset does not specify the rank of its images or labels; set it in a map with "
     "tf.ensure_shape."
@@ -35,14 +32,15 @@ def plain_sentences() -> Iterator[None]:
 
 
 def checked(data: Any, classes: int) -> tuple[Images, Labels]:
-    """Check a batch, also within a graph, and return its images and integer labels.
+    """Check a batch, also within a graph, and return its images, clipped, and integer labels.
 
     Args:
         data: (images, labels), or as Keras packs them.
         classes: number of logits.
 
     Raises:
-        ValueError: without labels, with sample weights, or of unknown rank.
+        ValueError: without labels, with sample weights, or of unknown rank; without a graph, also
+            for pixels or labels out of range.
         tf.errors.InvalidArgumentError: when run on pixels or labels out of range; see
             :func:`plain_sentences`.
 
@@ -59,11 +57,18 @@ def checked(data: Any, classes: int) -> tuple[Images, Labels]:
     x, y = tf.cast(x, tf.float32), tf.convert_to_tensor(y)
     if x.shape.rank is None or y.shape.rank is None:
         raise ValueError(_UNKNOWN_RANK)
-    in_range = tf.reduce_all((x >= 0.0) & (x <= 1.0))
-    valid, sentence = labels_valid(y, classes)
-    checks = [tf.debugging.Assert(in_range, [_PIXEL_RANGE]), tf.debugging.Assert(valid, [sentence])]
+    checks = [_required(*pixels_valid(x)), _required(*labels_valid(y, classes))]
     with tf.control_dependencies([check for check in checks if check is not None]):
-        return tf.identity(x), tf.identity(sparse_labels(y))
+        return clipped_pixels(x), tf.identity(sparse_labels(y))
+
+
+def _required(valid: tf.Tensor, sentence: str | tf.Tensor) -> tf.Operation | None:
+    """Return an operation of a graph that raises the sentence, or raise it if there is no graph."""
+    if not tf.executing_eagerly():
+        return tf.debugging.Assert(valid, [sentence])
+    if not valid:
+        raise ValueError(sentence if isinstance(sentence, str) else sentence.numpy().decode())
+    return None
 
 
 def correct(y: Labels, *outputs: Logits) -> tf.Tensor:
