@@ -117,8 +117,8 @@ def certificates(folder: pathlib.Path) -> Attempt:
     path = folder / "certify.jsonl"
     settings = {"sigma": 0.25, "n0": 100, "n": 1000, "alpha": 0.001, "seed": 0}
     rows = [
-        {"index": i, "image": f"{i:012x}", "label": 1, "predicted": i % 2, "radius": 0.1 * (i % 2),
-         "correct": bool(i % 2)}
+        {"index": i, "image": f"{i:012x}", "label": 1, "predicted": 1 if i % 2 else -1,
+         "radius": 0.1 * (i % 2), "correct": bool(i % 2)}
         for i in range(6)
     ]  # fmt: skip
     lines = [{**settings, "shared_noise": True, "network": "0123456789ab"}, *rows]

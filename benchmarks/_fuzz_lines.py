@@ -17,7 +17,7 @@ import zipfile
 from typing import Any
 
 from benchmarks._fuzz_files import Attempt
-from benchmarks._fuzz_mutations import mutate_bytes, mutate_json, mutate_text
+from benchmarks._fuzz_mutations import NUMBERS, mutate_bytes, mutate_json, mutate_text
 
 BINARIES = ("train", "study", "evaluate", "certify", "export")
 _MEMORY = 2 << 30  # bytes of address space of a case
@@ -70,7 +70,9 @@ def command_lines(folder: pathlib.Path, binary: str) -> Attempt:
         else:
             for flag in draw.sample(flags, min(len(flags), draw.randint(1, 3))):
                 value = _VALUES.get(flag.name, flag.default_as_str or "1").strip("'")
-                arguments.append(f"--{flag.name}={mutate_text(value, draw)}")
+                number = draw.random() < 0.4
+                value = str(draw.choice(NUMBERS)) if number else mutate_text(value, draw)
+                arguments.append(f"--{flag.name}={value}")
         return _judge(*_run(module, [binary, *arguments]))
 
     return attempt

@@ -76,10 +76,12 @@ def main(kind: str, seed: int, first: int, count: int, folder: pathlib.Path) -> 
     sys.dont_write_bytecode = True
     os.environ["TMPDIR"] = str(folder)
     attempt = command_lines(folder, kind) if kind in BINARIES else TARGETS[kind](folder)
-    for number in range(50):  # until everything that is imported at first use is imported
+    for number in range(200):  # until everything that is imported at first use is imported
         with contextlib.suppress(Exception):
             if attempt(random.Random(f"warm up {number}")) == "result":
                 break
+    else:
+        sys.exit("None of 200 inputs is accepted, so the intact ones are wrong.")
     watch = Watch(folder)
     signal.signal(signal.SIGALRM, _too_long)
     if kind not in BINARIES:  # which limit the memory of their forks

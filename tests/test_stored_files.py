@@ -103,6 +103,13 @@ def test_pickled_arrays_are_refused(tmp_path):
         read_archive(tmp_path / "c.npz", [["a", "b"], ["d"]])
 
 
+def test_entries_that_are_no_arrays(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("a.npy", b"an entry without the header of NumPy")
+    with pytest.raises(ValueError, match=r"^a is not an array$"):
+        read_archive(tmp_path / "a.npz")
+
+
 def test_errors_of_the_disk_name_the_file(tmp_path):
     def fail(error):
         with replacing(tmp_path / "a.txt"):

@@ -71,7 +71,11 @@ def _read(
         names = archive.files
         for choice in [names] if choices is None else map(list, choices):
             if set(choice) <= set(names):
-                return {name: archive[name] for name in choice}
+                arrays = {name: archive[name] for name in choice}
+                # NumPy returns an entry without its header as bytes.
+                for name in (name for name, a in arrays.items() if not isinstance(a, np.ndarray)):
+                    raise ValueError(f"{name} is not an array")
+                return arrays
     raise ValueError(f"it contains {', '.join(names) or 'nothing'}")
 
 
