@@ -187,6 +187,7 @@ def test_a_bomb_is_not_unpacked(file, tmp_path):
         ("", "Expecting value"),
         ("[" * 100_000, "its config is nested too deeply"),
         ("[1]", "its config.json does not describe a network"),
+        ('{"class_name": "Sequential"}', "its config.json does not describe a network"),
         ('{"a": ' * 300 + "1" + "}" * 300, "its config.json does not describe a network"),
         (None, r"There is no item named 'config\.json'"),
     ],

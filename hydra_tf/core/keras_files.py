@@ -94,7 +94,8 @@ def _read_config(archive: zipfile.ZipFile) -> Any:
     if archive.getinfo("config.json").file_size > _MAX_CONFIG:
         raise ValueError(f"its config.json has more than {_MAX_CONFIG:,} bytes")
     config = json.loads(archive.read("config.json"))
-    if not isinstance(config, dict) or "class_name" not in config:
+    whole = isinstance(config, dict) and isinstance(config.get("class_name"), str)
+    if not (whole and isinstance(config.get("config"), dict)):
         raise ValueError("its config.json does not describe a network")
     return config
 

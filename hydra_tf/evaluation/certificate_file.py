@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -160,20 +161,20 @@ def _check_row(row: Row, index: int, most: float) -> None:
     values: list[Any] = [row.get(key) for key in ("label", "predicted", "radius")]
     label, predicted, radius = values
     if type(row.get("index")) is not int or row["index"] != index:
-        raise ValueError(f"its index is {row.get('index')!r}, not {index}")
+        raise ValueError(f"its index is {short(row.get('index'))}, not {index}")
     if not isinstance(row.get("image", ""), str):  # older versions did not write it
         raise ValueError("image must be a hash")
     if type(label) is not int or label < 0:
-        raise ValueError(f"label must be a class, not {label!r}")
+        raise ValueError(f"label must be a class, not {short(label)}")
     if type(predicted) is not int or predicted < ABSTAIN:
-        raise ValueError(f"predicted must be a class, or {ABSTAIN}, not {predicted!r}")
+        raise ValueError(f"predicted must be a class, or {ABSTAIN}, not {short(predicted)}")
     if not _is_number(radius) or not 0 <= radius <= most * _ROUNDING:
-        raise ValueError(f"radius must be from 0 to {most:g}, not {radius!r}")
+        raise ValueError(f"radius must be from 0 to {most:g}, not {short(radius)}")
     if (predicted == ABSTAIN) != (radius == 0):
         raise ValueError(f"predicted is {predicted}, but radius is {radius}")
     if row.get("correct") is not (predicted == label):
         raise ValueError(
-            f"correct is {row.get('correct')!r}, but label is {label} and predicted {predicted}"
+            f"correct is {short(row.get('correct'))}, but label is {label} and predicted {predicted}"
         )
 
 

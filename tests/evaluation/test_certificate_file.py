@@ -37,6 +37,7 @@ def test_a_consistent_file_is_read(tmp_path):
     [
         ({"index": 2}, "its index is 2, not 1"),
         ({"index": True}, "its index is True, not 1"),
+        ({"index": "a" * 3000}, r"its index is 'a{12}\.\.\.a{13}', not 1"),
         ({"image": 7}, "image must be a hash"),
         ({"label": -1}, "label must be a class, not -1"),
         ({"label": "2"}, "label must be a class, not '2'"),
