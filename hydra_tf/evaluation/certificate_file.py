@@ -174,7 +174,8 @@ def _check_row(row: Row, index: int, most: float) -> None:
         raise ValueError(f"predicted is {predicted}, but radius is {radius}")
     if row.get("correct") is not (predicted == label):
         raise ValueError(
-            f"correct is {short(row.get('correct'))}, but label is {label} and predicted {predicted}"
+            f"correct is {short(row.get('correct'))}, but label is {label} and predicted "
+            f"{predicted}"
         )
 
 
