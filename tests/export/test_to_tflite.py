@@ -231,6 +231,7 @@ def test_one_image_does_not_tell_whether_outputs_are_constant(tmp_path, nets):
     assert not to_tflite(net, tmp_path / "net.tflite", representative=one).constant
 
 
+@pytest.mark.slow(seconds=60)
 def test_two_exports_to_one_path_report_their_own_files(tmp_path, nets):
     net, path, found = nets.mnist_cnn_like(), tmp_path / "net.tflite", []
 
