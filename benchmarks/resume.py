@@ -140,7 +140,7 @@ class Killer:
         shutil.rmtree(self._killed, ignore_errors=True)
         if binary == "certify":
             shutil.copytree(self._folder / "trained", self._killed)
-        flags, moments = self._flags[binary](self._killed), []
+        flags, moments, status = self._flags[binary](self._killed), [], 0
         while len(moments) < kills:
             moment = self._random.choice(["time", "change"])
             limit = self._random.uniform(0, 1.1 * self._seconds[binary])
@@ -149,11 +149,10 @@ class Killer:
             status = _killed.wait(process, limit if moment == "time" else None)
             if status == -9:
                 moments.append(moment)
-            elif status:
+            else:  # it has finished, or failed
                 break
-            else:  # it has finished, which it may only once
-                break
-        status = _killed.wait(_killed.start(binary, flags, self._log))
+        if status in (0, -9):
+            status = _killed.wait(_killed.start(binary, flags, self._log))
         if status:
             text = pathlib.Path(self._log).read_text(errors="replace").strip()
             return Comparison(binary, len(moments), moments, 0, [f"status {status}: {text}"])

@@ -60,8 +60,20 @@ def architecture(rng: np.random.Generator) -> keras.Model:
         x = layers.Rescaling(10.0 ** rng.uniform(-3, 3), offset=rng.uniform(-1, 1))(x)
     for _ in range(rng.integers(1, 5)):
         x = _block(x, rng)
+        if rng.random() < 0.15:
+            x = layers.Normalization(**_statistics(rng, int(x.shape[-1])))(x)
     x = layers.Flatten()(x) if len(x.shape) > 2 else x
     return keras.Model(inputs, layers.Dense(int(rng.integers(2, 5)))(x))
+
+
+def _statistics(rng: np.random.Generator, channels: int) -> dict[str, np.ndarray]:
+    """Return the mean and the variance of a normalisation, as large as float32 has them."""
+    signs = rng.choice([-1.0, 1.0], channels)
+    mean = signs * 10.0 ** rng.uniform(*rng.choice([(-1, 1), (30, 38.4)]), channels)
+    return {
+        "mean": mean,
+        "variance": 10.0 ** rng.uniform(*rng.choice([(-1, 1), (-45, 38)]), channels),
+    }
 
 
 def _block(x: keras.KerasTensor, rng: np.random.Generator) -> keras.KerasTensor:

@@ -37,7 +37,7 @@ def run_files(out: str) -> Iterator[str]:
     Args:
         out: the run directory.
     """
-    for entry in os.listdir(out):
+    for entry in os.listdir(out) if os.path.isdir(out) else []:
         ours = entry in _FILES or any(is_unfinished(entry, name) for name in _FILES)
         if ours and _is_file(os.path.join(out, entry)):
             yield entry

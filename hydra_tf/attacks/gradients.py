@@ -1,7 +1,9 @@
 """Which gradients an attack found, and gradients of saturated losses from rescaled logits.
 
-The cross-entropy of a confident prediction has a gradient of exactly 0 in float32. An attack that
-follows it does not move, and the sample seems robust. The attacks of this folder then follow the
+The cross-entropy of a confident prediction has a gradient of exactly 0 in float32, or one whose
+entry for the label is 0 while the others, which are tiny, are not. An attack that follows it does
+not move, or does not lower the label's logit, and the sample seems robust. The attacks of this
+folder then follow the
 gradient of the same loss on rescaled logits, which is sound, because every image in the ball counts
 as an attack, however it was found. Where that is zero too, the network itself has no gradient, as
 behind a layer that rounds.
@@ -85,9 +87,11 @@ def gradients_found(gradient: tf.Tensor, rescued: tf.Tensor | bool = False) -> t
 
 
 def rescued_slope(loss: Loss, logits: Logits) -> Slope:
-    """Return the losses and their gradients, on rescaled logits where those are zero.
+    """Return the losses and their gradients, on rescaled logits where those are zero or damaged.
 
-    Logits are rescaled by a constant for each sample, so that they differ by 10 at most.
+    Logits are rescaled by a constant for each sample, so that they differ by 10 at most. The
+    entries of a gradient add up to 0, as adding a constant to the logits does not change the loss.
+    If they do not, the largest entry was lost to rounding.
 
     Args:
         loss: maps logits to a loss per sample, [batch]; it does not depend on a constant that is
@@ -104,11 +108,13 @@ def rescued_slope(loss: Loss, logits: Logits) -> Slope:
     losses, slope = _loss_and_slope(loss, logits)
     values = tf.cast(logits, tf.float32)
     shifted = values - tf.reduce_max(values, axis=1, keepdims=True)
-    scale = -tf.reduce_min(shifted, axis=1, keepdims=True) / _GAP
-    other_losses, other_slope = _loss_and_slope(loss, tf.math.divide_no_nan(shifted, scale))
+    finite = tf.where(tf.math.is_finite(shifted), shifted, 0.0)  # a class may be masked by -inf
+    scale = -tf.reduce_min(finite, axis=1, keepdims=True) / _GAP
+    rescaled = tf.maximum(tf.math.divide_no_nan(shifted, scale), -_GAP)
+    other_losses, other_slope = _loss_and_slope(loss, rescaled)
     # Divided by the scale, the slope may underflow; undivided, the backward pass may overflow.
     other_slope = tf.math.divide_no_nan(other_slope, tf.sqrt(scale))
-    rescued = ~usable(slope) & usable(other_slope)
+    rescued = ~(usable(slope) & _is_balanced(slope)) & usable(other_slope)
     slope = tf.where(rescued[:, None], other_slope, tf.cast(slope, tf.float32))
     # Otherwise the backward pass of the network may underflow.
     tiny = tf.reduce_max(tf.abs(slope), axis=1, keepdims=True) < _TINY
@@ -116,6 +122,13 @@ def rescued_slope(loss: Loss, logits: Logits) -> Slope:
     # The cross-entropy is saturated only at correct predictions, so that others are preferred.
     losses = tf.where(rescued, other_losses - 2 * _GAP, losses)
     return Slope(losses, tf.cast(slope, logits.dtype), rescued)
+
+
+def _is_balanced(slope: tf.Tensor) -> tf.Tensor:
+    """Return [batch] booleans, true where the entries add up to 0, apart from rounding."""
+    slope = tf.cast(slope, tf.float32)
+    total = tf.abs(tf.reduce_sum(slope, axis=1))
+    return total <= 0.5 * tf.reduce_max(tf.abs(slope), axis=1)
 
 
 def _loss_and_slope(loss: Loss, logits: Logits) -> tuple[tf.Tensor, tf.Tensor]:
@@ -127,13 +140,14 @@ def _loss_and_slope(loss: Loss, logits: Logits) -> tuple[tf.Tensor, tf.Tensor]:
     return losses, tape.gradient(total, logits, unconnected_gradients=zero)
 
 
-def missing_gradients(name: str, share: float, rescued: float = 0.0) -> str | None:
+def missing_gradients(name: str, share: float, rescued: float | None = 0.0) -> str | None:
     """Return the sentence of a warning if too many images had no gradient, else None.
 
     Args:
         name: of the attack.
         share: of the attacked images, those for which the loss had no gradient in any step.
-        rescued: of the attacked images, those among them that had one on rescaled logits.
+        rescued: of the attacked images, those among them that had one on rescaled logits; None if
+            that is not known.
 
     Example:
         >>> missing_gradients("pgd", 0.005) is None
@@ -152,7 +166,8 @@ def missing_gradients(name: str, share: float, rescued: float = 0.0) -> str | No
     if rescued:
         sentences.append(f"For {rescued:.1%} it followed the gradient on rescaled logits instead.")
     others = ['"autoattack"', '"pgd:loss=margin"']
-    if share - rescued > MAX_SHARE:
-        others = ['"autoattack"', '"square", which needs no gradient,']
+    if rescued is None or share - rescued > MAX_SHARE:
+        queries = ":queries=20000" if name == "autoattack" else ""  # of which it has 5,000
+        others = ['"autoattack"', f'"square{queries}", which needs no gradient,']
     others = [other for other in others if other != f'"{name}"']
     return " ".join([*sentences, f"Attack them with {' or '.join(others)} as well."])

@@ -76,7 +76,9 @@ def bound(
     x, epsilon = _checked_inputs(net, x, epsilon, clip)
     stacked = _lower_bounds(net, built, clip, _logit_specifications, x, epsilon)
     classes = stacked.shape[1] // 2
-    return Interval(stacked[:, :classes], -stacked[:, classes:])
+    lower, upper = stacked[:, :classes], -stacked[:, classes:]
+    # Without an allowance for rounding, ends that are nearly equal may cross.
+    return Interval(tf.minimum(lower, upper), tf.maximum(upper, lower))
 
 
 def margin_lower_bound(

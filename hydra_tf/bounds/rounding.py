@@ -21,7 +21,8 @@ larger and so covers the network, the bound, and the evaluation of the error its
   The second sum is the term above for ``r``. :func:`coefficient_underflow` covers the other two,
   which do not depend on the coefficients. The minimum over a box reads coefficients once more.
 
-Overflow. An output whose error reaches ``LIMIT = 2**100`` is unbounded. An error is at least
+Overflow. An output whose error, forwards with the radius of its interval, reaches
+``LIMIT = 2**100`` is unbounded. Nodes evaluate the same sums as the network. An error is at least
 ``gamma(n)`` times the sum of the magnitudes of the n products, so below the limit this sum, and n
 times it, are below ``2**124``: no order of evaluation overflows. Infinite coefficients make the
 bound NaN or infinite, because each is multiplied by a positive error, and :func:`floor32` returns
@@ -113,7 +114,7 @@ def total_magnitude(inputs: Sequence[Interval]) -> tf.Tensor:
 
 
 def underflow(inputs: Sequence[Interval], terms: int, rank: int) -> tf.Tensor:
-    """Return what an output of a sum of products can lose to underflow, if `|w| <= 1`.
+    """Return the part of an output's underflow that does not grow with the weights.
 
     Args:
         inputs: intervals of the inputs of a node, [batch, ...].

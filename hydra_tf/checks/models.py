@@ -61,7 +61,7 @@ def require_logits(model: Any) -> None:
 def _ends_in_probabilities(layer: Any) -> str:
     return (
         f'The model ends in probabilities (layer "{layer.name}"), but robust losses and '
-        "attacks need logits; remove the softmax, or give the last layer activation=None."
+        "attacks need logits; remove this layer, or its activation."
     )
 
 

@@ -39,8 +39,8 @@ def clipped_pixels(images: Any, low: float = 0.0, high: float = 1.0) -> tf.Tenso
     """Return float32 images whose pixels are clipped to their range.
 
     Resizing may round pixels to a few float32 steps outside the range. The checks of this module
-    tolerate :data:`ROUNDING`, and whoever uses the images clips them, so that the model, attacks
-    and bounds get the same ones.
+    tolerate :data:`ROUNDING`; all callers clip the images, so that the model, attacks and bounds
+    get the same ones.
 
     Args:
         images: [batch, ...] images that have been checked.
@@ -71,7 +71,7 @@ def require_pixel_range(images: np.ndarray[Any, Any], low: float = 0.0, high: fl
     if not images.size:
         return
     least, largest = float(images.min()), float(images.max())
-    slack = ROUNDING * (high - low)
+    slack = ROUNDING * (high - low) if np.isfinite(high - low) else 0.0
     if least >= low - slack and largest <= high + slack:
         return
     unlimited = np.isinf(high - low)

@@ -286,8 +286,9 @@ class RobustModel(BatchSteps):
     ) -> Any:
         """Evaluate like `keras.Model.evaluate`, with robust accuracy, without sample weights.
 
-        There is a warning if the validation attack found no gradient for more than 1% of the
-        images, because they may seem robust for that reason only.
+        ``zero_gradient_share`` (with ``return_dict=True``, and in the logs of `fit`) is the share
+        of the correct images for which the validation attack found no gradient. Above 1% there is
+        a warning, because they may seem robust for that reason only.
         """
         # When fit calls this, it passes a CallbackList, and has checked its validation data.
         if not isinstance(kwargs.get("callbacks"), keras.callbacks.CallbackList):
@@ -301,6 +302,8 @@ class RobustModel(BatchSteps):
             results = super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
         share = float(self.gradient_watch.share.result())
         self.gradient_watch.warn_once(self.validation_measure, share)
+        if isinstance(results, dict) and self.gradient_watch.known:
+            results["zero_gradient_share"] = share
         return results
 
     def train_on_batch(  # type: ignore[no-untyped-def]

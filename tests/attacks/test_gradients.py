@@ -96,6 +96,22 @@ def test_a_saturated_slope_is_that_of_logits_that_differ_by_ten(scale):
     assert slope.losses[0] < nearer.losses[0] < slope.losses[1]
 
 
+@pytest.mark.parametrize("gap", [20.0, 40.0, 80.0])
+def test_a_slope_whose_entry_for_the_label_was_rounded_to_zero_is_rescued(gap):
+    # 1 - softmax rounds to 0 for the label, but the other entries are not 0.
+    logits = tf.constant([[gap, 0.0, 1.0], [2.0, 0.0, 1.0]])
+    slope = rescued_slope(functools.partial(cross_entropy, [0, 0]), logits)
+    assert slope.rescued.numpy().tolist() == [True, False]
+    assert slope.slope.numpy()[0, 0] < -0.5 * abs(slope.slope.numpy()[0]).max()
+
+
+def test_a_class_that_is_masked_is_no_obstacle():
+    logits = tf.constant([[500.0, 0.0, -np.inf]])
+    slope = rescued_slope(functools.partial(cross_entropy, [0]), logits)
+    assert slope.rescued.numpy().tolist() == [True]
+    assert tf.sign(slope.slope).numpy()[0, :2].tolist() == [-1.0, 1.0]
+
+
 def test_slopes_that_underflow_on_their_way_back_are_enlarged():
     # exp(-80) times 1e-9 is 0 in float32.
     def predict(x):

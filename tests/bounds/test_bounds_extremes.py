@@ -100,6 +100,51 @@ def test_scale_of_batch_normalisation_may_underflow():
         assert box.upper.numpy()[0, 0] >= 1
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_difference_that_overflows_before_it_is_divided_has_no_bound(method):
+    # (1e38 x + 3.4e38) / 1.8e19 would be finite, but the sum is not.
+    net = keras.Sequential(
+        [
+            keras.Input([1]),
+            layers.Dense(1),
+            layers.Normalization(mean=[-3.4028e38], variance=[3.4e38]),
+            layers.Dense(2),
+        ]
+    )
+    kernels = [[1e36]], [0], [[0, 1e-19]], [10, 0]
+    weights = iter(kernels)
+    for layer in (net.layers[0], net.layers[2]):
+        layer.set_weights([np.array(next(weights), "f"), np.array(next(weights), "f")])
+    low = bounds.margin_lower_bound(net, [[0.9]], [0], 0.0, method)
+    assert low.numpy()[0, 1] == -np.inf
+
+
+def test_normalisation_is_bounded_closely():
+    # Logits (x - 2) / 4 and its negation, for x from 0.4 to 0.6.
+    for invert, ends in ((False, (-0.4, -0.35)), (True, (3.6, 4.4))):
+        net = keras.Sequential(
+            [
+                keras.Input([1]),
+                layers.Normalization(mean=[2.0], variance=[16.0], invert=invert),
+                layers.Dense(2),
+            ]
+        )
+        net.layers[1].set_weights([np.array([[1, -1]], "f"), np.zeros(2)])
+        for method in METHODS:
+            box = bounds.bound(net, [[0.5]], 0.1, method)
+            np.testing.assert_allclose([box.lower[0, 0], box.upper[0, 0]], ends, rtol=1e-4)
+            assert box.lower[0, 0] < ends[0]
+            assert box.upper[0, 0] > ends[1]
+
+
+def test_ends_do_not_cross_without_rounding():
+    keras.utils.set_random_seed(0)
+    net = keras.Sequential([keras.Input([8]), layers.Dense(32, activation="relu"), layers.Dense(3)])
+    x = np.random.default_rng(0).random((50, 8)).astype("f")
+    box = bounds.bound(net, x, 0.0, "tightest", rounding=False)
+    assert (box.lower.numpy() <= box.upper.numpy()).all()
+
+
 def test_the_search_reports_bounds_that_do_not_hold():
     logits = np.array([[1.0, 0.0], [3.0, 1.0]])
     sound = [np.array(side) for side in ([1.0, 0.0], [3.0, 1.0], [0.0, 1.0])]

@@ -237,6 +237,14 @@ def test_pixels_outside_by_rounding_are_clipped(clip, value, method):
     np.testing.assert_array_equal(found.upper, expected.upper)
 
 
+@pytest.mark.parametrize("clip", [(0, np.inf), (-np.inf, 1)])
+def test_half_a_range_is_checked_too(clip):
+    net = flat(layers.Dense(2))
+    outside = np.array([[0.5, -5.0 if clip[0] == 0 else 5.0, 0.25]])
+    with pytest.raises(ValueError, match="pixel values in"):
+        bounds.bound(net, outside, 0.1, "ibp", clip)
+
+
 def test_without_clip_images_are_left_alone():
     net = keras.Sequential([keras.Input([1]), layers.Dense(2, use_bias=False)])
     net.set_weights([np.array([[1.0, -1.0]])])

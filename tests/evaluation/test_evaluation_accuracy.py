@@ -136,7 +136,7 @@ def test_inference_mode_and_nan_logits():
 @pytest.mark.parametrize("last", ["softmax", "sigmoid"])
 def test_probabilities_are_refused(last):
     for measure in (accuracy, robust_accuracy):
-        with pytest.raises(ValueError, match=r'"dense.*need logits; remove the softmax'):
+        with pytest.raises(ValueError, match=r'"dense.*need logits; remove this layer'):
             measure(linear_net(last), (X, Y))
 
 

@@ -209,7 +209,7 @@ def test_a_network_that_cannot_be_loaded_is_explained(finished, tmp_path):
         (whole[: len(whole) // 2], "model.keras is cut short or not a network: a .keras file"),
         (b"not a network", "model.keras is cut short or not a network: a .keras file"),
         (b"", "model.keras is cut short or not a network: a .keras file"),
-        ((tmp_path / "other.zip").read_bytes(), "not a network that hydra_tf can load"),
+        ((tmp_path / "other.zip").read_bytes(), "is damaged, or not a network"),
     ):
         (tmp_path / "model.keras").write_bytes(content)
         result = call("evaluate", f"--run={tmp_path}")

@@ -48,9 +48,9 @@ def test_fit_and_evaluate_warn_once_each(caplog):
         for _ in range(2):
             results = model.evaluate(X, y, batch_size=16, verbose=0, return_dict=True)
             assert len(warnings(caplog)) == 1
-    # No metric is added.
-    assert set(results) == {"loss", "accuracy", "robust_accuracy"}
-    assert "val_zero_gradient_share" not in history
+    assert set(results) == {"loss", "accuracy", "robust_accuracy", "zero_gradient_share"}
+    assert results["zero_gradient_share"] == 1.0
+    assert history["val_zero_gradient_share"] == [1.0, 1.0]
 
 
 def test_the_share_is_of_correct_images_over_all_batches(caplog):

@@ -29,11 +29,19 @@ def batch_normalization(layer: keras.layers.Layer, shapes: Shapes) -> list[Node]
 
 @register_rule("layers.Normalization")
 def normalization(layer: keras.layers.Layer, shapes: Shapes) -> list[Node]:
-    """Return the node of ``(x - mean) / deviation``, or of its inverse."""
+    """Return the nodes of ``(x - mean) / deviation``, or of the inverse, in this order.
+
+    Each is a node of its own, because the difference may overflow.
+    """
     mean, variance = (_float32(tensor)[0] for tensor in (layer.mean, layer.variance))
     deviation = tf.maximum(tf.sqrt(variance), keras.config.epsilon())
-    scale, shift = (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
-    return _scaled(scale, shift, tf.abs(shift) + _SMALL * (1 + scale))
+    # What underflow can change in the deviation; there is no bound if it may be 0.
+    lost = tf.where((variance >= _SMALL) | (deviation >= 2.0**-40), 0.0, np.inf)
+    zero = tf.zeros_like(mean)
+    if layer.invert:
+        return _scaled(deviation, mean, tf.abs(mean), lost)
+    shifted = _scaled(tf.ones_like(mean), -mean, tf.abs(mean))
+    return shifted + _scaled(1 / deviation, zero, zero, lost)
 
 
 @register_rule("layers.Rescaling")

@@ -335,7 +335,8 @@ class _Loop:
         callback_list.on_test_end(total.means())
         share = total.without_gradient / max(1.0, total.correct)
         self.model.gradient_watch.warn_once(self.model.validation_measure, share)
-        return total.means("val_")
+        known = {"val_zero_gradient_share": share} if self.model.gradient_watch.known else {}
+        return {**total.means("val_"), **known}
 
     def _save(self) -> None:
         """Write a checkpoint of the current position."""

@@ -27,6 +27,7 @@ class GradientWatch:
     def __init__(self) -> None:
         self.share = keras.metrics.Mean(name="zero_gradient_share")
         self.warned = False
+        self.known = False  # whether the validation attack tells of its gradients
 
     def update(self, without_gradient: tf.Tensor | None, correct: tf.Tensor) -> None:
         """Count the images of a batch.
@@ -45,7 +46,8 @@ class GradientWatch:
             measure: the validation measure.
             share: images without a gradient, of those that are correct without an attack.
         """
-        sentence = missing_gradients(attack_name(getattr(measure, "attack", measure)), share)
+        name = attack_name(getattr(measure, "attack", measure))
+        sentence = missing_gradients(name, share, rescued=None)
         if sentence and not self.warned:
             self.warned = True
             logging.warning("%s It is the validation attack of the model.", sentence)

@@ -149,7 +149,9 @@ class BatchSteps(keras.Model):
         assert measure is not None
         # The same seed in every epoch, so that epochs differ only in the network.
         if isinstance(measure, UnderAttack):
-            return measure.robustness(self, x, y, logits, self.seed)
+            robustness = measure.robustness(self, x, y, logits, self.seed)
+            self.gradient_watch.known = robustness.without_gradient is not None
+            return robustness
         return Robustness(measure.correct(self, x, y, logits, self.seed), None)
 
     def _metric(self, name: str) -> Any:
