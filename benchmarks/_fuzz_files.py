@@ -74,7 +74,9 @@ def keras_files(folder: pathlib.Path) -> Attempt:
         def same(loaded: Any) -> bool:
             # The archive has a checksum of each member: changed bytes must not be accepted.
             found = loaded.get_weights()
-            return not raw or all(map(np.array_equal, found, weights))
+            return not raw or (
+                len(found) == len(weights) and all(map(np.array_equal, found, weights))
+            )
 
         return outcome(lambda: load_keras_file(path), same)
 

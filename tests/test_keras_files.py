@@ -166,6 +166,18 @@ def hdf5(write):
             lambda file: file.create_dataset("x", [10**13], "f4", chunks=(1024,)),
             r"its weights are larger than the file\.$",
         ),
+        (
+            lambda file: file.__setitem__("a/b", file),
+            r"its weights contain a group twice\.$",
+        ),
+        (
+            lambda file: file.__setitem__("x", np.dtype("f4")),
+            r"its weights contain something that is not an array\.$",
+        ),
+        (
+            lambda file: file.create_dataset("x", data=h5py.Empty("f4")),
+            r"its weights contain something that is not an array\.$",
+        ),
     ],
 )
 def test_weights_are_in_the_file(write, message, file, tmp_path):

@@ -10,6 +10,7 @@ Training locks the directory for itself; evaluation, certification and export sh
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -60,9 +61,13 @@ def has_finished(out: str) -> bool:
     Args:
         out: the run directory.
     """
-    report = os.path.exists(os.path.join(out, "report.json"))
     # A run that is killed while its network is evaluated still has checkpoints.
-    return report and not os.path.isdir(os.path.join(out, _CHECKPOINTS))
+    return os.path.exists(os.path.join(out, "report.json")) and not _has_checkpoints(out)
+
+
+def _has_checkpoints(out: str) -> bool:
+    """Return whether a run directory has a checkpoint; an empty folder of them is ignored."""
+    return bool(glob.glob(os.path.join(glob.escape(out), _CHECKPOINTS, "at-*.npz")))
 
 
 def _refuse_other_run(out: str, config: Settings) -> None:
@@ -98,7 +103,9 @@ def _first_versions(out: str) -> dict[str, str]:
 
 
 def is_finished(out: str, config: Settings, overwrite: bool = False) -> bool:
-    """Return whether a directory holds the finished run of this config; write nothing.
+    """Return whether a directory holds the finished run of this config.
+
+    A run that was moved aside by one that did not start is moved back; nothing else is written.
 
     Args:
         out: the run directory, which need not exist.
@@ -109,6 +116,8 @@ def is_finished(out: str, config: Settings, overwrite: bool = False) -> bool:
         UsageError: when the directory holds something else or cannot be written, or a file of
             this run is damaged.
     """
+    if replaced_run.is_aside(out):
+        _restore(out)
     if os.path.exists(os.path.join(out, "config.json")):
         same, finished = _is_same_run(out, config), has_finished(out)
         if not (same or overwrite):
@@ -234,11 +243,16 @@ def use(run: str) -> Config:
         UsageError: when it is not a run directory, is damaged, or is being trained.
     """
     if os.path.isdir(run):
-        if replaced_run.is_aside(run):  # training was killed before its first step
-            lock(run)
-            replaced_run.move_back(run)
+        if replaced_run.is_aside(run):
+            _restore(run)
         lock(run, shared=True)
     return read_config(run)
+
+
+def _restore(run: str) -> None:
+    """Move back the run that was replaced by one that was killed before its first step."""
+    lock(run)
+    replaced_run.move_back(run)
 
 
 def require_finished(run: str) -> None:
@@ -250,7 +264,7 @@ def require_finished(run: str) -> None:
     Raises:
         UsageError: when the run has checkpoints, so that training would continue.
     """
-    if os.path.isdir(os.path.join(run, _CHECKPOINTS)):
+    if _has_checkpoints(run):
         raise UsageError(
             f"The run in {run} is not finished; run its flags.train or flags.study command again, "
             "which resumes it."
@@ -259,7 +273,7 @@ def require_finished(run: str) -> None:
 
 @contextlib.contextmanager
 def writing(run: str) -> Iterator[None]:
-    """Wait until no other process writes results to a run directory, and let others wait.
+    """Wait until no other process writes results to a run directory, and make others wait.
 
     Args:
         run: the directory, locked by this process.

@@ -188,8 +188,15 @@ def removes_replaced_run(out: str) -> keras.callbacks.Callback:
     import keras
 
     class RemovesReplacedRun(keras.callbacks.Callback):
+        """Removes the replaced run after the first step."""
+
+        done = False
+
         def on_train_batch_end(self, batch: int, logs: object = None) -> None:
-            replaced_run.remove(out)
+            """Remove it, once."""
+            if not self.done:
+                replaced_run.remove(out)
+                self.done = True
 
     return RemovesReplacedRun()
 

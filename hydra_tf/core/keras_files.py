@@ -119,9 +119,13 @@ def _check_hdf5(content: bytes) -> None:
     import h5py
 
     with h5py.File(io.BytesIO(content), "r") as file:
-        groups, total = [file], 0
+        groups, total, seen = [file], 0, set()
         while groups:
             group = groups.pop()
+            address = h5py.h5o.get_info(group.id).addr
+            if address in seen:
+                raise ValueError("its weights contain a group twice")
+            seen.add(address)
             for name in group:
                 link = group.get(name, getlink=True)
                 if not isinstance(link, h5py.HardLink):
@@ -129,6 +133,8 @@ def _check_hdf5(content: bytes) -> None:
                 item = group[name]
                 if isinstance(item, h5py.Group):
                     groups.append(item)
+                elif not isinstance(item, h5py.Dataset) or item.size is None:
+                    raise ValueError("its weights contain something that is not an array")
                 elif item.external or item.is_virtual:
                     raise ValueError("its weights are in other files")
                 else:

@@ -144,11 +144,23 @@ def test_a_killed_replacement_is_undone_at_any_moment(finished, monkeypatch):
             except (KilledError, KeyError) as error:
                 killed = isinstance(error, KilledError)
         # The next command finds the run as it was.
-        run_directory.use(str(finished))
+        if last % 2:
+            run_directory.use(str(finished))
+        else:
+            assert run_directory.is_finished(str(finished), CONFIG)
         assert content(finished) == before, last
         if not killed:
             break
     assert last > 10 and not killed
+
+
+def test_a_finished_run_with_an_empty_folder_of_checkpoints_is_finished(finished):
+    assert run_directory.has_finished(str(finished))
+    (finished / "checkpoints").mkdir(exist_ok=True)
+    assert run_directory.has_finished(str(finished))
+    run_directory.require_finished(str(finished))
+    (finished / "checkpoints" / "at-00000-000000001.npz").touch()
+    assert not run_directory.has_finished(str(finished))
 
 
 @pytest.mark.parametrize("name", ["plots", "checkpoints", "model.keras"])
