@@ -67,7 +67,11 @@ def test_fgsm_equals_cleverhans(trained, norm):
         clip_min=0.0, clip_max=1.0, y=y,
     )  # fmt: skip
     found = attacks.build("fgsm", norm=norm, epsilon=EPSILON[norm])(net, x, y)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    # The loss of very confident predictions is saturated, which CleverHans does not notice.
+    logits = np.sort(net(x), axis=1)
+    unsure = logits[:, -1] - logits[:, -2] < 15
+    assert unsure.mean() > 0.9
+    np.testing.assert_allclose(found[unsure], expected[unsure], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
