@@ -87,7 +87,8 @@ def test_the_ensemble_breaks_what_its_first_attacks_break(robust):
     assert not (left[benign] & ~(first_held & still_correct(net, second, y[benign]))).any()
 
 
-@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_masked_gradients_fool_a_loss_without_rescue_but_not_the_ensemble(robust, masked, norm):
     epsilon = EPSILON[norm]
     net, x, y = robust

@@ -56,7 +56,10 @@ def smallest_slack(net, x, y, epsilon, methods, count, seed=0, ascents=1, **opti
 
 
 # Sequential networks are covered by the contract of bounds.
-@pytest.mark.parametrize("name", ["residual", "masked", "merged", "operated"])
+SLOW_NETS = [pytest.param(name, marks=pytest.mark.slow) for name in ("residual", "operated")]
+
+
+@pytest.mark.parametrize("name", ["masked", "merged", *SLOW_NETS])
 def test_every_point_is_inside(build_net, batch, name):
     net, (x, y) = build_net(name), batch
     methods = ("crown", "symbolic", "crown_ibp", "ibp")

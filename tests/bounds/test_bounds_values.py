@@ -149,7 +149,7 @@ def test_chunks_do_not_change_bounds(build_net, batch, method):
         np.testing.assert_allclose(chunked, whole, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", [*METHODS, "tightest"])
+@pytest.mark.parametrize("method", [*METHODS, pytest.param("tightest", marks=pytest.mark.slow)])
 def test_graph_and_eager_bounds_are_equal(build_net, batch, method):
     net, (x, y) = build_net("normed"), batch
     eager = bounds.margin_lower_bound(net, x, y, 0.05, method).numpy()

@@ -46,6 +46,7 @@ def test_every_image_and_label_of_an_archive_counts(
     assert extra is not None and extra.startswith(f"{expected} ")
 
 
+@pytest.mark.slow
 def test_names_classes_and_contents_of_a_folder_count(
     class_folders: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

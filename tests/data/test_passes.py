@@ -54,7 +54,9 @@ def test_batches_equal_those_of_the_pipeline_of_published_results() -> None:
         _assert_same(_batches(new), _batches(old))
 
 
-@pytest.mark.parametrize("name", ["digits", "folder", "imagenet"])
+@pytest.mark.parametrize(
+    "name", ["digits", "folder", pytest.param("imagenet", marks=pytest.mark.slow)]
+)
 def test_a_resumed_run_with_extra_images_continues_as_the_uninterrupted_one(
     name: str, offline_specs: Specs
 ) -> None:

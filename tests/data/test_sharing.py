@@ -39,10 +39,10 @@ def test_slices_equal_those_of_the_replicas_by_brute_force(workers: int, extra: 
     ("name", "share", "drop"),
     [
         ("folder", None, False),
-        ("folder", 0.15, False),
+        pytest.param("folder", 0.15, False, marks=pytest.mark.slow),
         ("folder", 0.85, True),
         ("imagenet", None, False),
-        ("imagenet", 0.4, True),
+        pytest.param("imagenet", 0.4, True, marks=pytest.mark.slow),
         ("digits", 0.4, False),
     ],
 )

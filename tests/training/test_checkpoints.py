@@ -66,7 +66,7 @@ def run(folder, validation, batches_from, *callbacks, every=0.0, average=None):
     return weights_of(model), rows
 
 
-@pytest.mark.parametrize("average", [None, 0.9])
+@pytest.mark.parametrize("average", [pytest.param(None, marks=pytest.mark.slow), 0.9])
 def test_repeatedly_stopped_run_gives_the_same_bits(average, tmp_path, batches_from, validation):
     whole, rows = run(tmp_path / "whole", validation, batches_from, average=average)
     steps = sum(PLAN) * STEPS
