@@ -38,7 +38,8 @@ PROBABILITIES = {
 
 @pytest.mark.parametrize("name", PROBABILITIES)
 def test_probabilities_are_refused(name):
-    with pytest.raises(ValueError, match=r"ends in probabilities .* need logits; remove the soft"):
+    advice = "remove this layer, or its activation"
+    with pytest.raises(ValueError, match=f"ends in probabilities .* need logits; {advice}"):
         require_logits(PROBABILITIES[name]())
 
 
