@@ -226,6 +226,7 @@ def _train(config: Config, out: str) -> None:
         _export(net, data, out)
     run_report.write_report(net, data, config, out, seed=seed, verbose=FLAGS.verbose)
     run_directory.remove_checkpoints(out)
+    run_directory.share(out)  # a finished network can be evaluated while the study goes on
 
 
 def _export(net: keras.Model, data: DataSplits, out: str) -> None:

@@ -233,6 +233,19 @@ def lock(run: str, shared: bool = False) -> None:
         _locks[path] = handle, shared
 
 
+def share(run: str) -> None:
+    """Let other processes use a directory that this process has locked and no longer changes.
+
+    Args:
+        run: the directory.
+    """
+    path = os.path.realpath(run)
+    handle, is_shared = _locks.get(path, (None, True))
+    if handle is not None and not is_shared:
+        locks.lock(run, shared=True, handle=handle)
+        _locks[path] = handle, True
+
+
 def use(run: str) -> Config:
     """Lock a run directory against training until this process ends; return its config.
 
@@ -245,6 +258,7 @@ def use(run: str) -> Config:
     if os.path.isdir(run):
         if replaced_run.is_aside(run):
             _restore(run)
+            share(run)
         lock(run, shared=True)
     return read_config(run)
 

@@ -204,6 +204,17 @@ def test_runs_of_other_versions_are_explained(finished, monkeypatch):
     assert not run_directory.is_finished(str(finished), CONFIG, overwrite=True)
 
 
+def test_a_finished_network_is_shared(finished):
+    run_directory.lock(str(finished))
+    with pytest.raises(BlockingIOError), locked(finished, shared=True):
+        pass
+    run_directory.share(str(finished))
+    with locked(finished, shared=True):
+        pass
+    with pytest.raises(BlockingIOError), locked(finished):
+        pass
+
+
 def test_training_locks_a_directory_and_evaluation_shares_it(finished):
     with locked(finished, shared=True):
         with pytest.raises(UsageError, match=r"process is using .*run; wait until it ends"):
