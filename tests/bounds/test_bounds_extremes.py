@@ -159,14 +159,22 @@ def test_the_search_reports_bounds_that_do_not_hold():
     assert len(soundness.violations(logits, 0, *sound)) == 3
 
 
-@pytest.mark.slow(seconds=60)
-def test_the_search_finds_bounds_that_forget_underflow(monkeypatch):
-    monkeypatch.setattr(propagation, "coefficient_underflow", lambda inputs, error: error[:, 0] * 0)
-    monkeypatch.setattr(nodes, "underflow", lambda inputs, terms, rank: 0.0)
-    found = []
-    for seed in range(4):
-        found += soundness.try_architecture(seed, 50, 500).violations
-    assert found
+@pytest.mark.parametrize("method", ["crown_ibp", "crown", "symbolic"])
+def test_without_the_allowances_there_is_a_false_proof(method, monkeypatch):
+    def no_loss(inputs, error):
+        return tf.zeros([1], tf.float64)
+
+    monkeypatch.setattr(propagation, "coefficient_underflow", no_loss)
+    monkeypatch.setattr(nodes, "limited", tf.identity)
+    low = bounds.margin_lower_bound(chain(1e38, 1e-19, 1e-19), [[0.2]], [0], 0.75, method)
+    assert low.numpy()[0, 1] > 0
+
+
+@pytest.mark.slow(seconds=120)
+def test_the_search_finds_intervals_without_radii(monkeypatch):
+    monkeypatch.setattr(nodes, "limited", tf.zeros_like)
+    found = [soundness.try_architecture(seed, 50, 500) for seed in (0, 1)]
+    assert any(result.violations for result in found)
 
 
 @pytest.mark.slow(seconds=120)
