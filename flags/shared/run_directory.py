@@ -297,9 +297,16 @@ def writing(run: str) -> Iterator[None]:
 
 
 def remove_checkpoints(out: str) -> None:
-    """Remove the checkpoints, which only an unfinished run needs.
+    """Remove the checkpoints, which only an unfinished run needs; other files are kept.
 
     Args:
         out: the run directory, locked by this process.
     """
-    replaced_run.discard(out, _CHECKPOINTS)
+    folder = os.path.join(out, _CHECKPOINTS)
+    ours = [name for name in replaced_run.run_files(out) if os.path.dirname(name) == _CHECKPOINTS]
+    linked = os.path.islink(folder)
+    if linked or (os.path.isdir(folder) and len(os.listdir(folder)) == len(ours)):
+        replaced_run.discard(out, _CHECKPOINTS)
+    else:
+        for name in ours:
+            os.remove(os.path.join(out, name))

@@ -99,6 +99,10 @@ def _report_problem(content: Mapping[str, Any]) -> str | None:
         for key in keys:
             if key in content and not isinstance(content[key], kind):
                 return f"{key} must be {name}, not {reprlib.repr(content[key])}"
+    for key in _LISTS:
+        for entry in content.get(key, ()):
+            if not isinstance(entry, dict):
+                return f"an entry of {key} must be an object, not {reprlib.repr(entry)}"
     for key in _SHARES:
         value = content.get(key, 0)
         if type(value) not in (int, float) or not 0 <= value <= 1:

@@ -163,6 +163,20 @@ def test_a_finished_run_with_an_empty_folder_of_checkpoints_is_finished(finished
     assert not run_directory.has_finished(str(finished))
 
 
+def test_other_files_beside_checkpoints_are_kept(finished):
+    write(finished, {"checkpoints/at-00000-000000001.npz": "ours", "checkpoints/mine.txt": "kept"})
+    run_directory.remove_checkpoints(str(finished))
+    assert [path.name for path in (finished / "checkpoints").iterdir()] == ["mine.txt"]
+    assert run_directory.has_finished(str(finished))
+
+
+@pytest.mark.parametrize("key", ["attacks", "layers"])
+def test_entries_of_a_report_are_objects(key, finished):
+    (finished / "report.json").write_text(json.dumps({key: [1]}))
+    with pytest.raises(UsageError, match=f"an entry of {key} must be an object, not 1"):
+        run_files.read_report(str(finished))
+
+
 @pytest.mark.parametrize("name", ["plots", "checkpoints", "model.keras"])
 def test_links_are_replaced_and_what_they_point_to_is_kept(name, finished, tmp_path):
     kept = tmp_path / "elsewhere"
