@@ -209,9 +209,11 @@ def test_incomplete_runs_are_refused(run):
     (run / "report.json").write_text("not json")
     refused("report.json is damaged: it is not JSON")
     (run / "report.json").write_text(json.dumps(REPORT))
-    (run / "checkpoints").mkdir()  # killed while it was evaluated
+    checkpoint = run / "checkpoints" / "at-00001-000000001.npz"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()  # killed while it was evaluated
     refused("is not finished; run its flags.train or flags.study command again")
-    (run / "checkpoints").rmdir()
+    checkpoint.unlink()
     os.remove(run / "report.json")
     refused("report.json does not exist; has the run finished?")
     os.remove(run / "model.keras")

@@ -61,6 +61,7 @@ def test_files_that_are_not_ours_or_still_needed_are_kept(tmp_path):
     for path in run.iterdir():
         (tmp_path / "judged" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "judged" / "checkpoints").mkdir()
+    (tmp_path / "judged" / "checkpoints" / "at-00001-000000001.npz").touch()
     (tmp_path / "judged" / "report.json").unlink()
     before = content(tmp_path)
     short = ["--pretrain_epochs=0", "--finetune_epochs=0"]
