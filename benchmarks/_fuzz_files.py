@@ -75,7 +75,8 @@ def keras_files(folder: pathlib.Path) -> Attempt:
             # The archive has a checksum of each member: changed bytes must not be accepted.
             found = loaded.get_weights()
             return not raw or (
-                len(found) == len(weights) and all(map(np.array_equal, found, weights))
+                len(found) == len(weights)
+                and all(np.array_equal(a, b) for a, b in zip(found, weights, strict=True))
             )
 
         return outcome(lambda: load_keras_file(path), same)
@@ -125,9 +126,13 @@ def certificates(folder: pathlib.Path) -> Attempt:
     ]  # fmt: skip
     lines = [{**settings, "shared_noise": True, "network": "0123456789ab"}, *rows]
 
-    def read() -> float:
-        _, rows = evaluation.read_certificates(path)
-        return evaluation.certified_accuracy(rows, 0.05) if rows else 0.0
+    def consistent(rows: list[dict[str, Any]]) -> bool:
+        return all(
+            row["index"] == i
+            and row["correct"] == (row["label"] == row["predicted"])
+            and (row["predicted"] >= 0) == (row["radius"] > 0)
+            for i, row in enumerate(rows)
+        )
 
     def attempt(draw: random.Random) -> str:
         texts, at = [json.dumps(line) for line in lines], draw.randrange(len(lines))
@@ -136,7 +141,7 @@ def certificates(folder: pathlib.Path) -> Attempt:
             path.write_text("\n".join([*texts, ""]))
         else:
             path.write_bytes(mutate_bytes("\n".join([*texts, ""]).encode(), draw))
-        return outcome(read, lambda share: 0 <= share <= 1)
+        return outcome(lambda: evaluation.read_certificates(path)[1], consistent)
 
     return attempt
 
@@ -173,7 +178,8 @@ def checkpoints(folder: pathlib.Path) -> Attempt:
 
         def same(step: int) -> bool:
             arrays = saved[step].values()
-            return not raw or all(map(np.array_equal, map(np.asarray, variables), arrays))
+            pairs = zip(map(np.asarray, variables), arrays, strict=True)
+            return not raw or all(np.array_equal(read, written) for read, written in pairs)
 
         return outcome(read, same)
 

@@ -46,7 +46,10 @@ def command_lines(folder: pathlib.Path, binary: str) -> Attempt:
     run.mkdir()
     config = {"dataset": "digits", "objective": "trades", "attacks": "pgd", "batch_size": 8}
     config |= {"seed": 0, "split": "test", "density": 0.1, "model": "mnist_cnn", "epochs": [1, 2]}
+    config |= {"extra": "npz:path=tiny.npz,share=0.5", "pretrained": "runs/a", "certify_n": 1000}
+    config |= {"dtype_policy": "float32", "versions": {"tensorflow": "2.21.0"}}
     report = {"benign_accuracy": 0.5, "era": 0.4, "density": 0.1, "layers": [], "attacks": []}
+    report |= {"vra_s": 0.3, "verified": {"crown_ibp": {"accuracy": 0.2}}, "split": "test"}
     with zipfile.ZipFile(run / "model.keras", "w") as archive:
         archive.writestr("metadata.json", "{}")
     flags = [

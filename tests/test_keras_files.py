@@ -220,6 +220,18 @@ def test_files_that_are_not_archives(tmp_path):
         load_keras_file(path)
 
 
+def test_a_file_without_permission_is_not_called_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "net.keras"
+    small_net().save(path)
+
+    def refuse(*_):  # permissions do not stop every user
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(zipfile, "ZipFile", refuse)
+    with pytest.raises(ValueError, match=r"net\.keras cannot be read: Permission denied\.$"):
+        load_keras_file(path)
+
+
 def test_copies_name_the_layer_that_cannot_be_copied():
     class WithoutConfig(layers.Layer):
         def __init__(self, value):

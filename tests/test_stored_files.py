@@ -150,3 +150,18 @@ def test_locks_are_exclusive_or_shared(tmp_path):
     os.close(handle)
     with locked(path, wait=True):
         pass
+
+
+def test_a_file_system_without_locks_is_warned_about_once(tmp_path, monkeypatch, caplog):
+    def no_locks(*_):
+        raise OSError(errno.EBADF, "Bad file descriptor")  # as of NFS
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with caplog.at_level("WARNING"):
+        for _ in range(2):
+            assert lock(tmp_path) is None
+    texts = [record.getMessage() for record in caplog.records]
+    assert texts == [
+        f"hydra_tf: {tmp_path} cannot be locked (Bad file descriptor), so no two processes may use "
+        "it at once."
+    ]

@@ -69,6 +69,8 @@ def load_keras_file(path: str | os.PathLike[str]) -> Any:
         with zipfile.ZipFile(path) as archive:
             config = _read_config(archive)
             stored = _check_weights(archive)
+    except (PermissionError, IsADirectoryError) as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
     except _DAMAGE as error:
         raise ValueError(f"{path} is damaged, or not a network: {cause(error)}.") from error
     try:

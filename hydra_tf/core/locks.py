@@ -6,6 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from absl import logging
+
 
 @contextlib.contextmanager
 def locked(
@@ -13,7 +15,8 @@ def locked(
 ) -> Iterator[None]:
     """Lock a file or folder for this context against other processes that lock it.
 
-    Where the operating or file system has no such locks, nothing is locked.
+    Where the operating system has no such locks, nothing is locked; where the file system has none,
+    a warning says so.
 
     Args:
         path: a file or folder that exists.
@@ -73,5 +76,12 @@ def lock(
             os.close(mine)
         if isinstance(error, BlockingIOError):
             raise BlockingIOError(f"Another process is using {os.fspath(path)}.") from None
+        logging.log_first_n(
+            logging.WARNING,
+            "hydra_tf: %s cannot be locked (%s), so no two processes may use it at once.",
+            1,
+            os.fspath(path),
+            error.strerror,
+        )
         return None  # the file system has none
     return mine

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hydra_tf.core.files import checked_path
+from hydra_tf.core.files import checked_path, naming
 from hydra_tf.core.json_files import parse_object
 from hydra_tf.core.locks import locked
 from hydra_tf.evaluation.certify import ABSTAIN
@@ -70,7 +70,7 @@ def _finished_rows(path: str, settings: Mapping[str, Any]) -> list[Row]:
     with open(path, "rb") as file:
         content = file.read()
     if header.startswith(content):  # a new file, or one whose first line was interrupted
-        with open(path, "wb") as file:
+        with naming(path), open(path, "wb") as file:
             file.write(header)
         return []
     first, rows = read_certificates(path)

@@ -187,6 +187,23 @@ def test_pipes_devices_and_links_to_them_are_skipped_and_named(
     assert "a/device.png" in warnings[0] and "and 2 more" in warnings[0]
 
 
+def test_an_unreadable_folder_is_named(
+    tmp_path: pathlib.Path, encoded: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/private", "b"):
+        _grey(tmp_path, f"{name}/0.png", 0, encoded)
+    scandir, private = os.scandir, str(tmp_path / "a" / "private")
+
+    def scan(path: str) -> object:  # permissions do not stop every user
+        if os.fspath(path) == private:
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(ValueError, match=f'The folder "{private}" cannot be read; give yourself'):
+        data.load(f"folder:path={tmp_path},size=4")
+
+
 def test_names_need_not_be_utf_8(
     tmp_path: pathlib.Path, encoded: Callable[..., bytes], gather: Gather, warnings: list[str]
 ) -> None:

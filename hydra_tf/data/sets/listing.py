@@ -133,7 +133,13 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
     Hidden files, such as "._0.png", are left out: they are metadata of other programs.
     """
     folders = []
-    with os.scandir(folder) as found:
+    try:
+        found = os.scandir(folder)
+    except PermissionError:
+        raise ValueError(
+            f'The folder "{folder}" cannot be read; give yourself permission, or move it away.'
+        ) from None
+    with found:
         for entry in sorted(found, key=lambda entry: entry.name):
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)

@@ -97,8 +97,9 @@ def require_same_run(stored: str, identity: Mapping[str, Any], folder: str) -> N
     differing = [k for k in {**before, **identity} if before.get(k) != identity.get(k)]
     if differing == [_DATA]:
         raise ValueError(
-            f"The training images or labels have changed since the checkpoint in {folder} was "
-            "written; restore them, or train from the beginning in another folder."
+            f"The training images or labels, or their order, have changed since the checkpoint in "
+            f"{folder} was written; restore them (a shuffled dataset needs a fixed seed), or train "
+            "from the beginning in another folder."
         )
     if differing:
         raise ValueError(
