@@ -46,12 +46,20 @@ def require_logits(model: Any) -> None:
         >>> require_logits(keras.Sequential([keras.Input([2]), keras.layers.Dense(3)]))
     """
     net = wrapped_network(model)
+    if isinstance(getattr(net, "output", None), dict):
+        names = ", ".join(repr(name) for name in net.output)
+        raise ValueError(
+            f"The output of the model is a dictionary ({names}), but robust training and attacks "
+            "need one output, the logits; choose it with hydra_tf.models.select_output(model, "
+            f"{next(iter(net.output), None)!r}) or RobustModel(output=...)."
+        )
     for what in ("inputs", "outputs"):
         count = len(getattr(net, what, None) or [None])
         if count != 1:
             raise ValueError(
                 f"The model has {count} {what}, but robust training and attacks need one input, "
-                "the images, and one output, the logits; pass keras.Model(images, logits)."
+                "the images, and one output, the logits; pass keras.Model(images, logits), or "
+                "choose an output with hydra_tf.models.select_output."
             )
     last = probability_layer(model)
     if last is not None:
@@ -113,6 +121,12 @@ def check_logits(outputs: Any) -> None:
     # A wider tolerance would reject logits that sum to 1 by chance; half precision needs it.
     tolerance = 1e-2 if array.dtype.itemsize == 2 else 1e-5
     rows = array.astype(np.float64)
+    if rows.ndim == 2 and rows.shape[1] == 1:
+        raise ValueError(
+            "The model outputs one number for each image, but robust losses and attacks need the "
+            "logits of at least 2 classes; for two classes by one logit z, append "
+            "keras.layers.Concatenate()([0 * z, z])."
+        )
     if rows.ndim != 2 or rows.shape[1] < 2:
         raise ValueError(
             f"The model must output logits of shape [batch, classes] with at least 2 classes, not "

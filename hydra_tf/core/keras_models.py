@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hydra_tf.core.lazy import keras
@@ -16,8 +16,8 @@ def all_layers(model: Any, in_wrappers: bool = True) -> list[Any]:
 
     Args:
         model: a Keras model or layer; for anything else the list is empty.
-        in_wrappers: whether to include layers that are attributes of another layer, such as
-            those inside TimeDistributed.
+        in_wrappers: whether to include layers that are attributes of another layer, or in its
+            lists and dictionaries, such as those inside TimeDistributed.
 
     Example:
         >>> inner = keras.Sequential([keras.Input([2]), keras.layers.Dense(2, name="dense")])
@@ -30,14 +30,52 @@ def all_layers(model: Any, in_wrappers: bool = True) -> list[Any]:
 
 def _walk(model: Any, seen: set[int], in_wrappers: bool) -> Iterator[Any]:
     layers = getattr(model, "layers", None if in_wrappers else ())
-    if layers is None:
-        attributes = getattr(model, "__dict__", {}).values()
-        layers = [value for value in attributes if isinstance(value, keras.layers.Layer)]
+    if not isinstance(layers, list | tuple):  # a custom layer may have any attribute of this name
+        layers = [layer for _, layer in inner_layers(model)] if in_wrappers else []
     for layer in layers:
         if id(layer) not in seen:
             seen.add(id(layer))
             yield layer
             yield from _walk(layer, seen, in_wrappers)
+
+
+def inner_layers(layer: Any) -> list[tuple[str, Any]]:
+    """Return the layers that are attributes of a layer, with the paths of the attributes.
+
+    Layers in lists and dictionaries are included, those inside these layers are not. Paths are
+    the same for every copy of a layer; leading underscores are left out.
+
+    Args:
+        layer: a Keras layer; for anything else the list is empty.
+
+    Example:
+        >>> [path for path, _ in inner_layers(keras.layers.Bidirectional(keras.layers.LSTM(2)))]
+        ['forward_layer', 'backward_layer']
+    """
+    if not isinstance(layer, keras.layers.Layer):
+        return []
+    found: dict[int, tuple[str, Any]] = {}
+    for name, value in vars(layer).items():
+        # The lists that Keras and TensorFlow keep of all inner layers are left out.
+        if name not in _LISTS_OF_KERAS and not name.startswith("_self_"):
+            for path, inner in _layers_in(value, name.lstrip("_")):
+                found.setdefault(id(inner), (path, inner))
+    return list(found.values())
+
+
+_LISTS_OF_KERAS = ("_layers", "_metrics", "_functional", "_operations")
+
+
+def _layers_in(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield the layers in an attribute."""
+    if isinstance(value, keras.layers.Layer):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _layers_in(item, f"{path}/{key}")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _layers_in(item, f"{path}/{number}")
 
 
 def wrapped_network(model: Any) -> Any:
@@ -63,3 +101,13 @@ def functional_class() -> Any:
     """
     images = keras.Input([1])
     return type(keras.Model(images, keras.layers.Identity()(images)))
+
+
+def is_graph(model: Any) -> bool:
+    """Return whether a model is Sequential or functional, so that its layers can be replaced.
+
+    Example:
+        >>> is_graph(keras.Sequential([keras.layers.Dense(2)])), is_graph(keras.layers.Dense(2))
+        (True, False)
+    """
+    return isinstance(model, keras.Sequential | functional_class())

@@ -2,6 +2,7 @@
 
 import keras  # noqa: F401 - before masked, so that hydra_tf registers its classes with Keras
 
+from hydra_tf.layers.mask_state import MaskState, kernels_computed_once
 from hydra_tf.layers.masked import (
     MASKED,
     MaskedConv1D,
@@ -11,11 +12,13 @@ from hydra_tf.layers.masked import (
     MaskedDepthwiseConv1D,
     MaskedDepthwiseConv2D,
     MaskedKernel,
-    kernels_computed_once,
 )
+from hydra_tf.layers.masked_layer import MaskedLayer, WeightMask
+from hydra_tf.layers.reverse_channels import ReverseChannels
 
 __all__ = [
     "MASKED",
+    "MaskState",
     "MaskedConv1D",
     "MaskedConv2D",
     "MaskedConv3D",
@@ -23,5 +26,8 @@ __all__ = [
     "MaskedDepthwiseConv1D",
     "MaskedDepthwiseConv2D",
     "MaskedKernel",
+    "MaskedLayer",
+    "ReverseChannels",
+    "WeightMask",
     "kernels_computed_once",
 ]

@@ -1,27 +1,20 @@
 """Masked layers: a mixin over the public Keras classes.
 
 A masked layer has a ``kernel``, trainable float32 ``scores`` of the same shape, and a boolean
-``mask``. The mask is state, and so is the number of weights that it keeps: :meth:`refresh_mask`
-chooses as many again from the scores, once per optimizer step while scores are trained, and the
-forward pass only reads the mask.
+``mask``; see :mod:`hydra_tf.layers.mask_state`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextvars import ContextVar
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from hydra_tf.sparsity.granularity import GRANULARITIES
-from hydra_tf.sparsity.model import MaskedLike
+from hydra_tf.layers.mask_state import MaskState
 from hydra_tf.sparsity.score_init import initial_scores
-from hydra_tf.sparsity.topk import count_kept, kept_count, masked_kernel
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -29,32 +22,8 @@ if keras.backend.backend() != "tensorflow":
         "KERAS_BACKEND=tensorflow."
     )
 
-# Type checkers see the mixin as the Keras layer that it is mixed into.
-_Base: Any = keras.layers.Layer if TYPE_CHECKING else object
 
-_computed: ContextVar[Mapping[int, tf.Tensor]] = ContextVar(
-    "hydra_tf_kernels", default=MappingProxyType({})
-)
-
-
-@contextlib.contextmanager
-def kernels_computed_once(layers: Iterable[MaskedLike]) -> Iterator[None]:
-    """Compute each masked kernel once in this context, instead of in every call.
-
-    An attack of ten steps calls the network eleven times with the same weights. Gradients are
-    the same, provided the context is opened inside that of the tape.
-
-    Args:
-        layers: masked layers, which must be built.
-    """
-    token = _computed.set({id(layer): layer.masked_kernel() for layer in layers})
-    try:
-        yield
-    finally:
-        _computed.reset(token)
-
-
-class MaskedKernel(_Base):
+class MaskedKernel(MaskState):
     """Mixin that prunes the kernel of a Keras layer; it precedes that class in the list of bases.
 
     Args:
@@ -74,39 +43,20 @@ class MaskedKernel(_Base):
     def __init__(
         self, *args: Any, density: float = 1.0, granularity: str = "element", **kwargs: Any
     ) -> None:
-        kept_count(density, 1)
-        GRANULARITIES.build(granularity)
         if kwargs.get("lora_rank"):
             self.enable_lora()
         super().__init__(*args, **kwargs)
+        self.set_mask_options(density, granularity)
         if self.quantization_mode or getattr(self, "quantization_config", None):
             raise ValueError(
                 f"{type(self).__name__} does not support quantized weights; quantize the network "
                 "when it is exported, with hydra_tf.export.to_tflite(quantization=...)."
             )
-        self._density = float(density)
-        self.granularity = granularity
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create the weights of the Keras layer, then scores and mask."""
         super().build(input_shape)
-        shape = tuple(self.kernel.shape)
-        size = math.prod(shape)
-        self.scores = self.add_weight(
-            name="scores",
-            shape=shape,
-            initializer=lambda shape, dtype: initial_scores(self.kernel, fan_in=self.fan_in),
-            dtype="float32",  # for any policy, since half precision would cause ties
-            autocast=False,
-        )
-        self.mask = self.add_weight(
-            name="mask",
-            shape=shape,
-            initializer=lambda shape, dtype: self._chosen(kept_count(self._density, size)),
-            dtype="bool",  # one byte per weight
-            trainable=False,
-            aggregation="only_first_replica",
-        )
+        self.add_scores_and_mask()
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
         """Refuse LoRA, whose weights have no mask."""
@@ -115,61 +65,26 @@ class MaskedKernel(_Base):
             "into the kernel, or leave this layer unmasked with mask_model(exclude=...)."
         )
 
-    @property
-    def fan_in(self) -> int:
-        """Number of inputs of one output of the layer."""
-        return math.prod(self.kernel.shape[:-1])
-
-    @property
-    def density(self) -> float:
-        """Share of the weights that the mask keeps; setting it chooses the mask again."""
-        mask = getattr(self, "mask", None)
-        if mask is None:  # not built yet
-            return self._density
-        with tf.init_scope():  # configs are also read while a graph is traced
-            kept, size = int(self.kept()), math.prod(mask.shape)
-        # A density that gives this number is returned as it was set, so that it stays round.
-        return self._density if kept == kept_count(self._density, size) else kept / size
-
-    @density.setter
-    def density(self, density: float) -> None:
-        mask = getattr(self, "mask", None)
-        kept = kept_count(density, 1 if mask is None else math.prod(mask.shape))
-        self._density = float(density)
-        if mask is not None:
-            self.refresh_mask(kept)
-
-    def kept(self) -> tf.Tensor:
-        """Return the number of weights that the mask keeps, a scalar int32 tensor."""
-        return count_kept(tf.convert_to_tensor(self.mask))
-
-    def _chosen(self, kept: int | tf.Tensor) -> tf.Tensor:
-        """Return where the weights are that the scores choose."""
-        granularity = GRANULARITIES.build(self.granularity)
-        return granularity(tf.convert_to_tensor(self.scores), kept)
-
-    def refresh_mask(self, kept: int | tf.Tensor | None = None) -> tf.Tensor:
-        """Choose the mask from the scores, and return it.
+    def read_plain(self, layer: keras.layers.Layer) -> None:
+        """Copy the weights of a layer without a mask, and initialise the scores.
 
         Args:
-            kept: number of weights to keep, a whole number or a scalar tensor; by default as many
-                as the mask keeps now. A graph reads this number whenever it runs, so that a
-                density that is set between two steps holds.
+            layer: a built layer of the Keras class.
         """
-        mask = self._chosen(self.kept() if kept is None else kept)
-        self.mask.assign(mask)
-        return mask
+        self.kernel.assign(layer.kernel)
+        self.scores.assign(initial_scores(self.kernel, fan_in=self.fan_in))
+        if self.bias is not None:
+            self.bias.assign(layer.bias)
 
-    def masked_kernel(self) -> tf.Tensor:
-        """Return the kernel times the mask, in the layer's compute dtype."""
-        product = _computed.get().get(id(self))
-        # A graph would store an eager product as a constant, so the product is computed again.
-        if product is not None and tf.is_symbolic_tensor(product) != tf.executing_eagerly():
-            return product
-        kernel = tf.cast(tf.convert_to_tensor(self.kernel), self.compute_dtype)
-        return masked_kernel(
-            kernel, tf.convert_to_tensor(self.scores), tf.convert_to_tensor(self.mask)
-        )
+    def write_plain(self, layer: keras.layers.Layer) -> None:
+        """Copy the weights to a layer without a mask, with zeros where they are pruned.
+
+        Args:
+            layer: a built layer of the Keras class.
+        """
+        layer.kernel.assign(self.pruned_kernel())
+        if self.bias is not None:
+            layer.bias.assign(self.bias)
 
     def get_config(self) -> dict[str, Any]:
         """Return the config of the Keras layer with `density` and `granularity`."""
@@ -182,7 +97,17 @@ class MaskedKernel(_Base):
         keras.layers.Layer.save_own_variables(self, store)
 
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
-        """Load kernel, bias, scores and mask."""
+        """Load kernel, bias, scores and mask.
+
+        Raises:
+            ValueError: for the weights of a layer without a mask.
+        """
+        if len(store.keys()) < len(self.weights):
+            raise ValueError(
+                f'The file has no scores and masks for "{self.name}"; load it into the network '
+                "without masks, and mask that: net.load_weights(...), then "
+                "hydra_tf.mask_model(net)."
+            )
         keras.layers.Layer.load_own_variables(self, store)
 
 

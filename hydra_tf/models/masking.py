@@ -3,72 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import keras
 import tensorflow as tf
-from absl import logging
 
-from hydra_tf.core.keras_models import all_layers, functional_class
+from hydra_tf.core.keras_models import all_layers, is_graph
 from hydra_tf.core.layer_copies import copy_layer
 from hydra_tf.layers.masked import MASKED, MaskedKernel
-from hydra_tf.sparsity.model import masked_layers, unmasked_kernels
-from hydra_tf.sparsity.score_init import initial_scores
-
-Choice = str | Sequence[str] | Callable[[keras.layers.Layer], bool]
+from hydra_tf.layers.masked_layer import MaskedLayer
+from hydra_tf.models.layer_choices import Choice, check_choice, chosen_kernels, selected_ids
+from hydra_tf.sparsity.kernel_weights import kernel_weights
+from hydra_tf.sparsity.model import kernels, masked_layers, warn_of_unmasked
 
 _PLAIN = {masked: plain for plain, masked in MASKED.items()}
 
 
-def _selected_ids(choice: Choice, model: keras.Model) -> set[int]:
-    """Return the ids of the layers that a choice selects, and of all layers in selected models."""
-    selected: set[int] = set()
-    for layer in model.layers:
-        if _matches(choice, layer):
-            selected |= {id(layer), *map(id, all_layers(layer))}
-        elif hasattr(layer, "layers"):
-            selected |= _selected_ids(choice, layer)
-    return selected
-
-
-def _matches(choice: Choice, layer: keras.layers.Layer) -> bool:
-    """Return whether a layer matches a name pattern, one of a list of them, or a predicate."""
-    if callable(choice):
-        return bool(choice(layer))
-    patterns = [choice] if isinstance(choice, str) else choice
-    return any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in patterns)
-
-
-def _check_choice(choice: Choice | None, model: keras.Model, argument: str) -> None:
-    """Check the type of a choice, and that each of its patterns matches a layer."""
-    if choice is None or callable(choice):
-        return
-    patterns = [choice] if isinstance(choice, str) else choice
-    if not (
-        isinstance(patterns, Sequence) and all(isinstance(pattern, str) for pattern in patterns)
-    ):
-        raise TypeError(
-            f"{argument} must be a name pattern, a list of them or a predicate on layers, not "
-            f"{choice!r}."
-        )
-    names = [layer.name for layer in all_layers(model)]
-    for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            raise ValueError(
-                f"{argument}={pattern!r} matches no layer; the layers are {', '.join(names)}."
-            )
-
-
 def _require_cloneable(model: keras.Model) -> None:
     """Check that a model can be cloned layer by layer."""
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected a Keras model, not {type(model).__name__}.")
-    if not isinstance(model, keras.Sequential | functional_class()):
+    _require_copyable(model)
+    if not is_graph(model):
         raise TypeError(
             f"{type(model).__name__} is a subclassed model, whose layers cannot be replaced; "
             "build it with the functional API, or pass the functional model in it."
         )
+
+
+def _require_copyable(model: keras.Model) -> None:
+    """Check that something is a built model that can be copied and loaded."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Expected a Keras model, not {type(model).__name__}.")
     if not model.built:
         raise ValueError("The model is not built yet; call it on a batch or add an Input.")
     for layer in all_layers(model):
@@ -89,7 +53,7 @@ def _clone(
 
     def clone_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         # Keras before 3.14 clones only the first level of nested models layer by layer.
-        if isinstance(layer, keras.Sequential | functional_class()):
+        if is_graph(layer):
             if id(layer) not in nested:
                 nested[id(layer)] = keras.models.clone_model(
                     layer, clone_function=clone_layer, recursive=True
@@ -123,81 +87,162 @@ def _uncompiled(model: keras.Model) -> Iterator[None]:
 
 
 def _copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
-    """Copy the weights of a layer to its clone, which may add or remove a mask."""
-    if isinstance(source, MaskedKernel) == isinstance(target, MaskedKernel):
+    """Copy the weights of a layer to its clone, which may add or remove masks."""
+    kinds = MaskedKernel | MaskedLayer
+    if isinstance(target, kinds) and not isinstance(source, kinds):
+        target.read_plain(source)
+    elif isinstance(source, kinds) and not isinstance(target, kinds):
+        source.write_plain(target)
+    else:
         target.set_weights(source.get_weights())
         # Some layers, such as Normalization, derive values from their weights on loading.
         store: dict[str, tf.Tensor] = {}
         source.save_own_variables(store)
         target.load_own_variables(store)
-        return
-    if isinstance(target, MaskedKernel):
-        target.kernel.assign(source.kernel)
-        target.scores.assign(initial_scores(source.kernel, fan_in=target.fan_in))
-    else:
-        # Adding zero turns the -0.0 of pruned negative weights into 0.0, which compresses better.
-        target.kernel.assign(keras.ops.where(source.mask, source.kernel, 0.0) + 0.0)
-    if target.bias is not None:
-        target.bias.assign(source.bias)
+
+
+class _Masking:
+    """Chooses masks for the layers of a model.
+
+    Args:
+        model: the model.
+        include: as in :func:`mask_model`.
+        exclude: as in :func:`mask_model`.
+    """
+
+    def __init__(self, model: keras.Model, include: Choice | None, exclude: Choice | None) -> None:
+        labels = [kernel.label for kernel in kernels(model, embeddings=True)]
+        check_choice(include, model, "include", labels)
+        check_choice(exclude, model, "exclude", labels)
+        every = {id(model), *map(id, all_layers(model))}
+        self._include, self._exclude = include, exclude
+        self._included = every if include is None else selected_ids(include, model)
+        self._excluded = set() if exclude is None else selected_ids(exclude, model)
+
+    def replace(self, layer: keras.layers.Layer) -> keras.layers.Layer:
+        """Return a copy of a layer, masked as chosen."""
+        if isinstance(layer, MaskedLayer):
+            copy = copy_layer(layer)
+            copy.build_from_config(layer.get_build_config())
+            return copy
+        masked = MASKED.get(type(layer))
+        if isinstance(layer, MaskedKernel):
+            return copy_layer(layer)
+        if masked is not None:
+            chosen = id(layer) in self._included - self._excluded
+            return copy_layer(layer, masked if chosen else None)
+        if not isinstance(layer, keras.layers.Layer):  # an operation such as a + b
+            return copy_layer(layer)
+        if id(layer) in self._included - self._excluded:
+            _refuse_quantized(layer)
+        if paths := self._paths(layer):
+            copy = MaskedLayer(copy_layer(layer), paths)
+            copy.build_from_config({"layer": layer.get_build_config()})
+            return copy
+        return copy_layer(layer)
+
+    def _paths(self, layer: keras.layers.Layer) -> list[str]:
+        """Return the paths of the kernels of a layer that are chosen and not masked yet."""
+        done = {id(mask.kernel) for mask in masked_layers(layer)}
+        # Embeddings are left alone unless something was asked for.
+        found = kernel_weights(layer, embeddings=self._include is not None)
+        left = [kernel for kernel in found if id(kernel.variable) not in done]
+        included = {kernel.path for kernel in left}
+        if self._include is not None:
+            included = chosen_kernels(left, layer.name, self._include, self._included)
+        excluded: set[str] = set()
+        if self._exclude is not None:
+            excluded = chosen_kernels(left, layer.name, self._exclude, self._excluded)
+        return [kernel.path for kernel in left if kernel.path in included - excluded]
+
+
+def _refuse_quantized(layer: keras.layers.Layer) -> None:
+    """Check that no layer inside a layer is quantized or has LoRA weights."""
+    for inner in (layer, *all_layers(layer)):
+        if getattr(inner, "lora_enabled", False):
+            raise ValueError(
+                f'The layer "{inner.name}" in "{layer.name}" has LoRA weights, which have no mask; '
+                "merge them into the kernel, or leave this layer unmasked with "
+                "mask_model(exclude=...)."
+            )
+        if getattr(inner, "quantization_mode", None):
+            raise ValueError(
+                f'The layer "{inner.name}" in "{layer.name}" has quantized weights, which cannot '
+                "be masked; quantize the network when it is exported, with "
+                "hydra_tf.export.to_tflite(quantization=...)."
+            )
 
 
 def mask_model(
-    model: keras.Model, include: Choice | None = None, exclude: Choice | None = None
+    model: keras.Model,
+    include: Choice | None = None,
+    exclude: Choice | None = None,
+    *,
+    keep_zeros: bool = False,
 ) -> keras.Model:
-    """Return a copy of a model whose convolution and dense kernels have scores and masks.
+    """Return a copy of a model whose kernels have scores and masks.
 
     Weights and outputs are unchanged: masks keep all weights until
     :func:`hydra_tf.set_density`, and the scores start as ``sqrt(6/fan_in) * w / max|w|``
-    (arXiv 2002.10509, section 3.2). Nested models and shared layers stay nested and
-    shared; layers that are already masked keep their masks. Layers with weights that
-    cannot be masked are unchanged, and are listed in the log and in
-    :func:`hydra_tf.sparsity.report`. The copy is not compiled.
+    (arXiv 2002.10509, section 3.2). Dense layers and convolutions are replaced by masked classes;
+    any other layer with kernels (recurrent layers, attention, transposed and separable
+    convolutions, wrappers, layers of your own) is wrapped in a
+    :class:`hydra_tf.layers.MaskedLayer`. Which weights are kernels is defined in
+    :mod:`hydra_tf.sparsity.kernel_weights`. Nested models and shared layers stay nested and
+    shared; layers that are already masked keep their masks. The copy is not compiled. If masks
+    reach less than 99% of the kernel weights, a warning names the layers without.
 
     Args:
-        model: a built functional or Sequential model.
-        include: mask only these layers: a name pattern (``"conv*"``), a list of them, or a
-            predicate on layers; all layers by default. A nested model that is selected
-            selects all its layers.
+        model: a built model; a subclassed one is wrapped as a whole, in a functional model.
+        include: mask only these layers: a name pattern (``"conv*"``, or ``"lstm/cell/kernel"`` for
+            one kernel of a layer), a list of them, or a predicate on layers; by default all
+            layers but embeddings. A model or layer that is selected selects all layers inside.
         exclude: do not mask these layers, in the same form.
+        keep_zeros: whether weights that are 0 stay pruned: each mask keeps the others.
 
     Returns:
         A new Keras model.
 
     Raises:
-        TypeError: for a subclassed model, or a choice of an invalid type.
-        ValueError: for a model that is not built, has no layers to mask, or has a Lambda layer or
-            one that cannot be copied, and for a pattern that matches no layer.
+        TypeError: for something that is not a Keras model, or a choice of an invalid type.
+        ValueError: for a model that is not built, has no layers to mask, or has a Lambda layer,
+            a quantized one, or one that cannot be copied, and for a pattern that matches no layer.
 
     Example:
         >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(2, name="logits")])
         >>> mask_model(net).layers[0].__class__.__name__
         'MaskedDense'
     """
-    _require_cloneable(model)
-    _check_choice(include, model, "include")
-    _check_choice(exclude, model, "exclude")
-
-    selected = {id(layer) for layer in all_layers(model)}
-    if include is not None:
-        selected = _selected_ids(include, model)
-    if exclude is not None:
-        selected -= _selected_ids(exclude, model)
-
-    def replace(layer: keras.layers.Layer) -> keras.layers.Layer:
-        return copy_layer(layer, MASKED.get(type(layer)) if id(layer) in selected else None)
-
-    masked = _clone(model, replace)
+    _require_copyable(model)
+    masking = _Masking(model, include, exclude)
+    copied = _clone if is_graph(model) else _replace_whole
+    masked = copied(model, masking.replace)
     if not masked_layers(masked):
-        kinds = ", ".join(sorted(kind.__name__ for kind in MASKED))
-        raise ValueError(f"The model has nothing to mask: no selected layer is one of {kinds}.")
-    unmasked = [
-        f"{layer.name} ({type(layer).__name__})"
-        for layer in all_layers(masked, in_wrappers=False)
-        if unmasked_kernels(layer)
-    ]
-    if unmasked:
-        logging.info("hydra_tf: layers without a mask: %s.", ", ".join(unmasked))
+        raise ValueError("The model has nothing to mask: no selected layer has a kernel.")
+    if keep_zeros:
+        for layer in masked_layers(masked):
+            kernel = keras.ops.convert_to_numpy(layer.kernel)
+            layer.density = max(1, (kernel != 0).sum()) / kernel.size
+    warn_of_unmasked(masked)
     return masked
+
+
+def _replace_whole(
+    model: keras.Model, replace: Callable[[keras.layers.Layer], keras.layers.Layer]
+) -> keras.Model:
+    """Return a functional model of one layer, `replace` applied to a subclassed model."""
+    shape = (model.get_build_config() or {}).get("input_shape")
+    if shape is None or not isinstance(shape[0], int | None):
+        raise ValueError(
+            f"{type(model).__name__} is a subclassed model with several inputs, or was not called "
+            "yet; call it on a batch of one array."
+        )
+    images = keras.Input(batch_shape=(None, *shape[1:]), dtype=model.input_dtype)
+    with _uncompiled(model):
+        layer = replace(model)
+    copy = keras.Model(images, layer(images), name=model.name)
+    _copy_weights(model, layer)
+    return copy
 
 
 def strip_masks(model: keras.Model) -> keras.Model:
@@ -219,6 +264,8 @@ def strip_masks(model: keras.Model) -> keras.Model:
     _require_cloneable(model)
 
     def replace(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, MaskedLayer):
+            return copy_layer(layer.layer)
         drop = ("density", "granularity") if isinstance(layer, MaskedKernel) else ()
         return copy_layer(layer, _PLAIN.get(type(layer)), drop)
 

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+from absl import logging
 
-from hydra_tf.core.keras_models import all_layers
+from hydra_tf.core.keras_models import all_layers, is_graph
 from hydra_tf.core.lazy import keras, tf
 from hydra_tf.sparsity.allocation import Allocation, allocate
 from hydra_tf.sparsity.granularity import GRANULARITIES
+from hydra_tf.sparsity.kernel_weights import kernel_weights
 from hydra_tf.sparsity.topk import kept_count
 
 AllocationSpec: TypeAlias = str | Mapping[str, Any] | Allocation
+
+_UNMASKED = 0.01  # share of the kernel weights without a mask that is not worth a warning
+_SHOWN = 5  # layers in a warning
 
 
 class MaskedLike(Protocol):
     """The attributes of a masked layer that this package uses."""
 
     name: str
+    label: str
     kernel: keras.Variable
     scores: keras.Variable
     mask: keras.Variable
@@ -36,7 +43,10 @@ class MaskedLike(Protocol):
 
 
 def masked_layers(model: keras.Model) -> list[MaskedLike]:
-    """Return the masked layers of a model, nested models included, each once.
+    """Return the masked kernels of a model, nested models and layers inside included, each once.
+
+    A masked kernel is a masked layer, or a :class:`hydra_tf.layers.WeightMask` of a layer that
+    masks several kernels.
 
     Example:
         >>> import keras
@@ -46,16 +56,86 @@ def masked_layers(model: keras.Model) -> list[MaskedLike]:
     return [layer for layer in all_layers(model) if hasattr(layer, "refresh_mask")]
 
 
-def unmasked_kernels(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """Return the weights of rank 2 or more of a layer without a mask.
+@dataclass(frozen=True)
+class ModelKernel:
+    """A kernel of a model.
 
-    Weights of masked layers inside it, and of the layers of a nested model, are left out.
+    Args:
+        label: name of the layer, with the path of the kernel if the layer has several.
+        variable: the weight.
+        layer: the layer of the model to which it belongs, perhaps within layers inside.
+        mask: what masks it, None if nothing does.
     """
-    if hasattr(layer, "refresh_mask"):
-        return []
-    listed = [*getattr(layer, "layers", ()), *masked_layers(layer)]
-    inner = {id(weight) for other in listed for weight in other.weights}
-    return [w for w in layer.weights if len(w.shape) > 1 and id(w) not in inner]
+
+    label: str
+    variable: keras.Variable
+    layer: keras.layers.Layer
+    mask: MaskedLike | None
+
+
+def kernels(model: keras.Model, embeddings: bool = False) -> list[ModelKernel]:
+    """Return the kernels of a model, in the order of its layers, each once.
+
+    Args:
+        model: a Keras model.
+        embeddings: whether tables of embeddings count as kernels; masked ones always do.
+
+    Example:
+        >>> import keras
+        >>> net = keras.Sequential([keras.Input([5, 2]), keras.layers.LSTM(3, name="lstm")])
+        >>> [kernel.label for kernel in kernels(net)]
+        ['lstm/cell/kernel', 'lstm/cell/recurrent_kernel']
+    """
+    masks = {id(mask.kernel): mask for mask in masked_layers(model)}
+    found: dict[int, ModelKernel] = {}
+    for layer in _outer_layers(model):
+        inside = getattr(layer, "wrapped", layer)
+        weights = kernel_weights(inside, embeddings=True)
+        weights = [
+            w for w in weights if embeddings or not w.is_embedding or id(w.variable) in masks
+        ]
+        for weight in weights:
+            mask = masks.get(id(weight.variable))
+            single = len(weights) == 1 and weight.path == "kernel"
+            label = layer.name if single else f"{layer.name}/{weight.path}"
+            label = label if mask is None else mask.label
+            entry = ModelKernel(label, weight.variable, layer, mask)
+            found.setdefault(id(weight.variable), entry)
+    return list(found.values())
+
+
+def _outer_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the layers of a model and of nested models, without those inside other layers."""
+    layers = all_layers(model, in_wrappers=False)
+    return [layer for layer in layers if not is_graph(layer)] if is_graph(model) else [model]
+
+
+def warn_of_unmasked(model: keras.Model, density: float | None = None) -> None:
+    """Log a warning if masks reach less than 99% of the kernel weights of a model.
+
+    Args:
+        model: a model with masked layers.
+        density: density that the masked layers will have, None if unknown.
+    """
+    rows = kernels(model)
+    unmasked: dict[str, int] = {}
+    for row in rows:
+        if row.mask is None:
+            name = f"{row.layer.name} ({type(row.layer).__name__})"
+            unmasked[name] = unmasked.get(name, 0) + math.prod(row.variable.shape)
+    whole = sum(math.prod(row.variable.shape) for row in rows)
+    left = sum(unmasked.values()) / whole if whole else 0.0
+    if left <= _UNMASKED:
+        return
+    names = sorted(unmasked, key=lambda name: -unmasked[name])
+    shown = ", ".join(f"{name} {unmasked[name] / whole:.1%}" for name in names[:_SHOWN])
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    asked = 0.1 if density is None else density
+    logging.warning(
+        "hydra_tf: the masks reach %.1f%% of the kernel weights of %s, so that at a density of %g "
+        "of the masked layers it keeps %.1f%% of all; layers without a mask: %s%s.",
+        *(100 * (1 - left), model.name, asked, 100 * (asked * (1 - left) + left), shown, more),
+    )
 
 
 def refresh_masks(model: keras.Model) -> None:
@@ -90,7 +170,7 @@ def layer_densities(
     if not layers:
         raise ValueError("The model has no masked layers; call hydra_tf.mask_model on it first.")
     # Layers of different nested models may have the same name; their keys include a position.
-    names = [layer.name for layer in layers]
+    names = [layer.label for layer in layers]
     keys = [n if names.count(n) == 1 else f"{i}/{n}" for i, n in enumerate(names)]
     scores = {key: np.asarray(layer.scores) for key, layer in zip(keys, layers, strict=True)}
     shares = allocate(allocation, scores, density)
@@ -134,13 +214,13 @@ def set_density(
 
 
 def report(model: keras.Model) -> dict[str, Any]:
-    """Return the number of weights of each layer, and how many are kept.
+    """Return the number of weights of each kernel, and how many are kept.
 
     Returns:
         ``{"layers": [...], "total": {...}}``; every entry has ``weights``, ``kept`` and
-        ``density``, and those of layers also ``name``, ``shape`` and ``masked``. Layers that
-        have weights of rank 2 or more but no mask (recurrent layers, embeddings) are listed
-        with density 1 and the shape of the largest. Biases and BatchNorm are not counted.
+        ``density``, and those of kernels also ``name``, ``shape`` and ``masked``. A kernel
+        without a mask has density 1. Embeddings without a mask, biases and normalisation are not
+        counted.
 
     Example:
         >>> import keras
@@ -148,22 +228,14 @@ def report(model: keras.Model) -> dict[str, Any]:
         {'weights': 6, 'kept': 6, 'density': 1.0}
     """
     rows = []
-    outer = {id(layer) for layer in all_layers(model, in_wrappers=False)}
-    for layer in all_layers(model):
-        masked = hasattr(layer, "refresh_mask")
-        kernels = [layer.kernel] if masked else []
-        if not masked and id(layer) in outer:
-            kernels = unmasked_kernels(layer)
-        if not kernels:
-            continue
-        sizes = [math.prod(kernel.shape) for kernel in kernels]
-        weights = sum(sizes)
-        kept = int(np.sum(np.asarray(layer.mask))) if masked else weights
+    for kernel in kernels(model):
+        weights = math.prod(kernel.variable.shape)
+        kept = weights if kernel.mask is None else int(np.sum(np.asarray(kernel.mask.mask)))
         rows.append(
             {
-                "name": layer.name,
-                "shape": [int(size) for size in kernels[sizes.index(max(sizes))].shape],
-                "masked": masked,
+                "name": kernel.label,
+                "shape": [int(size) for size in kernel.variable.shape],
+                "masked": kernel.mask is not None,
                 "weights": weights,
                 "kept": kept,
                 "density": kept / weights,

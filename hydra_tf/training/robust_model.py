@@ -40,18 +40,22 @@ class RobustModel(BatchSteps):
     objective's own attack in training, under `validation_attack` in `evaluate`.
 
     Args:
-        net: functional or Sequential model that outputs logits; masks are added if it has none.
+        net: Keras model that outputs logits; masks are added if it has none.
         objective: ``"natural"``, ``"pgd:..."``, ``"trades:..."``, a mapping, an instance or
             a callable ``(model, x, y, context) -> LossTerms``.
         seed: every random number of training is a function of it, the phase and the step.
         validation_attack: attack spec for `evaluate`; ``"auto"`` uses the attack that the
             objective defines, such as PGD with twice its steps; None for none.
-        train_batchnorm: whether gamma and beta of BatchNorm are trained in the prune phase.
+        train_batchnorm: whether gamma and beta of BatchNorm are trained in the prune phase. Its
+            moving averages follow the masks in any case: they are statistics of the network that
+            is evaluated, and those of the dense network would be wrong for the pruned one.
+        output: the output with the logits if the net has several; see
+            :func:`hydra_tf.models.select_output`.
 
     Raises:
         ValueError: a net that ends in a softmax or has several outputs, an unknown objective
             or attack.
-        TypeError: a subclassed net without masks, a RobustModel, a seed that is not an integer.
+        TypeError: a RobustModel, a seed that is not an integer.
 
     Example:
         >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])
@@ -69,12 +73,15 @@ class RobustModel(BatchSteps):
         seed: int = 0,
         validation_attack: Any = "auto",
         train_batchnorm: bool = True,
+        output: str | int | None = None,
         **kwargs: Any,
     ) -> None:
         require_number("seed", seed, whole=True)
         if isinstance(net, RobustModel):
             raise TypeError("The net is already a RobustModel; pass its network, model.net.")
         super().__init__(**kwargs)
+        if output is not None:
+            net = models.select_output(net, output)
         require_logits(net)
         self.net = net if masked_layers(net) else models.mask_model(net)
         self.objective = objectives.build(objective)
@@ -324,6 +331,32 @@ class RobustModel(BatchSteps):
         refuse_weights("test_on_batch", sample_weight=sample_weight)
         self._retrace_if_needed("test_function", self.check_data(x, y))
         return super().test_on_batch(x, y, return_dict=return_dict)
+
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        """Save the model like `keras.Model.save`, in a ``.keras`` file.
+
+        Raises:
+            ValueError: for an HDF5 file, from which Keras could not load the model.
+        """
+        if str(filepath).endswith((".h5", ".hdf5", ".keras.h5")):
+            raise ValueError(
+                f'"{filepath}": a RobustModel cannot be loaded from an HDF5 file; save it as '
+                '".keras", or its weights with save_weights("... .weights.h5").'
+            )
+        return super().save(filepath, *args, **kwargs)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load the phase and a stored perturbation; Keras calls this.
+
+        Raises:
+            ValueError: for weights of another model.
+        """
+        if len(store.keys()) < 1:
+            raise ValueError(
+                "The file does not contain the weights of a RobustModel; load those of a plain "
+                "network into that, and wrap it: net.load_weights(...), then RobustModel(net)."
+            )
+        super().load_own_variables(store)
 
     def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         """Export the network with plain layers like `keras.Model.export`."""

@@ -120,13 +120,18 @@ def test_layers_without_masks_are_reported_whole():
     hidden = L.Reshape([1, 1, 3])(hidden)
     hidden = L.Conv2DTranspose(2, 3, name="up")(hidden)  # 3*3*2*3 = 54
     outputs = L.Dense(4, name="logits")(L.Flatten()(hidden))  # 18*4 = 72
-    model = hydra_tf.mask_model(keras.Model(inputs, outputs))
+    model = hydra_tf.mask_model(keras.Model(inputs, outputs), exclude=["up", "*recurrent*"])
     set_density(model, 0.5)
     counts = {
         row["name"]: (row["masked"], row["weights"], row["kept"]) for row in report(model)["layers"]
     }
-    assert counts == {"lstm": (False, 84, 84), "up": (False, 54, 54), "logits": (True, 72, 36)}
-    assert report(model)["total"]["kept"] == 174
+    assert counts == {
+        "lstm/cell/kernel": (True, 48, 24),
+        "lstm/cell/recurrent_kernel": (False, 36, 36),
+        "up": (False, 54, 54),
+        "logits": (True, 72, 36),
+    }
+    assert report(model)["total"]["kept"] == 150
     assert report(model)["layers"][0]["shape"] == [4, 12]
 
 

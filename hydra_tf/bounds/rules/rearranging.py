@@ -5,12 +5,14 @@ from __future__ import annotations
 from hydra_tf.bounds.rules.nodes import Affine, Node
 from hydra_tf.bounds.rules.registry import Shapes, register_rule
 from hydra_tf.core.lazy import keras, tf
+from hydra_tf.layers.reverse_channels import ReverseChannels
 
 
 @register_rule(
     "layers.Flatten", "layers.Reshape", "layers.Permute", "layers.Concatenate",
     "layers.ZeroPadding1D", "layers.ZeroPadding2D", "layers.ZeroPadding3D",
     "layers.Cropping1D", "layers.Cropping2D", "layers.Cropping3D",
+    ReverseChannels,
 )  # fmt: skip
 def rearrange(layer: keras.layers.Layer, shapes: Shapes) -> list[Node]:
     """Return a node that moves, drops or joins values, or pads them with zeros."""

@@ -15,7 +15,13 @@ from hydra_tf.core.registry import unknown
 from hydra_tf.sparsity.allocation import ALLOCATIONS
 from hydra_tf.sparsity.granularity import GRANULARITIES
 from hydra_tf.sparsity.methods import METHODS, plan_of
-from hydra_tf.sparsity.model import layer_densities, masked_layers, report, set_density
+from hydra_tf.sparsity.model import (
+    layer_densities,
+    masked_layers,
+    report,
+    set_density,
+    warn_of_unmasked,
+)
 from hydra_tf.sparsity.score_init import initial_scores
 from hydra_tf.sparsity.topk import kept_count
 from hydra_tf.training.callbacks.best_epoch import BestEpoch
@@ -26,6 +32,7 @@ from hydra_tf.training.callbacks.learning_rate import (
     schedule_of,
     warmup_share,
 )
+from hydra_tf.training.callbacks.score_watch import ScoreWatch
 from hydra_tf.training.step.batch_checks import checked
 from hydra_tf.training.step.optimizer import optimizer_settings
 from hydra_tf.training.step.phases import NO_PHASE, PHASES, Phase
@@ -123,6 +130,7 @@ class HydraCallback(keras.callbacks.Callback):
         self.learning_rate, self.schedule = learning_rate, schedule
         self.monitor, self.restore_best_weights = monitor, restore_best_weights
         self.best = BestEpoch(best_dir)
+        self._scores = ScoreWatch()
         self._schedule: Schedule | None = None
         self.attach([])
 
@@ -180,6 +188,7 @@ class HydraCallback(keras.callbacks.Callback):
         self._warned = False
         self.best.start()
         self._check_pruning()
+        warn_of_unmasked(self.model.net, self.density)
         first = PHASES[next(iter(self.plan))].index
         # If an earlier fit ended before the first phase of this plan, the pipeline continues it.
         if not self._resumes and self.model.saved_phase >= first:
@@ -191,6 +200,8 @@ class HydraCallback(keras.callbacks.Callback):
         if self.model.saved_phase != PHASES[name].index:
             self._enter(name)
             self.model.set_phase(name, self._steps(name))
+            if PHASES[name].trains_scores:
+                self._scores.begin(self.model)
         else:
             self.resume_phase(epoch)
 
@@ -237,6 +248,7 @@ class HydraCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Compare the epoch with the best one, which is restored at the end of the phase."""
         logs = logs if logs is not None else {}
+        self._scores.end(self.model, logs)
         logs["density"] = report(self.model)["total"]["density"]
         monitor = self.monitor or next(
             (key for key in ("val_robust_accuracy", "val_accuracy") if key in logs), None

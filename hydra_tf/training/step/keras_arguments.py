@@ -26,7 +26,8 @@ def refuse_weights(method: str, **weights: Any) -> None:
         if value is not None:
             raise ValueError(
                 f"RobustModel.{method} does not support {name}, because objectives weight all "
-                "images alike; leave it out."
+                "images alike; leave it out, and repeat the images that count more, or pass an "
+                "objective of your own, a callable (model, x, y, context) -> LossTerms."
             )
 
 

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from hydra_tf.core.types import Images, Labels, LossTerms, StepContext
-from hydra_tf.layers.masked import kernels_computed_once
+from hydra_tf.layers.mask_state import are_kernels_frozen, kernels_computed_once, kernels_frozen
 from hydra_tf.sparsity.model import masked_layers, refresh_masks
 from hydra_tf.training.step.microbatches import StepOptions, accumulated_gradients, clipped
 
@@ -70,8 +70,34 @@ def robust_gradients(
             tape.watch(perturbed)
             sources.append(perturbed)
             terms = objective(model, x, y, context, perturbed)
-        loss = scale(tf.add_n([terms.loss, *(tf.cast(r, tf.float32) for r in model.losses)]))
+        loss = scale(tf.add_n([terms.loss, *(tf.cast(r, tf.float32) for r in penalties(model))]))
     return terms, tape.gradient(loss, sources)
+
+
+def penalties(model: keras.Model) -> list[tf.Tensor]:
+    """Return the losses of a model's layers, in which pruned weights do not count.
+
+    In the prune phase kernels are frozen, and their penalties are those of all weights, so that
+    they do not move the scores.
+
+    Args:
+        model: Keras model with or without masked layers.
+
+    Example:
+        >>> dense = keras.layers.Dense(1, kernel_regularizer="l2")
+        >>> net = keras.Sequential([keras.Input([1]), dense])
+        >>> len(penalties(net))
+        1
+    """
+    losses: list[tf.Tensor] = list(model.losses)
+    masked = {id(layer.kernel): layer for layer in masked_layers(model)}
+    penalised = [v for v in model.trainable_weights if v.regularizer is not None]
+    if are_kernels_frozen() or not any(id(v) in masked for v in penalised):
+        return losses
+    # Keras lists the penalties of weights last.
+    losses = losses[: len(losses) - len(penalised)]
+    values = [masked[id(v)].masked_kernel() if id(v) in masked else v for v in penalised]
+    return losses + [v.regularizer(x) for v, x in zip(penalised, values, strict=True)]
 
 
 def robust_step(
@@ -120,7 +146,8 @@ def robust_step(
         )
 
     options = options or StepOptions()
-    terms, gradients = accumulated_gradients(slice_gradients, x, y, perturbed, context, options)
+    with kernels_frozen(refresh):
+        terms, gradients = accumulated_gradients(slice_gradients, x, y, perturbed, context, options)
     if perturbed is not None:
         *gradients, image_gradient = gradients
         terms = replace(terms, perturbed=objective.update_perturbed(x, perturbed, image_gradient))

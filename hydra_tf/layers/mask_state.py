@@ -1,0 +1,189 @@
+"""The state of a mask: scores, mask and density of one kernel.
+
+The mask is state, and so is the number of weights that it keeps: :meth:`MaskState.refresh_mask`
+chooses as many again from the scores, once per optimizer step while scores are trained, and the
+forward pass only reads the mask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import keras
+import tensorflow as tf
+
+from hydra_tf.sparsity.granularity import GRANULARITIES
+from hydra_tf.sparsity.model import MaskedLike
+from hydra_tf.sparsity.score_init import initial_scores
+from hydra_tf.sparsity.topk import count_kept, kept_count, masked_kernel
+
+# Type checkers see the mixin as the Keras layer that it is mixed into.
+_Base: Any = keras.layers.Layer if TYPE_CHECKING else object
+
+_computed: ContextVar[Mapping[int, tf.Tensor]] = ContextVar(
+    "hydra_tf_kernels", default=MappingProxyType({})
+)
+
+
+@contextlib.contextmanager
+def kernels_computed_once(layers: Iterable[MaskedLike]) -> Iterator[None]:
+    """Compute each masked kernel once in this context, instead of in every call.
+
+    An attack of ten steps calls the network eleven times with the same weights. Gradients are
+    the same, provided the context is opened inside that of the tape.
+
+    Args:
+        layers: masked layers, which must be built.
+    """
+    token = _computed.set({id(layer): layer.masked_kernel() for layer in layers})
+    try:
+        yield
+    finally:
+        _computed.reset(token)
+
+
+_frozen: ContextVar[bool] = ContextVar("hydra_tf_kernels_frozen", default=False)
+
+
+@contextlib.contextmanager
+def kernels_frozen(frozen: bool = True) -> Iterator[None]:
+    """Keep layers in this context from changing their own kernels, as the prune phase requires.
+
+    SpectralNormalization divides its kernel by its norm at every call in training mode.
+
+    Args:
+        frozen: False for a context without an effect.
+
+    Example:
+        >>> with kernels_frozen():
+        ...     are_kernels_frozen()
+        True
+    """
+    token = _frozen.set(frozen)
+    try:
+        yield
+    finally:
+        _frozen.reset(token)
+
+
+def are_kernels_frozen() -> bool:
+    """Return whether a context of :func:`kernels_frozen` is open."""
+    return _frozen.get()
+
+
+class MaskState(_Base):
+    """Mixin for Keras layers with a ``kernel`` that is pruned by trainable scores."""
+
+    kernel: keras.Variable
+    name: str
+
+    def set_mask_options(self, density: float, granularity: str) -> None:
+        """Check and store the density and the granularity, before the layer is built.
+
+        Args:
+            density: share of the kernel's weights that the mask keeps, in (0, 1].
+            granularity: unit that is kept or pruned as one: ``"element"``.
+
+        Raises:
+            ValueError: for a density outside (0, 1], or an unknown granularity.
+        """
+        kept_count(density, 1)
+        GRANULARITIES.build(granularity)
+        self._density = float(density)
+        self.granularity = granularity
+
+    def add_scores_and_mask(self) -> None:
+        """Create scores and mask for the kernel, which is built."""
+        shape = tuple(self.kernel.shape)
+        size = math.prod(shape)
+        self.scores = self.add_weight(
+            name="scores",
+            shape=shape,
+            initializer=lambda shape, dtype: initial_scores(self.kernel, fan_in=self.fan_in),
+            dtype="float32",  # for any policy, since half precision would cause ties
+            autocast=False,
+        )
+        self.mask = self.add_weight(
+            name="mask",
+            shape=shape,
+            initializer=lambda shape, dtype: self._chosen(kept_count(self._density, size)),
+            dtype="bool",  # one byte per weight
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+
+    @property
+    def label(self) -> str:
+        """Name of the kernel in reports and allocations."""
+        return self.name
+
+    @property
+    def fan_in(self) -> int:
+        """Number of inputs of one output of the layer."""
+        return math.prod(self.kernel.shape[:-1])
+
+    @property
+    def kernel_dtype(self) -> str:
+        """Type of the masked kernel."""
+        return str(self.compute_dtype)
+
+    @property
+    def density(self) -> float:
+        """Share of the weights that the mask keeps; setting it chooses the mask again."""
+        mask = getattr(self, "mask", None)
+        if mask is None:  # not built yet
+            return self._density
+        with tf.init_scope():  # configs are also read while a graph is traced
+            kept, size = int(self.kept()), math.prod(mask.shape)
+        # A density that gives this number is returned as it was set, so that it stays round.
+        return self._density if kept == kept_count(self._density, size) else kept / size
+
+    @density.setter
+    def density(self, density: float) -> None:
+        mask = getattr(self, "mask", None)
+        kept = kept_count(density, 1 if mask is None else math.prod(mask.shape))
+        self._density = float(density)
+        if mask is not None:
+            self.refresh_mask(kept)
+
+    def kept(self) -> tf.Tensor:
+        """Return the number of weights that the mask keeps, a scalar int32 tensor."""
+        return count_kept(tf.convert_to_tensor(self.mask))
+
+    def _chosen(self, kept: int | tf.Tensor) -> tf.Tensor:
+        """Return where the weights are that the scores choose."""
+        granularity = GRANULARITIES.build(self.granularity)
+        return granularity(tf.convert_to_tensor(self.scores), kept)
+
+    def refresh_mask(self, kept: int | tf.Tensor | None = None) -> tf.Tensor:
+        """Choose the mask from the scores, and return it.
+
+        Args:
+            kept: number of weights to keep, a whole number or a scalar tensor; by default as many
+                as the mask keeps now. A graph reads this number whenever it runs, so that a
+                density that is set between two steps holds.
+        """
+        mask = self._chosen(self.kept() if kept is None else kept)
+        self.mask.assign(mask)
+        return mask
+
+    def masked_kernel(self) -> tf.Tensor:
+        """Return the kernel times the mask, in :attr:`kernel_dtype`."""
+        product = _computed.get().get(id(self))
+        # A graph would store an eager product as a constant, so the product is computed again.
+        if product is not None and tf.is_symbolic_tensor(product) != tf.executing_eagerly():
+            return product
+        kernel = tf.cast(tf.convert_to_tensor(self.kernel), self.kernel_dtype)
+        return masked_kernel(
+            kernel, tf.convert_to_tensor(self.scores), tf.convert_to_tensor(self.mask)
+        )
+
+    def pruned_kernel(self) -> tf.Tensor:
+        """Return the kernel with zeros where it is pruned, in the kernel's own dtype."""
+        # Adding zero turns the -0.0 of pruned negative weights into 0.0, which compresses better.
+        return keras.ops.where(self.mask, self.kernel, 0.0) + 0.0

@@ -1,0 +1,292 @@
+"""MaskedLayer on every kind of Keras layer with kernels, against the layer with zeros in it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import hydra_tf
+from hydra_tf.layers import MaskedLayer, WeightMask, kernels_computed_once
+from hydra_tf.sparsity import masked_layers
+from hydra_tf.sparsity.kernel_weights import kernel_weights
+
+L = keras.layers
+SEQUENCE, IMAGE, VIDEO = (4, 3), (6, 6, 3), (3, 5, 5, 2)
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Block(L.Layer):
+    """A block without a method `build`, as most users write them."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.branches = [L.Dense(4, activation="relu"), L.Dense(4)]
+        self.norm, self.drop = L.BatchNormalization(), L.Dropout(0.5, seed=1)
+
+    def call(self, inputs, training=None):
+        h = self.branches[0](inputs) + self.branches[1](inputs)
+        return self.norm(self.drop(h, training=training), training=training)
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Chosen(L.Layer):
+    """A layer that names its prunable weights."""
+
+    def build(self, shape):
+        self.matrix = self.add_weight(name="matrix", shape=(shape[-1], 5))
+        self.offset = self.add_weight(name="offset", shape=(shape[-2], 5))
+
+    def get_prunable_weights(self):
+        return [self.matrix]
+
+    def call(self, inputs):
+        return keras.ops.matmul(inputs, self.matrix) + self.offset
+
+
+@keras.saving.register_keras_serializable(package="test")
+class OwnDense(L.Dense):
+    """A subclass may compute anything from its kernel."""
+
+    def call(self, inputs, training=None):
+        return super().call(inputs) + keras.ops.sum(self.kernel**2)
+
+
+# Layer, shape of an input, number of inputs, shapes of the kernels and their fan-ins.
+CASES = {
+    "LSTM": (lambda: L.LSTM(5), SEQUENCE, 1, [(3, 20), (5, 20)], [3, 5]),
+    "GRU": (lambda: L.GRU(5), SEQUENCE, 1, [(3, 15), (5, 15)], [3, 5]),
+    "SimpleRNN": (lambda: L.SimpleRNN(5), SEQUENCE, 1, [(3, 5), (5, 5)], [3, 5]),
+    "ConvLSTM2D": (
+        lambda: L.ConvLSTM2D(2, 3), VIDEO, 1, [(3, 3, 2, 8), (3, 3, 2, 8)], [18, 18],
+    ),
+    "MultiHeadAttention": (
+        lambda: L.MultiHeadAttention(2, 4), SEQUENCE, 2, [(3, 2, 4)] * 3 + [(2, 4, 3)],
+        [3, 3, 3, 8],
+    ),
+    "GroupQueryAttention": (
+        lambda: L.GroupQueryAttention(4, 4, 2), SEQUENCE, 2,
+        [(3, 4, 4), (3, 2, 4), (3, 2, 4), (4, 4, 3)], [3, 3, 3, 16],
+    ),
+    "SeparableConv1D": (
+        lambda: L.SeparableConv1D(4, 2), SEQUENCE, 1, [(2, 3, 1), (1, 3, 4)], [2, 3],
+    ),
+    "SeparableConv2D": (
+        lambda: L.SeparableConv2D(4, 3), IMAGE, 1, [(3, 3, 3, 1), (1, 1, 3, 4)], [9, 3],
+    ),
+    "Conv1DTranspose": (lambda: L.Conv1DTranspose(4, 3), SEQUENCE, 1, [(3, 4, 3)], [9]),
+    "Conv2DTranspose": (lambda: L.Conv2DTranspose(4, 3), IMAGE, 1, [(3, 3, 4, 3)], [27]),
+    "Conv3DTranspose": (lambda: L.Conv3DTranspose(4, 2), VIDEO, 1, [(2, 2, 2, 4, 2)], [16]),
+    "EinsumDense": (
+        lambda: L.EinsumDense("abc,cde->abde", (4, 2, 7)), SEQUENCE, 1, [(3, 2, 7)], [3],
+    ),
+    "TimeDistributed": (lambda: L.TimeDistributed(L.Dense(4)), SEQUENCE, 1, [(3, 4)], [3]),
+    "Bidirectional": (
+        lambda: L.Bidirectional(L.GRU(4)), SEQUENCE, 1, [(3, 12), (4, 12)] * 2, [3, 4] * 2,
+    ),
+    "RNN": (
+        lambda: L.RNN([L.LSTMCell(4), L.GRUCell(2)]), SEQUENCE, 1,
+        [(3, 16), (4, 16), (4, 6), (2, 6)], [3, 4, 4, 2],
+    ),
+    "SpectralNormalization": (
+        lambda: L.SpectralNormalization(L.Conv2D(4, 3)), IMAGE, 1, [(3, 3, 3, 4)], [27],
+    ),
+    "block": (Block, SEQUENCE, 1, [(3, 4), (3, 4)], [3, 3]),
+    "prunable": (Chosen, SEQUENCE, 1, [(3, 5)], [3]),
+    "subclass": (lambda: OwnDense(4), SEQUENCE, 1, [(3, 4)], [3]),
+}  # fmt: skip
+
+
+QUICK = ("LSTM", "MultiHeadAttention", "SeparableConv2D", "block")
+# Most cases of the longer tests are slow tests.
+LONGER = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
+
+
+def made(name):
+    """Return a network of one layer, its masked copy, and data for both."""
+    make, shape, count, *_ = CASES[name]
+    keras.utils.set_random_seed(1)
+    images = keras.Input(shape)
+    net = keras.Model(images, L.Flatten()(make()(*[images] * count)))
+    return net, hydra_tf.mask_model(net), np.random.default_rng(0).random((8, *shape), np.float32)
+
+
+def wrapper(model):
+    return next(layer for layer in model.layers if isinstance(layer, MaskedLayer))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_all_kernels_are_masked_and_outputs_unchanged(name):
+    net, masked, x = made(name)
+    *_, shapes, fan_ins = CASES[name]
+    masks = masked_layers(masked)
+    assert [tuple(mask.mask.shape) for mask in masks] == shapes
+    assert [mask.fan_in for mask in masks] == fan_ins
+    assert len({mask.label for mask in masks}) == len(masks)
+    np.testing.assert_array_equal(masked(x), net(x))
+    kernel = np.asarray(masks[0].kernel)
+    scores = np.sqrt(6 / fan_ins[0]) * kernel / np.abs(kernel).max()
+    np.testing.assert_allclose(masks[0].scores, scores, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", LONGER)
+def test_pruned_outputs_and_gradients_are_those_of_the_layer_with_zeros(name):
+    _, masked, x = made(name)
+    hydra_tf.set_density(masked, 0.3)
+    stripped = hydra_tf.strip_masks(masked)
+    np.testing.assert_allclose(masked(x), stripped(x), atol=1e-6)
+    assert not masked_layers(stripped)
+
+    @tf.function
+    def gradients(model, variables):
+        with tf.GradientTape() as tape, kernels_computed_once(masked_layers(model)):
+            loss = tf.reduce_sum(tf.square(model(x, training=False)))
+        return tape.gradient(loss, variables)
+
+    plain = next(layer for layer in stripped.layers[1:] if kernel_weights(layer))
+    kernels = [weight.variable for weight in kernel_weights(plain)]
+    masks = masked_layers(masked)
+    wanted = gradients(stripped, [kernel.value for kernel in kernels])
+    found = gradients(masked, [mask.scores.value for mask in masks])
+    for mask, of_kernel, of_scores in zip(masks, wanted, found, strict=True):
+        expected = of_kernel * mask.kernel * tf.sign(mask.scores)
+        np.testing.assert_allclose(of_scores, expected, rtol=1e-4, atol=1e-5)
+        assert float(tf.norm(of_scores)) > 0
+
+
+@pytest.mark.parametrize("name", LONGER)
+def test_a_prune_phase_moves_scores_only_and_the_file_has_everything(name, tmp_path):
+    _, masked, x = made(name)
+    net = keras.Model(masked.input, L.Dense(3)(masked.output))
+    model = hydra_tf.RobustModel(net, "pgd:epsilon=0.1,steps=2", train_batchnorm=False)
+    model.compile("sgd")
+    hydra_tf.set_density(model, 0.5)
+    model.set_phase("prune", 2)
+    masks = masked_layers(model)
+    kernels = [np.asarray(mask.kernel) for mask in masks]
+    scores = [np.asarray(mask.scores) for mask in masks]
+    model.fit(x, np.arange(8) % 3, batch_size=4, epochs=1, verbose=0)
+    for mask, kernel, score in zip(masks, kernels, scores, strict=True):
+        np.testing.assert_array_equal(mask.kernel, kernel)
+        assert np.any(np.asarray(mask.scores) != score)
+        assert mask.density == 0.5 or mask.kept() == max(1, round(0.5 * kernel.size))
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again(x), model(x))
+    for before, after in zip(masks, masked_layers(again), strict=True):
+        assert before.label == after.label
+        np.testing.assert_array_equal(before.mask, after.mask)
+        np.testing.assert_array_equal(before.scores, after.scores)
+
+
+def test_state_of_layers_inside_is_updated_as_without_masks():
+    net, masked, x = made("block")
+    for _ in range(2):
+        np.testing.assert_array_equal(masked(x, training=True), net(x, training=True))
+    for ours, theirs in zip(wrapper(masked).layer.weights, net.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    drop = wrapper(masked).layer.drop.seed_generator.state
+    assert np.asarray(drop)[1] == 2  # two draws
+
+
+def test_losses_of_layers_inside_are_kept():
+    penalties = {"activity_regularizer": "l2", "kernel_regularizer": "l2"}
+    inner = L.EinsumDense("abc,cd->abd", (4, 2), **penalties)
+    net = keras.Sequential([keras.Input(SEQUENCE), inner])
+    masked, x = hydra_tf.mask_model(net), np.ones((2, *SEQUENCE), "float32")
+    net(x), masked(x)
+    np.testing.assert_allclose(masked.losses, net.losses)
+    assert len(masked.losses) == 2
+
+
+def test_padding_of_sequences_is_still_ignored():
+    make = [L.Embedding(10, 4, mask_zero=True), L.Bidirectional(L.LSTM(3)), L.Dense(2)]
+    net = keras.Sequential([keras.Input((6,), dtype="int32"), *make])
+    masked = hydra_tf.mask_model(net)
+    short, long = np.array([[3, 4, 0, 0, 0, 0]]), np.array([[3, 4, 0, 0, 5, 0]])
+    np.testing.assert_array_equal(masked(short), net(short))
+    assert not np.allclose(masked(short), masked(long))
+    assert masked_layers(hydra_tf.mask_model(net, include="embedding*"))[0].fan_in == 10
+
+
+def test_spectral_normalization_divides_kept_weights_only():
+    _, masked, x = made("SpectralNormalization")
+    hydra_tf.set_density(masked, 0.5)
+    mask = masked_layers(masked)[0]
+    before, kept = np.asarray(mask.kernel), np.asarray(mask.mask)
+    masked(x, training=True)
+    after = np.asarray(mask.kernel)
+    np.testing.assert_array_equal(after[~kept], before[~kept])
+    ratio = after[kept] / before[kept]
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
+    assert abs(ratio[0] - 1) > 1e-3
+
+
+def test_values_of_a_scope_of_the_caller_reach_the_layer():
+    _, masked, x = made("block")
+    state = [tf.zeros_like(variable) for variable in masked.non_trainable_variables]
+    trainable = [tf.zeros_like(variable) for variable in masked.trainable_variables]
+    outputs, _ = masked.stateless_call(trainable, state, x)
+    np.testing.assert_array_equal(outputs, np.zeros_like(outputs))
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("name", QUICK)
+def test_mixed_precision(name, policy):
+    with _policy(policy):
+        net, masked, x = made(name)
+    assert net.output.dtype == masked.output.dtype == policy.removeprefix("mixed_")
+    np.testing.assert_array_equal(masked(x), net(x))
+    np.testing.assert_array_equal(masked(x, training=False), net(x, training=False))
+    assert masked_layers(masked)[0].kernel.dtype == "float32"
+
+
+class _policy:  # noqa: N801 - used as a context
+    def __init__(self, name):
+        self.name, self.before = name, keras.config.dtype_policy()
+
+    def __enter__(self):
+        keras.config.set_dtype_policy(self.name)
+
+    def __exit__(self, *_):
+        keras.config.set_dtype_policy(self.before)
+
+
+def test_use_without_mask_model():
+    layer = MaskedLayer(L.LSTM(5, name="lstm"), ["cell/kernel"])
+    net = keras.Sequential([keras.Input(SEQUENCE), layer, L.Dense(2)])
+    assert [mask.label for mask in masked_layers(net)] == ["lstm/cell/kernel"]
+    row = hydra_tf.sparsity.report(net)["layers"][1]
+    assert (row["name"], row["masked"]) == ("lstm/cell/recurrent_kernel", False)
+
+
+def test_wrong_uses_raise():
+    with pytest.raises(TypeError, match="MaskedLayer wraps a Keras layer, not 3"):
+        MaskedLayer(3)
+    with pytest.raises(ValueError, match='"lstm" has no kernel kernel; it has cell/kernel, cell/r'):
+        MaskedLayer(L.LSTM(2, name="lstm"), ["kernel"])(np.zeros((1, 2, 3)))
+    with pytest.raises(ValueError, match=r"has no kernels to mask; a layer of your own names them"):
+        MaskedLayer(L.ReLU())(np.zeros((1, 2)))
+    with pytest.raises(ValueError, match=r"share of weights to keep and must lie in"):
+        WeightMask("kernel", density=0)
+
+    class Wrong(L.Layer):
+        def get_prunable_weights(self):
+            return [keras.Variable(np.zeros((2, 2)))]
+
+        def call(self, x):
+            return x
+
+    net = keras.Sequential([keras.Input([2]), Wrong(name="wrong")])
+    with pytest.raises(ValueError, match=r'get_prunable_weights of the layer "wrong" \(Wrong\)'):
+        hydra_tf.mask_model(net)
+
+
+def test_lora_and_quantized_weights_inside_a_layer_are_refused():
+    net = keras.Sequential([keras.Input(SEQUENCE), L.TimeDistributed(L.Dense(4, name="inner"))])
+    net.layers[0].layer.enable_lora(2)
+    with pytest.raises(ValueError, match=r'"inner" in "time_distributed.*" has LoRA weights'):
+        hydra_tf.mask_model(net)
+    net = keras.Sequential([keras.Input(SEQUENCE), L.EinsumDense("abc,cd->abd", (4, 4))])
+    net.quantize("int8")
+    with pytest.raises(ValueError, match=r"quantized weights, which cannot be masked; quantize"):
+        hydra_tf.mask_model(net)
