@@ -23,6 +23,25 @@ def cross_entropy(y: Labels, logits: Logits) -> tf.Tensor:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
 
 
+def smoothed_cross_entropy(y: Labels, logits: Logits, label_smoothing: float) -> tf.Tensor:
+    """Return the cross-entropy of each sample with smoothed labels (Szegedy et al., 2016), [batch].
+
+    Args:
+        y: [batch] integer labels.
+        logits: [batch, classes].
+        label_smoothing: share of the label that is spread evenly over all classes, in [0, 1).
+
+    Example:
+        >>> smoothed_cross_entropy([0], [[2.0, 0.0]], 0.5).numpy().round(4).tolist()
+        [0.6269]
+    """
+    loss = cross_entropy(y, logits)
+    if not label_smoothing:
+        return loss
+    spread = -tf.reduce_mean(tf.nn.log_softmax(tf.cast(logits, tf.float32)), axis=-1)
+    return (1 - label_smoothing) * loss + label_smoothing * spread
+
+
 def margin(y: Labels, logits: Logits) -> tf.Tensor:
     """Return the largest wrong logit minus the right one (Carlini and Wagner, 2017), [batch].
 

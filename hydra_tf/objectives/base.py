@@ -125,6 +125,8 @@ class Adversarial(Objective):
         start: first images of the attack: ``"uniform"`` draws from the ball, ``"normal"`` is
             x + 0.001 * N(0, I), ``"zero"`` is x.
         ramp: share of the phase, in [0, 1], over which epsilon grows linearly from 0.
+        label_smoothing: share of the label that is spread over all classes in the cross-entropy
+            of the loss, in [0, 1); the attack does not use it.
 
     Raises:
         ValueError: for a parameter out of range.
@@ -136,9 +138,11 @@ class Adversarial(Objective):
     step_size: float | None = None
     start: Literal["uniform", "normal", "zero"] = "uniform"
     ramp: float = 0.0
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         Ball(self.norm, self.epsilon)  # validates norm and epsilon
+        check_label_smoothing(self.label_smoothing)
         check_ramp(self.ramp)
         check_steps(self.steps, self.step_size)
 
@@ -201,6 +205,19 @@ def ramp_value(context: StepContext, ramp: float, shape: str = "linear") -> tf.T
     if ramp == 0:
         return tf.constant(1.0)
     return RAMPS[shape](tf.minimum(1.0, context.progress / ramp))
+
+
+def check_label_smoothing(label_smoothing: float) -> None:
+    """Check a share of label smoothing.
+
+    Raises:
+        ValueError: for a number outside [0, 1).
+
+    Example:
+        >>> check_label_smoothing(0.1)
+    """
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing is a share in [0, 1), not {label_smoothing}.")
 
 
 def check_beta(beta: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hydra_tf.attacks.inference import inference
-from hydra_tf.attacks.losses import cross_entropy
+from hydra_tf.attacks.losses import cross_entropy, smoothed_cross_entropy
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Classifier, Images, Labels, LossTerms, StepContext
 from hydra_tf.objectives.base import OBJECTIVES, Adversarial
@@ -34,5 +34,5 @@ class PGDTraining(Adversarial):
         # comes before the trained one, since Keras keeps the last activity regularisation loss.
         logits = tf.stop_gradient(model(x, training=False))
         adversarial = model(x_adv, training=True)
-        loss = tf.reduce_mean(cross_entropy(y, adversarial))
+        loss = tf.reduce_mean(smoothed_cross_entropy(y, adversarial, self.label_smoothing))
         return LossTerms(loss, logits, adversarial)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hydra_tf.attacks.inference import inference
-from hydra_tf.attacks.losses import cross_entropy
+from hydra_tf.attacks.losses import smoothed_cross_entropy
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Classifier, Images, Labels, LossTerms, StepContext
 from hydra_tf.objectives.base import OBJECTIVES, Adversarial, check_beta, kl_divergence
@@ -51,7 +51,7 @@ class TRADES(Adversarial):
             inference(model), x, lambda logits: kl_divergence(benign, logits), context
         )
         logits, adversarial = tf.split(model(tf.concat([x, x_adv], 0), training=True), 2)
-        natural = tf.reduce_mean(cross_entropy(y, logits))
+        natural = tf.reduce_mean(smoothed_cross_entropy(y, logits, self.label_smoothing))
         robust = tf.reduce_mean(kl_divergence(logits, adversarial))
         components = {"natural_loss": natural, "robust_loss": robust}
         return LossTerms(natural + self.beta * robust, logits, adversarial, components)
