@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import numbers
 from collections.abc import Callable
 
@@ -111,6 +112,29 @@ def topk_chosen(scores: tf.Tensor, kept: int | tf.Tensor) -> tf.Tensor:
     scores = tf.convert_to_tensor(scores, tf.float32)
     kept = _whole(kept)
     if not isinstance(kept, int):
+        chosen = _shared_selection()(tf.reshape(scores, [-1]), kept)
+        known = scores.shape.is_fully_defined()
+        return tf.reshape(chosen, scores.shape if known else tf.shape(scores))
+    size = scores.shape.num_elements()
+    if size is not None and not 1 <= kept <= size:
+        raise ValueError(f"Of {size} scores between 1 and {size} can be kept, not {kept}.")
+    return tf.ones_like(scores, tf.bool) if kept == size else _largest(scores, kept)
+
+
+@functools.cache
+def _shared_selection() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Return the selection of a graph, one function for all layers.
+
+    A network of fifty layers would otherwise need longer to trace its masks than its layers. It
+    is not inlined, which would copy it for every layer again.
+    """
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.int32)],
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
+    def select(scores: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
         size = tf.size(scores)
         possible = tf.debugging.Assert((kept >= 1) & (kept <= size), [_IMPOSSIBLE])
         with tf.control_dependencies([possible]):
@@ -119,10 +143,8 @@ def topk_chosen(scores: tf.Tensor, kept: int | tf.Tensor) -> tf.Tensor:
                 lambda: _largest(scores, kept),
                 lambda: tf.ones_like(scores, tf.bool),
             )
-    size = scores.shape.num_elements()
-    if size is not None and not 1 <= kept <= size:
-        raise ValueError(f"Of {size} scores between 1 and {size} can be kept, not {kept}.")
-    return tf.ones_like(scores, tf.bool) if kept == size else _largest(scores, kept)
+
+    return select
 
 
 def _whole(kept: object) -> int | tf.Tensor:
