@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -20,6 +20,7 @@ from hydra_tf.sparsity.topk import kept_count
 AllocationSpec: TypeAlias = str | Mapping[str, Any] | Allocation
 
 _UNMASKED = 0.01  # share of the kernel weights without a mask that is not worth a warning
+_GROUP = 500_000  # weights whose masks are chosen at the same time
 _SHOWN = 5  # layers in a warning
 
 
@@ -141,15 +142,30 @@ def warn_of_unmasked(model: keras.Model, density: float | None = None) -> None:
 def refresh_masks(model: keras.Model) -> None:
     """Choose the mask of every layer again from its scores.
 
-    In a graph, layers are processed one after the other, after all scores are updated. In
+    In a graph, large layers are processed one after the other, after all scores are updated. In
     parallel, and while gradients are in memory, they would need several times the memory of the
-    network and not be faster.
+    network and not be faster. Small layers are processed in parallel.
     """
     layers = masked_layers(model)
     before: list[tf.Tensor] = [tf.convert_to_tensor(layer.scores) for layer in layers]
-    for layer in layers:
+    for group in _groups(layers):
         with tf.control_dependencies(before):
-            before = [layer.refresh_mask()]
+            before = [layer.refresh_mask() for layer in group]
+
+
+def _groups(layers: Sequence[MaskedLike]) -> Iterator[list[MaskedLike]]:
+    """Yield the layers in groups, each of one large layer or of several small ones."""
+    group: list[MaskedLike] = []
+    weights = 0
+    for layer in layers:
+        size = math.prod(layer.kernel.shape)
+        if group and weights + size > _GROUP:
+            yield group
+            group, weights = [], 0
+        group.append(layer)
+        weights += size
+    if group:
+        yield group
 
 
 def layer_densities(

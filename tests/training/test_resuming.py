@@ -135,7 +135,9 @@ def test_changed_labels_are_noticed(tmp_path, batches_from):
 
     with pytest.raises(StopError):
         run(tmp_path, batches_from, None, FaultAfter(2))
-    with pytest.raises(ValueError, match="training images or labels, or their order, have changed since the check"):
+    with pytest.raises(
+        ValueError, match="training images or labels, or their order, have changed since the check"
+    ):
         run(tmp_path, relabelled, None)
 
 
