@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from hydra_tf.core.keras_models import all_layers
 from hydra_tf.layers.mask_state import MaskState, are_kernels_frozen
 from hydra_tf.sparsity.kernel_weights import KernelWeight, kernel_weights
 from hydra_tf.sparsity.score_init import initial_scores
@@ -188,6 +189,7 @@ class MaskedLayer(keras.layers.Layer):
         """Call the layer inside with masked kernels; all arguments are those of that layer."""
         if inputs is not None:  # a layer may be called with named arguments only
             args = (inputs, *args)
+        refuse_quantized(self.layer)  # it may have changed since it was wrapped
         frozen = are_kernels_frozen()
         if frozen and isinstance(self.layer, keras.layers.SpectralNormalization):
             kwargs["training"] = False
@@ -268,3 +270,30 @@ class MaskedLayer(keras.layers.Layer):
 def _has_build(layer: keras.layers.Layer) -> bool:
     """Return whether a layer has a method `build`, or makes its weights when it is called."""
     return type(layer).build is not keras.layers.Layer.build
+
+
+def refuse_quantized(layer: keras.layers.Layer) -> None:
+    """Check that no layer inside a layer has quantized or LoRA weights, which have no mask.
+
+    Args:
+        layer: a Keras layer.
+
+    Raises:
+        ValueError: with the name of the layer that has them, and what to do.
+
+    Example:
+        >>> refuse_quantized(keras.layers.Dense(2))
+    """
+    for inner in (layer, *all_layers(layer)):
+        if getattr(inner, "lora_enabled", False):
+            raise ValueError(
+                f'The layer "{inner.name}" in "{layer.name}" has LoRA weights, which have no mask; '
+                "merge them into the kernel, or leave this layer unmasked with "
+                "mask_model(exclude=...)."
+            )
+        if getattr(inner, "quantization_mode", None):
+            raise ValueError(
+                f'The layer "{inner.name}" in "{layer.name}" has quantized weights, which cannot '
+                "be masked; quantize the network when it is exported, with "
+                "hydra_tf.export.to_tflite(quantization=...)."
+            )

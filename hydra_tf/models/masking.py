@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 
 import keras
 import tensorflow as tf
+from absl import logging
 
 from hydra_tf.core.keras_models import all_layers, is_graph
 from hydra_tf.core.layer_copies import copy_layer
 from hydra_tf.layers.masked import MASKED, MaskedKernel
-from hydra_tf.layers.masked_layer import MaskedLayer
+from hydra_tf.layers.masked_layer import MaskedLayer, refuse_quantized
 from hydra_tf.models.layer_choices import Choice, check_choice, chosen_kernels, selected_ids
 from hydra_tf.sparsity.kernel_weights import kernel_weights
 from hydra_tf.sparsity.model import kernels, masked_layers, warn_of_unmasked
@@ -116,6 +117,7 @@ class _Masking:
         check_choice(exclude, model, "exclude", labels)
         every = {id(model), *map(id, all_layers(model))}
         self._include, self._exclude = include, exclude
+        self.wrapped: list[str] = []
         self._included = every if include is None else selected_ids(include, model)
         self._excluded = set() if exclude is None else selected_ids(exclude, model)
 
@@ -134,8 +136,9 @@ class _Masking:
         if not isinstance(layer, keras.layers.Layer):  # an operation such as a + b
             return copy_layer(layer)
         if id(layer) in self._included - self._excluded:
-            _refuse_quantized(layer)
+            refuse_quantized(layer)
         if paths := self._paths(layer):
+            self.wrapped.append(f"{layer.name} ({type(layer).__name__})")
             copy = MaskedLayer(copy_layer(layer), paths)
             copy.build_from_config({"layer": layer.get_build_config()})
             return copy
@@ -154,23 +157,6 @@ class _Masking:
         if self._exclude is not None:
             excluded = chosen_kernels(left, layer.name, self._exclude, self._excluded)
         return [kernel.path for kernel in left if kernel.path in included - excluded]
-
-
-def _refuse_quantized(layer: keras.layers.Layer) -> None:
-    """Check that no layer inside a layer is quantized or has LoRA weights."""
-    for inner in (layer, *all_layers(layer)):
-        if getattr(inner, "lora_enabled", False):
-            raise ValueError(
-                f'The layer "{inner.name}" in "{layer.name}" has LoRA weights, which have no mask; '
-                "merge them into the kernel, or leave this layer unmasked with "
-                "mask_model(exclude=...)."
-            )
-        if getattr(inner, "quantization_mode", None):
-            raise ValueError(
-                f'The layer "{inner.name}" in "{layer.name}" has quantized weights, which cannot '
-                "be masked; quantize the network when it is exported, with "
-                "hydra_tf.export.to_tflite(quantization=...)."
-            )
 
 
 def mask_model(
@@ -223,6 +209,12 @@ def mask_model(
         for layer in masked_layers(masked):
             kernel = keras.ops.convert_to_numpy(layer.kernel)
             layer.density = max(1, (kernel != 0).sum()) / kernel.size
+    if masking.wrapped:
+        logging.warning(
+            "hydra_tf: these layers are masked by a wrapper, hydra_tf.layers.MaskedLayer, which "
+            "has their names but no bound rule; its attribute `layer` is the layer itself: %s.",
+            ", ".join(masking.wrapped),
+        )
     warn_of_unmasked(masked)
     return masked
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 from hydra_tf.core.lazy import tf
 
-# Digits of the 31 bits of a float's magnitude, highest first: (shift, number of values).
-_DIGITS = ((20, 1 << 11), (10, 1 << 10), (0, 1 << 10))
-_SIGN = -(1 << 31)
+# Digits of the 31 bits of a float's magnitude, highest first: (shift, number of values). The first
+# has more values, so that few candidates remain.
+_DIGITS = ((18, 1 << 13), (9, 1 << 9), (0, 1 << 9))
+_MAGNITUDE = (1 << 31) - 1  # all bits but the sign
 _ROW = 200  # a byte can hold the sum of a row of this many bits
 _IMPOSSIBLE = (
     "A mask must keep between 1 and all weights of its layer; set a density in (0, 1] with "
@@ -159,19 +160,22 @@ def _whole(kept: object) -> int | tf.Tensor:
 
 def _largest(scores: tf.Tensor, kept: int | tf.Tensor) -> tf.Tensor:
     """Return where the `kept` scores of largest magnitude are, fewer than all."""
-    # The sign bit is kept and ignored, because a copy without it would need as much memory as
-    # the scores.
     bits = tf.bitcast(tf.reshape(scores, [-1]), tf.int32)
-    candidates, needed, threshold = bits, kept, 0
+    magnitudes = tf.bitwise.bitwise_and(bits, _MAGNITUDE)
+    candidates, needed, threshold = magnitudes, kept, 0
+    indices: tf.Tensor | None = None  # of the candidates, ascending
     for shift, values in _DIGITS:
-        digits = tf.bitwise.bitwise_and(tf.bitwise.right_shift(candidates, shift), values - 1)
+        digits = tf.bitwise.right_shift(candidates, shift)
+        if indices is not None:  # the first digit has no bits above it
+            digits = tf.bitwise.bitwise_and(digits, values - 1)
         digit, needed = _kth_digit(digits, values, needed)
         threshold += digit * (1 << shift)
-        if shift:
-            candidates = tf.boolean_mask(candidates, tf.equal(digits, digit))
-    negative = threshold + _SIGN  # the bits of the same magnitude with a negative sign
-    ties = tf.where(tf.equal(bits, threshold) | tf.equal(bits, negative))[:needed]
-    larger = (bits > threshold) | ((bits > negative) & (bits < 0))
+        found = tf.where(tf.equal(digits, digit))[:, 0]
+        indices = found if indices is None else tf.gather(indices, found)
+        candidates = tf.gather(candidates, found)
+    # The candidates that are left equal the threshold.
+    ties = tf.expand_dims(indices, 1)[:needed]
+    larger = magnitudes > threshold
     chosen = tf.tensor_scatter_nd_update(larger, ties, tf.ones([needed], tf.bool))
     return tf.reshape(chosen, tf.shape(scores))
 

@@ -287,6 +287,71 @@ def test_lora_and_quantized_weights_inside_a_layer_are_refused():
     with pytest.raises(ValueError, match=r'"inner" in "time_distributed.*" has LoRA weights'):
         hydra_tf.mask_model(net)
     net = keras.Sequential([keras.Input(SEQUENCE), L.EinsumDense("abc,cd->abd", (4, 4))])
+    masked = hydra_tf.mask_model(net)
+    wrapper(masked).layer.enable_lora(2)
+    with pytest.raises(ValueError, match=r"has LoRA weights, which have no mask; merge them"):
+        masked(np.ones((1, *SEQUENCE)))
     net.quantize("int8")
     with pytest.raises(ValueError, match=r"quantized weights, which cannot be masked; quantize"):
         hydra_tf.mask_model(net)
+
+
+def test_spectral_normalization_without_a_mask_is_frozen_in_the_prune_phase():
+    norm = L.SpectralNormalization(L.Dense(6, name="inner"), name="norm")
+    net = keras.Sequential([keras.Input([4]), norm, L.Dense(3)])
+    model = hydra_tf.RobustModel(hydra_tf.mask_model(net, exclude="norm"), "natural")
+    model.compile("sgd")
+    norm = model.net.get_layer("norm")
+    frozen = [np.asarray(v) for v in norm.variables]
+    model.set_phase("prune")
+    model.fit(np.ones((6, 4), "float32"), np.arange(6) % 3, verbose=0)
+    for variable, value in zip(norm.variables, frozen, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    model.set_phase("finetune")
+    model.fit(np.ones((6, 4), "float32"), np.arange(6) % 3, verbose=0)
+    assert np.any(np.asarray(norm.vector_u) != frozen[1])
+
+
+def _sequence_net(*middle):
+    keras.utils.set_random_seed(2)
+    images = keras.Input(SEQUENCE)
+    h = L.MultiHeadAttention(2, 4)(images, images)
+    for layer in middle:
+        h = layer(h)
+    h = L.Bidirectional(L.LSTM(4))(h)
+    return hydra_tf.mask_model(keras.Model(images, L.Dense(3)(h)))
+
+
+def test_xla_gives_the_same_outputs_and_gradients():
+    masked = _sequence_net(Block())
+    hydra_tf.set_density(masked, 0.5)
+    x = np.random.default_rng(0).random((4, *SEQUENCE), np.float32)
+    scores = [mask.scores.value for mask in masked_layers(masked)]
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            outputs = masked(x, training=False)
+            loss = tf.reduce_sum(outputs**2)
+        return outputs, tape.gradient(loss, scores)
+
+    plain, compiled = tf.function(gradients)(), tf.function(gradients, jit_compile=True)()
+    for one, other in zip(tf.nest.flatten(plain), tf.nest.flatten(compiled), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_replicas_prune_as_one_device_does(two_replicas):
+    x = np.random.default_rng(0).random((8, *SEQUENCE)).astype("float32")
+    results = []
+    for strategy in (tf.distribute.get_strategy(), two_replicas):
+        with strategy.scope():
+            net = _sequence_net()
+            hydra_tf.set_density(net, 0.5)
+            model = hydra_tf.RobustModel(net, "pgd:epsilon=0.1,steps=2,start=zero")
+            model.compile(keras.optimizers.SGD(0.5))
+        model.set_phase("prune")
+        data = tf.data.Dataset.from_tensor_slices((x, np.arange(8) % 3)).batch(8)
+        model.fit(data, epochs=2, verbose=0)
+        results.append([(np.asarray(m.scores), np.asarray(m.mask)) for m in masked_layers(net)])
+    for (scores, mask), (others, other) in zip(*results, strict=True):
+        np.testing.assert_allclose(scores, others, rtol=1e-4, atol=1e-6)
+        assert mask.sum() == other.sum() == max(1, round(mask.size / 2))

@@ -136,7 +136,7 @@ def test_changed_labels_are_noticed(tmp_path, batches_from):
     with pytest.raises(StopError):
         run(tmp_path, batches_from, None, FaultAfter(2))
     with pytest.raises(
-        ValueError, match="training images or labels, or their order, have changed since the check"
+        ValueError, match=r"training images or labels, or their order, have changed since the check"
     ):
         run(tmp_path, relabelled, None)
 
@@ -151,7 +151,7 @@ def test_checkpoints_know_the_hash_of_their_data(tmp_path, batches_from):
 
     with pytest.raises(StopError):
         train_with("abc", FaultAfter(2))
-    with pytest.raises(ValueError, match="restore them .a shuffled dataset"):
+    with pytest.raises(ValueError, match=r"restore them .a shuffled dataset"):
         train_with("abd")
     # A checkpoint of an older version has no hash.
     store = Checkpoints(tmp_path)

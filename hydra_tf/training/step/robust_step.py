@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from hydra_tf.core.keras_models import all_layers
 from hydra_tf.core.types import Images, Labels, LossTerms, StepContext
 from hydra_tf.layers.mask_state import are_kernels_frozen, kernels_computed_once, kernels_frozen
 from hydra_tf.sparsity.model import masked_layers, refresh_masks
@@ -146,6 +147,9 @@ def robust_step(
         )
 
     options = options or StepOptions()
+    # SpectralNormalization divides its kernel at every call; where it has no mask, this undoes it.
+    normalized = _normalized_variables(model) if refresh else []
+    before = [tf.identity(variable.value) for variable in normalized]
     with kernels_frozen(refresh):
         terms, gradients = accumulated_gradients(slice_gradients, x, y, perturbed, context, options)
     if perturbed is not None:
@@ -154,6 +158,15 @@ def robust_step(
     if options.global_clipnorm is not None:
         gradients = clipped(gradients, options.global_clipnorm, optimizer.scale_loss(1.0))
     optimizer.apply(gradients, variables)
+    for variable, value in zip(normalized, before, strict=True):
+        variable.assign(value)
     if refresh:
         refresh_masks(model)
     return terms
+
+
+def _normalized_variables(model: keras.Model) -> list[keras.Variable]:
+    """Return the variables that layers of SpectralNormalization change when they are called."""
+    kind = keras.layers.SpectralNormalization
+    layers = [layer for layer in all_layers(model) if isinstance(layer, kind)]
+    return [variable for layer in layers for variable in (layer.kernel, layer.vector_u)]
