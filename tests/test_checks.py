@@ -60,7 +60,9 @@ def test_logits_are_accepted(layers):
 def test_outputs_that_sum_to_one_are_not_logits():
     with pytest.raises(ValueError, match="every row sums to 1"):
         check_logits([[0.25, 0.75], [1.0, 0.0]])
-    with pytest.raises(ValueError, match=r"at least 2 classes, not \(1, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"logits of at least 2 classes; for two classes by one logit z"
+    ):
         check_logits([[0.25]])
     with pytest.raises(ValueError, match="logarithms of probabilities"):
         check_logits(np.log([[0.25, 0.75], [0.5, 0.5]]))

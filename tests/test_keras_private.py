@@ -4,7 +4,11 @@ import keras
 import numpy as np
 import pytest
 
-from hydra_tf.core.keras_private import CALLBACK_STATE
+from hydra_tf.core.keras_private import (
+    CALLBACK_STATE,
+    arguments_of_calls,
+    trainable_unless_frozen,
+)
 
 
 @pytest.mark.parametrize("kind", CALLBACK_STATE)
@@ -29,3 +33,16 @@ def test_names_of_compiled_metrics():
         "tracker of the loss and the compiled metrics by name."
     )
     assert not net.metrics[names.index("compile_metrics")].built
+
+
+def test_weights_of_a_frozen_layer_that_were_created_as_trainable():
+    layer = keras.layers.BatchNormalization(trainable=False)
+    layer.build([None, 3])
+    assert [weight.name for weight in trainable_unless_frozen(layer)] == ["gamma", "beta"]
+
+
+def test_arguments_of_the_calls_of_a_graph():
+    images, variable = keras.Input([2]), keras.Variable(np.ones((2, 2), "float32"))
+    net = keras.Model(images, keras.ops.matmul(images, variable))
+    arguments = keras.tree.flatten(arguments_of_calls(net.operations[-1]))
+    assert any(argument is variable for argument in arguments)

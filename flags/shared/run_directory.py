@@ -129,8 +129,7 @@ def is_finished(out: str, config: Settings, overwrite: bool = False) -> bool:
         if finished:
             read_report(out)
         return finished
-    # A run that was killed while it wrote config.json leaves temporary files of that name only.
-    if os.path.isdir(out) and not all(is_unfinished(n, "config.json") for n in os.listdir(out)):
+    if os.path.isdir(out) and not all(_is_of_a_start(out, name) for name in os.listdir(out)):
         raise UsageError(f"{out} is not empty and holds no run; choose another --out.")
     parent = os.path.abspath(out)
     while not os.path.lexists(parent):
@@ -140,6 +139,13 @@ def is_finished(out: str, config: Settings, overwrite: bool = False) -> bool:
             f"{out} cannot be written: {parent} is not a folder with write permission."
         )
     return False
+
+
+def _is_of_a_start(out: str, name: str) -> bool:
+    """Return whether a run that was killed before it had a config.json leaves an entry."""
+    folder = os.path.join(out, name)
+    empty = name == _CHECKPOINTS and os.path.isdir(folder) and not os.listdir(folder)
+    return empty or is_unfinished(name, "config.json")
 
 
 def prepare(out: str, config: Settings, overwrite: bool = False) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hydra_tf.core.lazy import tf
+from hydra_tf.core.lazy import keras, tf
 
 # Layers that only rearrange values; Dropout does nothing in inference mode.
 _REARRANGING = {"Reshape", "Flatten", "Identity", "Dropout"}
@@ -38,6 +38,9 @@ def last_operation(model: Any) -> Any:
         >>> type(last_operation(net)).__name__
         'ReLU'
     """
+    inside = getattr(model, "layer", None)
+    if isinstance(inside, keras.layers.Layer):  # of a wrapper, such as TimeDistributed
+        return last_operation(inside)
     operations = getattr(model, "operations", None) or getattr(model, "layers", None) or ()
     for operation in reversed(operations):
         name = type(operation).__name__

@@ -29,8 +29,9 @@ def all_layers(model: Any, in_wrappers: bool = True) -> list[Any]:
 
 
 def _walk(model: Any, seen: set[int], in_wrappers: bool) -> Iterator[Any]:
-    layers = getattr(model, "layers", None if in_wrappers else ())
-    if not isinstance(layers, list | tuple):  # a custom layer may have any attribute of this name
+    if isinstance(model, keras.Model):  # any layer may have an attribute of this name
+        layers = model.layers
+    else:
         layers = [layer for _, layer in inner_layers(model)] if in_wrappers else []
     for layer in layers:
         if id(layer) not in seen:
@@ -54,28 +55,56 @@ def inner_layers(layer: Any) -> list[tuple[str, Any]]:
     """
     if not isinstance(layer, keras.layers.Layer):
         return []
+    if is_graph(layer):
+        return [(str(number), inner) for number, inner in enumerate(layer.layers)]
     found: dict[int, tuple[str, Any]] = {}
-    for name, value in vars(layer).items():
-        # The lists that Keras and TensorFlow keep of all inner layers are left out.
-        if name not in _LISTS_OF_KERAS and not name.startswith("_self_"):
-            for path, inner in _layers_in(value, name.lstrip("_")):
-                found.setdefault(id(inner), (path, inner))
+    for path, inner in attributes(layer, keras.layers.Layer):
+        found.setdefault(id(inner), (path, inner))
     return list(found.values())
 
 
-_LISTS_OF_KERAS = ("_layers", "_metrics", "_functional", "_operations")
+def attributes(layer: Any, kind: type) -> list[tuple[str, Any]]:
+    """Return the attributes of a layer that are of some class, with their names.
+
+    Those in lists and dictionaries are included. Leading underscores are left out, unless another
+    attribute has that name.
+
+    Args:
+        layer: a Keras layer.
+        kind: the class.
+
+    Example:
+        >>> layer = keras.layers.Dense(2)
+        >>> layer.build([None, 3])
+        >>> [name for name, _ in attributes(layer, keras.Variable)]
+        ['kernel', 'bias']
+    """
+    own = vars(layer)
+    found: list[tuple[str, Any]] = []
+    for name, value in own.items():
+        # The lists that Keras and TensorFlow keep of everything in the layer are left out.
+        if name not in _LISTS_OF_KERAS and not name.startswith("_self_"):
+            plain = name.lstrip("_")
+            found += _in_value(value, name if plain in own else plain, kind)
+    return found
 
 
-def _layers_in(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield the layers in an attribute."""
-    if isinstance(value, keras.layers.Layer):
+_LISTS_OF_KERAS = (
+    "_layers", "_metrics", "_functional", "_operations", "_trainable_variables",
+    "_non_trainable_variables",
+)  # fmt: skip
+
+
+def _in_value(value: Any, path: str, kind: type) -> Iterator[tuple[str, Any]]:
+    """Yield what is of a class in an attribute."""
+    if isinstance(value, kind):
         yield path, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _layers_in(item, f"{path}/{key}")
+            yield from _in_value(item, f"{path}/{key}", kind)
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
-            yield from _layers_in(item, f"{path}/{number}")
+            yield from _in_value(item, f"{path}/{number}", kind)
 
 
 def wrapped_network(model: Any) -> Any:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from hydra_tf.core.keras_models import all_layers
+
 _REGISTER = "decorate it with keras.saving.register_keras_serializable"
 _LONGEST = 200  # characters of a message of Keras, which may contain a whole config
 
@@ -36,6 +38,36 @@ def copy_layer(layer: Any, kind: Any = None, drop: Sequence[str] = (), **changes
         raise ValueError(
             f'The layer "{layer.name}" ({type(layer).__name__}) cannot be copied: {cause(error)}.'
         ) from error
+
+
+def copy_state(source: Any, target: Any) -> None:
+    """Copy weights, what layers derive from them, and which layers are frozen.
+
+    Layers inside are copied one by one: `Normalization`, for example, derives tensors from its
+    weights when they are loaded.
+
+    Args:
+        source: a built Keras layer.
+        target: a built copy of it.
+
+    Example:
+        >>> import keras
+        >>> one, other = keras.layers.Dense(2), keras.layers.Dense(2)
+        >>> one.build([None, 3]), other.build([None, 3])
+        (None, None)
+        >>> copy_state(one, other)
+        >>> bool((one.kernel.numpy() == other.kernel.numpy()).all())
+        True
+    """
+    target.set_weights(source.get_weights())
+    layers = [source, *all_layers(source)]
+    copies = [target, *all_layers(target)]
+    for layer, copy in zip(layers, copies, strict=True):
+        if copy.trainable != layer.trainable:
+            copy.trainable = layer.trainable
+        store: dict[str, Any] = {}
+        layer.save_own_variables(store)
+        copy.load_own_variables(store)
 
 
 def cause(error: BaseException) -> str:

@@ -186,4 +186,21 @@ class MaskState(_Base):
     def pruned_kernel(self) -> tf.Tensor:
         """Return the kernel with zeros where it is pruned, in the kernel's own dtype."""
         # Adding zero turns the -0.0 of pruned negative weights into 0.0, which compresses better.
-        return keras.ops.where(self.mask, self.kernel, 0.0) + 0.0
+        kernel = tf.convert_to_tensor(self.kernel)
+        return tf.where(self.mask, kernel, tf.zeros([], kernel.dtype)) + 0.0
+
+
+def no_masks_in_file(name: str) -> str:
+    """Return the error sentence for a file of weights without masks.
+
+    Args:
+        name: name of the masked layer.
+
+    Example:
+        >>> no_masks_in_file("conv")
+        'The file has no scores and masks for "conv"; load it into ...'
+    """
+    return (
+        f'The file has no scores and masks for "{name}"; load it into the network without masks, '
+        "and mask that: net.load_weights(...), then hydra_tf.mask_model(net)."
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from hydra_tf.layers.mask_state import MaskState
+from hydra_tf.layers.mask_state import MaskState, no_masks_in_file
 from hydra_tf.sparsity.score_init import initial_scores
 
 if keras.backend.backend() != "tensorflow":
@@ -103,11 +103,7 @@ class MaskedKernel(MaskState):
             ValueError: for the weights of a layer without a mask.
         """
         if len(store.keys()) < len(self.weights):
-            raise ValueError(
-                f'The file has no scores and masks for "{self.name}"; load it into the network '
-                "without masks, and mask that: net.load_weights(...), then "
-                "hydra_tf.mask_model(net)."
-            )
+            raise ValueError(no_masks_in_file(self.name))
         keras.layers.Layer.load_own_variables(self, store)
 
 

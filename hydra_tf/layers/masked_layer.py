@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 from hydra_tf.core.keras_models import all_layers
-from hydra_tf.layers.mask_state import MaskState, are_kernels_frozen
+from hydra_tf.core.layer_copies import copy_state
+from hydra_tf.layers.mask_state import MaskState, are_kernels_frozen, no_masks_in_file
 from hydra_tf.sparsity.kernel_weights import KernelWeight, kernel_weights
 from hydra_tf.sparsity.score_init import initial_scores
 
@@ -59,6 +63,11 @@ class WeightMask(MaskState, keras.layers.Layer):
         return self._kernel.weight.variable
 
     @property
+    def owner(self) -> keras.layers.Layer:
+        """The layer of which the kernel is a weight."""
+        return self._kernel.weight.owner
+
+    @property
     def label(self) -> str:
         """Name of the kernel in reports and allocations."""
         return self._label
@@ -99,12 +108,13 @@ class MaskedLayer(keras.layers.Layer):
         ValueError: for a path that is not a kernel, or a layer without kernels, when it is built.
 
     Example:
-        >>> layer = MaskedLayer(keras.layers.LSTM(8))
+        >>> layer = MaskedLayer(keras.layers.LSTM(8, name="lstm"))
         >>> tuple(layer(tf.zeros([2, 5, 4])).shape), [mask.label for mask in layer.masks]
-        ((2, 8), ['lstm.../cell/kernel', 'lstm.../cell/recurrent_kernel'])
+        ((2, 8), ['lstm/cell/kernel', 'lstm/cell/recurrent_kernel'])
     """
 
     built: bool
+    masks_inner_layer = True
 
     def __init__(
         self,
@@ -115,20 +125,17 @@ class MaskedLayer(keras.layers.Layer):
     ) -> None:
         if not isinstance(layer, keras.layers.Layer):
             raise TypeError(f"MaskedLayer wraps a Keras layer, not {layer!r}.")
+        # Keras reads from the signature which arguments are tensors, masks, or `training`.
+        self.call = types.MethodType(_with_signature(layer.call), self)
         # The layer inside casts inputs and weights; here, weights are read as they are stored.
         kwargs.update(name=kwargs.get("name", layer.name), dtype="float32", autocast=False)
-        super().__init__(**kwargs)
+        super().__init__(**{"trainable": layer.trainable, **kwargs})
         self.layer = layer
         self.masks = list(masks)
         self._paths = None if paths is None else list(paths)
         self.supports_masking = layer.supports_masking
         if layer.built and not self._has_missing_kernels():
             self._add_masks()
-
-    @property
-    def wrapped(self) -> keras.layers.Layer:
-        """The layer inside."""
-        return self.layer
 
     def build(self, input_shape: Any = None) -> None:
         """Build the layer inside, then scores and masks."""
@@ -146,13 +153,19 @@ class MaskedLayer(keras.layers.Layer):
         inner = config.get("layer") or {}
         if not self.layer.built and inner and _has_build(self.layer):
             self.layer.build_from_config(inner)
-        self._call_to_build(inner.get("input_shape"))
+        self._call_to_build(inner.get("input_shape"), **inner.get("shapes_dict", {}))
         self._add_masks()
 
-    def _call_to_build(self, input_shape: Any) -> None:
+    def _call_to_build(self, input_shape: Any = None, **shapes: Any) -> None:
         """Call a layer that makes its weights when it is called, if it was not called yet."""
-        if self._has_missing_kernels() and input_shape is not None:
-            self.layer(keras.KerasTensor(tuple(input_shape), self.layer.compute_dtype))
+        if not self._has_missing_kernels():
+            return
+        dtype = self.layer.compute_dtype
+        if input_shape is not None:
+            self.layer(keras.KerasTensor(tuple(input_shape), dtype))
+        elif shapes:  # by the names of the arguments, with "_shape"
+            tensors = {key: keras.KerasTensor(tuple(shape), dtype) for key, shape in shapes.items()}
+            self.layer(**{key.removesuffix("_shape"): value for key, value in tensors.items()})
 
     def _has_missing_kernels(self) -> bool:
         """Return whether kernels to mask do not exist yet."""
@@ -183,13 +196,12 @@ class MaskedLayer(keras.layers.Layer):
             path = mask.weight_path
             single = len(weights) == 1 and path == "kernel"
             mask.attach(weights[path], self.name if single else f"{self.name}/{path}")
+            mask.trainable = mask.owner.trainable  # a frozen layer stays frozen
         self.built = True
 
-    def call(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def call_masked(self, *args: Any, **kwargs: Any) -> Any:
         """Call the layer inside with masked kernels; all arguments are those of that layer."""
-        if inputs is not None:  # a layer may be called with named arguments only
-            args = (inputs, *args)
-        refuse_quantized(self.layer)  # it may have changed since it was wrapped
+        refuse_unsupported(self.layer)  # it may have changed since it was wrapped
         frozen = are_kernels_frozen()
         if frozen and isinstance(self.layer, keras.layers.SpectralNormalization):
             kwargs["training"] = False
@@ -221,8 +233,9 @@ class MaskedLayer(keras.layers.Layer):
         Args:
             layer: a built layer of the class of the layer inside.
         """
-        self.layer.set_weights(layer.get_weights())
+        copy_state(layer, self.layer)
         for mask in self.masks:
+            mask.trainable = mask.owner.trainable
             mask.scores.assign(initial_scores(mask.kernel, fan_in=mask.fan_in))
 
     def write_plain(self, layer: keras.layers.Layer) -> None:
@@ -231,9 +244,25 @@ class MaskedLayer(keras.layers.Layer):
         Args:
             layer: a built layer of the class of the layer inside.
         """
+        copy_state(self.layer, layer)
         pruned = {id(mask.kernel): mask.pruned_kernel() for mask in self.masks}
         for source, target in zip(self.layer.weights, layer.weights, strict=True):
-            target.assign(pruned.get(id(source), source))
+            if id(source) in pruned:
+                target.assign(pruned[id(source)])
+
+    # Keras calls these also for layers without weights of their own.
+    def save_own_variables(self, store: Any) -> None:
+        """Save the number of masks, by which a file of plain weights is told apart."""
+        store["masks"] = np.array(len(self.masks))
+
+    def load_own_variables(self, store: Any) -> None:
+        """Check that the file has masks.
+
+        Raises:
+            ValueError: for the weights of a layer without masks.
+        """
+        if "masks" not in store:
+            raise ValueError(no_masks_in_file(self.name))
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         """Return the output specification of the layer inside."""
@@ -254,7 +283,7 @@ class MaskedLayer(keras.layers.Layer):
         masks = [serialize(mask) for mask in self.masks]
         layer = serialize(self.layer)
         layer.pop("build_config", None)  # it is built by build_from_config
-        return {**config, "layer": layer, "masks": masks}
+        return {**config, "layer": layer, "paths": self._paths, "masks": masks}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> MaskedLayer:
@@ -272,28 +301,52 @@ def _has_build(layer: keras.layers.Layer) -> bool:
     return type(layer).build is not keras.layers.Layer.build
 
 
-def refuse_quantized(layer: keras.layers.Layer) -> None:
-    """Check that no layer inside a layer has quantized or LoRA weights, which have no mask.
+def _with_signature(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method with the signature of the method `call` of another layer."""
+
+    def masked(self: MaskedLayer, *args: Any, **kwargs: Any) -> Any:
+        return self.call_masked(*args, **kwargs)
+
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    signature = inspect.signature(call)
+    parameters = [own, *signature.parameters.values()]
+    masked.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return masked
+
+
+def refuse_unsupported(layer: keras.layers.Layer) -> None:
+    """Check that no layer inside a layer does something through which masks would not reach.
 
     Args:
         layer: a Keras layer.
 
     Raises:
-        ValueError: with the name of the layer that has them, and what to do.
+        ValueError: with the name of the layer and what to do, for LoRA or quantized weights,
+            stateful recurrent layers, and a method `call` that is a `tf.function`.
 
     Example:
-        >>> refuse_quantized(keras.layers.Dense(2))
+        >>> refuse_unsupported(keras.layers.Dense(2))
     """
     for inner in (layer, *all_layers(layer)):
+        where = f'The layer "{inner.name}" in "{layer.name}"'
+        otherwise = "or leave this layer unmasked with mask_model(exclude=...)"
         if getattr(inner, "lora_enabled", False):
             raise ValueError(
-                f'The layer "{inner.name}" in "{layer.name}" has LoRA weights, which have no mask; '
-                "merge them into the kernel, or leave this layer unmasked with "
-                "mask_model(exclude=...)."
+                f"{where} has LoRA weights, which have no mask; merge them into the kernel, "
+                f"{otherwise}."
             )
         if getattr(inner, "quantization_mode", None):
             raise ValueError(
-                f'The layer "{inner.name}" in "{layer.name}" has quantized weights, which cannot '
-                "be masked; quantize the network when it is exported, with "
-                "hydra_tf.export.to_tflite(quantization=...)."
+                f"{where} has quantized weights, which cannot be masked; quantize the network when "
+                "it is exported, with hydra_tf.export.to_tflite(quantization=...)."
+            )
+        if isinstance(inner, keras.layers.RNN) and inner.stateful:
+            raise ValueError(
+                f"{where} is stateful, which masks do not support; build it with stateful=False, "
+                f"{otherwise}."
+            )
+        if hasattr(inner.call, "get_concrete_function"):
+            raise ValueError(
+                f'The method call of the layer "{inner.name}" is a tf.function, which would keep '
+                f"the masks of its first call; remove the decorator, {otherwise}."
             )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
-import tensorflow as tf
 from absl import logging
 
-from hydra_tf.core.keras_models import all_layers, is_graph
-from hydra_tf.core.layer_copies import copy_layer
+from hydra_tf.core.keras_models import all_layers, inner_layers, is_graph
+from hydra_tf.core.keras_private import arguments_of_calls
+from hydra_tf.core.layer_copies import copy_layer, copy_state
 from hydra_tf.layers.masked import MASKED, MaskedKernel
-from hydra_tf.layers.masked_layer import MaskedLayer, refuse_quantized
+from hydra_tf.layers.masked_layer import MaskedLayer, refuse_unsupported
 from hydra_tf.models.layer_choices import Choice, check_choice, chosen_kernels, selected_ids
 from hydra_tf.sparsity.kernel_weights import kernel_weights
 from hydra_tf.sparsity.model import kernels, masked_layers, warn_of_unmasked
@@ -94,12 +95,43 @@ def _copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> Non
         target.read_plain(source)
     elif isinstance(source, kinds) and not isinstance(target, kinds):
         source.write_plain(target)
-    else:
-        target.set_weights(source.get_weights())
-        # Some layers, such as Normalization, derive values from their weights on loading.
-        store: dict[str, tf.Tensor] = {}
-        source.save_own_variables(store)
-        target.load_own_variables(store)
+    elif len(source.weights) == len(target.weights):
+        copy_state(source, target)
+    else:  # masked layers inside have become plain ones
+        for inner, copy in zip(inner_layers(source), inner_layers(target), strict=True):
+            _copy_weights(inner[1], copy[1])
+
+
+def _copied(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Return a copy of a layer, built if it masks another layer."""
+    copy = copy_layer(layer)
+    if isinstance(copy, MaskedLayer):
+        copy.build_from_config(layer.get_build_config())
+    return copy
+
+
+def _refuse_shared(model: keras.Model) -> None:
+    """Check that no weight would be masked in one place and used without a mask in another."""
+    owners: dict[int, keras.layers.Layer] = {}
+    nested = all_layers(model, in_wrappers=False)
+    graphs = [layer for layer in (model, *nested) if is_graph(layer)]
+    for graph in graphs:
+        for operation in getattr(graph, "operations", graph.layers):
+            for argument in keras.tree.flatten(arguments_of_calls(operation)):
+                if isinstance(argument, keras.Variable):
+                    raise ValueError(
+                        f'The operation "{operation.name}" uses the variable "{argument.path}" '
+                        "directly, so that a copy would share it; make it a weight of a layer."
+                    )
+            if not isinstance(operation, keras.layers.Layer) or is_graph(operation):
+                continue
+            for inner in (operation, *all_layers(operation)):
+                if owners.setdefault(id(inner), operation) is not operation and inner.weights:
+                    raise ValueError(
+                        f'The layer "{inner.name}" is used by "{owners[id(inner)].name}" and by '
+                        f'"{operation.name}", of which a copy would have a layer each; mask a '
+                        "model that uses it once, or calls one layer twice."
+                    )
 
 
 class _Masking:
@@ -112,6 +144,7 @@ class _Masking:
     """
 
     def __init__(self, model: keras.Model, include: Choice | None, exclude: Choice | None) -> None:
+        _refuse_shared(model)
         labels = [kernel.label for kernel in kernels(model, embeddings=True)]
         check_choice(include, model, "include", labels)
         check_choice(exclude, model, "exclude", labels)
@@ -123,20 +156,16 @@ class _Masking:
 
     def replace(self, layer: keras.layers.Layer) -> keras.layers.Layer:
         """Return a copy of a layer, masked as chosen."""
-        if isinstance(layer, MaskedLayer):
-            copy = copy_layer(layer)
-            copy.build_from_config(layer.get_build_config())
-            return copy
         masked = MASKED.get(type(layer))
-        if isinstance(layer, MaskedKernel):
-            return copy_layer(layer)
+        if isinstance(layer, MaskedKernel | MaskedLayer):
+            return _copied(layer)
         if masked is not None:
             chosen = id(layer) in self._included - self._excluded
             return copy_layer(layer, masked if chosen else None)
         if not isinstance(layer, keras.layers.Layer):  # an operation such as a + b
             return copy_layer(layer)
         if id(layer) in self._included - self._excluded:
-            refuse_quantized(layer)
+            refuse_unsupported(layer)
         if paths := self._paths(layer):
             self.wrapped.append(f"{layer.name} ({type(layer).__name__})")
             copy = MaskedLayer(copy_layer(layer), paths)
@@ -208,7 +237,8 @@ def mask_model(
     if keep_zeros:
         for layer in masked_layers(masked):
             kernel = keras.ops.convert_to_numpy(layer.kernel)
-            layer.density = max(1, (kernel != 0).sum()) / kernel.size
+            if layer.density == 1.0:  # a mask that the model had already is kept
+                layer.density = max(1, (kernel != 0).sum()) / kernel.size
     if masking.wrapped:
         logging.warning(
             "hydra_tf: these layers are masked by a wrapper, hydra_tf.layers.MaskedLayer, which "
@@ -224,12 +254,16 @@ def _replace_whole(
 ) -> keras.Model:
     """Return a functional model of one layer, `replace` applied to a subclassed model."""
     shape = (model.get_build_config() or {}).get("input_shape")
-    if shape is None or not isinstance(shape[0], int | None):
+    single = isinstance(shape, tuple | list) and all(isinstance(n, int | None) for n in shape)
+    if shape is None or not single:
         raise ValueError(
             f"{type(model).__name__} is a subclassed model with several inputs, or was not called "
             "yet; call it on a batch of one array."
         )
-    images = keras.Input(batch_shape=(None, *shape[1:]), dtype=model.input_dtype)
+    # Numbers of tokens would be rounded in half precision.
+    tokens = any(isinstance(layer, keras.layers.Embedding) for layer in all_layers(model))
+    dtype = "int32" if tokens else model.input_dtype
+    images = keras.Input(batch_shape=(None, *shape[1:]), dtype=dtype)
     with _uncompiled(model):
         layer = replace(model)
     copy = keras.Model(images, layer(images), name=model.name)
@@ -258,10 +292,41 @@ def strip_masks(model: keras.Model) -> keras.Model:
     def replace(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, MaskedLayer):
             return copy_layer(layer.layer)
-        drop = ("density", "granularity") if isinstance(layer, MaskedKernel) else ()
-        return copy_layer(layer, _PLAIN.get(type(layer)), drop)
+        if isinstance(layer, MaskedKernel):
+            return copy_layer(layer, _PLAIN.get(type(layer)), ("density", "granularity"))
+        if isinstance(layer, keras.layers.Layer) and masked_layers(layer):
+            return _copy_stripped(layer)
+        return copy_layer(layer)
 
     return _clone(model, replace)
+
+
+def _copy_stripped(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Return a copy of a layer whose config contains masked layers, with plain ones in it."""
+    plain = {f"hydra_tf>{masked.__name__}": kind.__name__ for masked, kind in _PLAIN.items()}
+
+    def stripped(entry: Any) -> Any:
+        if isinstance(entry, list):
+            return [stripped(item) for item in entry]
+        if not isinstance(entry, dict):
+            return entry
+        entry = {key: stripped(value) for key, value in entry.items()}
+        name = plain.get(str(entry.get("registered_name")))
+        if name is None:
+            return entry
+        options = ("density", "granularity")
+        config = {key: value for key, value in entry["config"].items() if key not in options}
+        changes = {"module": "keras.layers", "class_name": name, "registered_name": None}
+        return {**entry, **changes, "config": config}
+
+    config = stripped(keras.saving.serialize_keras_object(layer))
+    copy = keras.saving.deserialize_keras_object(config)
+    if masked_layers(copy):
+        raise ValueError(
+            f'The layer "{layer.name}" ({type(layer).__name__}) makes masked layers itself, which '
+            "cannot be replaced; let it make plain ones, and mask them with mask_model."
+        )
+    return copy
 
 
 def synchronize_batchnorm(model: keras.Model) -> keras.Model:
@@ -280,8 +345,10 @@ def synchronize_batchnorm(model: keras.Model) -> keras.Model:
     _require_cloneable(model)
 
     def replace(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            return copy_layer(layer, synchronized=True)
-        return copy_layer(layer)
+        copy = _copied(layer)
+        for inner in (copy, *all_layers(copy)):
+            if isinstance(inner, keras.layers.BatchNormalization):
+                inner.synchronized = True
+        return copy
 
     return _clone(model, replace)

@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from hydra_tf.core.keras_models import is_graph
+
 
 def select_output(model: keras.Model, output: str | int) -> keras.Model:
     """Return a model with one of the outputs of a model; layers and weights are shared.
@@ -15,6 +17,7 @@ def select_output(model: keras.Model, output: str | int) -> keras.Model:
         output: key of the dictionary, number of the output, or name of the layer that makes it.
 
     Raises:
+        TypeError: for a subclassed model.
         ValueError: for an unknown output.
 
     Example:
@@ -23,6 +26,11 @@ def select_output(model: keras.Model, output: str | int) -> keras.Model:
         >>> select_output(keras.Model(x, outputs), "logits").output_shape
         (None, 3)
     """
+    if not is_graph(model):
+        raise TypeError(
+            f"{type(model).__name__} is a subclassed model, whose outputs cannot be chosen; return "
+            "the logits only, or build it with the functional API."
+        )
     found: dict[str | int, Any] = dict(enumerate(keras.tree.flatten(model.output)))
     if isinstance(model.output, dict):
         found = {**found, **model.output}

@@ -60,7 +60,7 @@ def with_preprocessing(model: keras.Model, mode: str) -> keras.Model:
 
     Example:
         >>> net = keras.Sequential([keras.Input([2, 2, 3]), keras.layers.Flatten()])
-        >>> with_preprocessing(net, "tf")(keras.ops.zeros([1, 2, 2, 3])).numpy()[0, 0]
+        >>> float(with_preprocessing(net, "tf")(keras.ops.zeros([1, 2, 2, 3]))[0, 0])
         -1.0
     """
     layers, shape = _layers(mode), model.input_shape[1:]
@@ -95,6 +95,10 @@ def application(architecture: str, **kwargs: Any) -> keras.Model:
     known = [name for name in dir(keras.applications) if name.startswith(tuple(_MODES))]
     if architecture not in known:
         raise ValueError(unknown("architecture", architecture, known))
+    if "include_preprocessing" in kwargs:
+        raise ValueError(
+            "application adds the preprocessing itself; leave include_preprocessing out."
+        )
     build = getattr(keras.applications, architecture)
     net = build(**{"weights": None, "classifier_activation": None, **kwargs})
     return with_preprocessing(net, _mode(architecture))

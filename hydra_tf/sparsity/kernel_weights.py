@@ -14,11 +14,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hydra_tf.core.keras_models import inner_layers, is_graph
+from hydra_tf.core.keras_models import attributes, inner_layers
+from hydra_tf.core.keras_private import trainable_unless_frozen
 from hydra_tf.core.lazy import keras
 
-# Names of weights that are added to something, or scale it, whatever their rank.
-_NO_KERNEL = re.compile(r"bias|beta|gamma|alpha|scale|embedding|position|token|vector_u|states?\b")
+# Last words of the names of weights that are added to something, or scale it, whatever their rank.
+_NO_KERNEL = re.compile(
+    r"(.*_)?(beta|gamma|alpha|scale|embed|embeddings?|pos|positions?|tokens?|states?)(_\d+)?"
+    r"|(.*_)?bias(_.*)?"
+)
 _NORMALIZATIONS = (
     "BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization",
     "UnitNormalization", "Normalization",
@@ -75,21 +79,19 @@ def _walk(layer: Any, path: str, embeddings: bool, seen: set[int]) -> Iterator[K
     if id(layer) in seen:
         return
     seen.add(id(layer))
-    if is_graph(layer):
-        inside = [(inner.name, inner) for inner in layer.layers]
-    else:
-        inside = inner_layers(layer)
+    inside = inner_layers(layer)
     if hasattr(layer, "get_prunable_weights"):
         chosen = _prunable(layer)
         inside = []
     else:
         below = {id(weight) for _, inner in inside for weight in inner.weights}
         chosen = [w for w in _own_kernels(layer, embeddings) if id(w) not in below]
-    names = [weight.name for weight in chosen]
+    # Names of weights may be made by Keras, different in each copy of the layer.
+    names = {id(weight): name for name, weight in reversed(attributes(layer, keras.Variable))}
     for number, weight in enumerate(chosen):
         if id(weight) not in seen:  # one weight may be used by several layers
             seen.add(id(weight))
-            name = weight.name if names.count(weight.name) == 1 else f"{weight.name}_{number}"
+            name = names.get(id(weight), f"weight_{number}")
             yield KernelWeight(path + name, weight, _fan_in(layer, weight), layer)
     for name, inner in inside:
         yield from _walk(inner, f"{path}{name}/", embeddings, seen)
@@ -112,15 +114,16 @@ def _own_kernels(layer: Any, embeddings: bool) -> list[Any]:
         return [layer.embeddings] if embeddings and layer.built else []
     if is_one_of(layer, (*_NORMALIZATIONS, *_ELEMENTWISE)):
         return []
-    masks = {id(getattr(layer, name, None)) for name in ("scores", "mask")}
+    scores = id(layer.scores) if hasattr(layer, "refresh_mask") and layer.built else None
+    names = {id(weight): name for name, weight in attributes(layer, keras.Variable)}
     return [
         weight
-        for weight in layer.weights
+        for weight in trainable_unless_frozen(layer)
         if len(weight.shape) > 1
         and "float" in str(weight.dtype)
-        and not _NO_KERNEL.search(weight.name)
-        and (weight.trainable or not layer.trainable)
-        and not (hasattr(layer, "refresh_mask") and id(weight) in masks)
+        and not _NO_KERNEL.fullmatch(weight.name)
+        and not _NO_KERNEL.fullmatch(names.get(id(weight), ""))
+        and id(weight) != scores
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from absl import logging
 
-from hydra_tf.core.keras_models import all_layers, is_graph
+from hydra_tf.core.keras_models import all_layers, is_graph, wrapped_network
 from hydra_tf.core.lazy import keras, tf
 from hydra_tf.sparsity.allocation import Allocation, allocate
 from hydra_tf.sparsity.granularity import GRANULARITIES
@@ -40,7 +40,10 @@ class MaskedLike(Protocol):
         """Choose the mask from the scores, and return it."""
 
     def masked_kernel(self) -> tf.Tensor:
-        """Return the kernel times the mask."""
+        """Return the kernel times the mask, as the layer computes with it."""
+
+    def pruned_kernel(self) -> tf.Tensor:
+        """Return the kernel with zeros where it is pruned, in the kernel's own dtype."""
 
 
 def masked_layers(model: keras.Model) -> list[MaskedLike]:
@@ -87,10 +90,12 @@ def kernels(model: keras.Model, embeddings: bool = False) -> list[ModelKernel]:
         >>> [kernel.label for kernel in kernels(net)]
         ['lstm/cell/kernel', 'lstm/cell/recurrent_kernel']
     """
+    model = wrapped_network(model)
     masks = {id(mask.kernel): mask for mask in masked_layers(model)}
     found: dict[int, ModelKernel] = {}
     for layer in _outer_layers(model):
-        inside = getattr(layer, "wrapped", layer)
+        wraps = getattr(type(layer), "masks_inner_layer", False)
+        inside = layer.layer if wraps else layer
         weights = kernel_weights(inside, embeddings=True)
         weights = [
             w for w in weights if embeddings or not w.is_embedding or id(w.variable) in masks
@@ -189,6 +194,12 @@ def layer_densities(
     names = [layer.label for layer in layers]
     keys = [n if names.count(n) == 1 else f"{i}/{n}" for i, n in enumerate(names)]
     scores = {key: np.asarray(layer.scores) for key, layer in zip(keys, layers, strict=True)}
+    if isinstance(allocation, Mapping):
+        allocation = {
+            label: share
+            for name, share in allocation.items()
+            for label in ([key for key in keys if key.startswith(f"{name}/")] or [name])
+        }
     shares = allocate(allocation, scores, density)
     return [float(shares[key]) for key in keys]
 
@@ -208,7 +219,8 @@ def set_density(
         model: a model with masked layers (see :func:`hydra_tf.mask_model`).
         density: share of the masked layers' weights to keep, in (0, 1].
         allocation: density per layer: ``"uniform"``, ``"largest"``, ``"erk"``, a mapping from
-            layer names to densities, or a callable ``(scores, density) -> mapping``.
+            layer names to densities (or from names of kernels, such as ``"lstm/cell/kernel"``),
+            or a callable ``(scores, density) -> mapping``.
         granularity: unit that is kept or pruned as one: ``"element"``.
 
     Raises:

@@ -134,7 +134,9 @@ def test_few_classes(norm, classes):
 
 
 def test_one_class_is_refused():
-    with pytest.raises(ValueError, match=r"with at least 2 classes, not \(2, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"logits of at least 2 classes; for two classes by one logit z"
+    ):
         AutoAttack()(lambda z, training: z[:, :1], np.zeros((2, 3), "float32"), [0, 0])
 
 

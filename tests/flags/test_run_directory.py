@@ -316,3 +316,13 @@ def test_a_run_directory_may_be_named_like_a_network(tmp_path):
     os.mkfifo(tmp_path / "pipe.keras")
     with pytest.raises(UsageError, match=r"pipe\.keras is not a file"):
         networks.network_path(str(tmp_path / "pipe.keras"))
+
+
+def test_a_run_that_was_killed_before_its_config_was_written_starts_again(tmp_path):
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    (out / ".config.unfinished-0123abcd.json").write_text("{")
+    assert not run_directory.is_finished(str(out), CONFIG)
+    (out / "checkpoints" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty and holds no run"):
+        run_directory.is_finished(str(out), CONFIG)

@@ -104,5 +104,5 @@ def test_weights_files_contain_scores_and_masks(pruned, tmp_path):
 
 def test_a_weights_file_of_the_plain_network_is_refused(pruned, tmp_path):
     net().save_weights(tmp_path / "plain.weights.h5")
-    with pytest.raises(ValueError, match="variables"):
+    with pytest.raises(ValueError, match=r"no scores and masks for .*net\.load_weights"):
         pruned.load_weights(tmp_path / "plain.weights.h5")

@@ -97,7 +97,8 @@ def penalties(model: keras.Model) -> list[tf.Tensor]:
         return losses
     # Keras lists the penalties of weights last.
     losses = losses[: len(losses) - len(penalised)]
-    values = [masked[id(v)].masked_kernel() if id(v) in masked else v for v in penalised]
+    # In the kernel's own dtype, as Keras computes penalties.
+    values = [masked[id(v)].pruned_kernel() if id(v) in masked else v for v in penalised]
     return losses + [v.regularizer(x) for v, x in zip(penalised, values, strict=True)]
 
 
