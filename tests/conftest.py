@@ -4,6 +4,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
 import tensorflow as tf
+from absl import logging
 
 from tests import time_budget
 
@@ -25,3 +26,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def two_replicas() -> tf.distribute.MirroredStrategy:
     """One strategy for all tests: the collectives of a second one would reuse its keys."""
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture
+def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts of warnings that were logged."""
+    texts: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: texts.append(text % args))
+    return texts

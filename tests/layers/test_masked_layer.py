@@ -322,6 +322,7 @@ def _sequence_net(*middle):
     return hydra_tf.mask_model(keras.Model(images, L.Dense(3)(h)))
 
 
+@pytest.mark.slow
 def test_xla_gives_the_same_outputs_and_gradients():
     masked = _sequence_net(Block())
     hydra_tf.set_density(masked, 0.5)
@@ -339,6 +340,7 @@ def test_xla_gives_the_same_outputs_and_gradients():
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_replicas_prune_as_one_device_does(two_replicas):
     x = np.random.default_rng(0).random((8, *SEQUENCE)).astype("float32")
     results = []

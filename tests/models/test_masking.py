@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from absl import logging
 
 import hydra_tf
 from hydra_tf import layers as masked_kinds
@@ -225,13 +224,6 @@ def test_models_that_cannot_be_masked_raise():
         hydra_tf.mask_model(keras.Sequential([L.Dense(2)]))
     with pytest.raises(ValueError, match="nothing to mask"):
         hydra_tf.mask_model(keras.Sequential([keras.Input([4, 2]), L.Flatten()]))
-
-
-@pytest.fixture
-def warned(monkeypatch):
-    texts = []
-    monkeypatch.setattr(logging, "warning", lambda text, *args: texts.append(text % args))
-    return texts
 
 
 def test_layers_left_without_a_mask_are_warned_about_with_their_share(warned):

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import logging
 
 import hydra_tf
 from hydra_tf import evaluation
@@ -15,13 +14,6 @@ from hydra_tf.training.step.robust_step import penalties, step_context
 
 L = keras.layers
 X, Y = np.random.default_rng(0).random((8, 4)).astype("float32"), np.arange(8) % 3
-
-
-@pytest.fixture
-def warned(monkeypatch):
-    texts = []
-    monkeypatch.setattr(logging, "warning", lambda text, *args: texts.append(text % args))
-    return texts
 
 
 def small(*middle):
