@@ -109,7 +109,7 @@ class MaskedLayer(keras.layers.Layer):
 
     Example:
         >>> layer = MaskedLayer(keras.layers.LSTM(8, name="lstm"))
-        >>> tuple(layer(tf.zeros([2, 5, 4])).shape), [mask.label for mask in layer.masks]
+        >>> tuple(layer(keras.ops.zeros([2, 5, 4])).shape), [mask.label for mask in layer.masks]
         ((2, 8), ['lstm/cell/kernel', 'lstm/cell/recurrent_kernel'])
     """
 
