@@ -165,3 +165,27 @@ def test_a_file_system_without_locks_is_warned_about_once(tmp_path, monkeypatch,
         f"hydra_tf: {tmp_path} cannot be locked (Bad file descriptor), so no two processes may use "
         "it at once."
     ]
+
+
+def test_a_wrong_size_in_the_index_does_not_hide_a_changed_value(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.arange(6.0), b=np.ones(2))
+    content = bytearray(path.read_bytes())
+    content[content.index(np.arange(6.0).tobytes()) + 46] ^= 1  # a bit of the last number
+    entry = content.index(b"PK\1\2")  # the first of the index; its sizes claim 16 MB
+    content[entry + 22] = content[entry + 26] = 255
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a has more bytes than its array|Bad CRC-32"):
+        read_archive(path)
+
+
+def test_errors_do_not_repeat_the_file(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.arange(6))
+    content = path.read_bytes()
+    index = content.index(b"PK\1\2")
+    # The local header names something else, and longer, than the index.
+    path.write_bytes(content[:26] + b"\xff\1" + content[28:index] + content[index:])
+    with pytest.raises(ValueError, match="File name in directory") as error:
+        read_archive(path)
+    assert len(str(error.value)) <= 200 and "\n" not in str(error.value)

@@ -21,6 +21,7 @@ _DAMAGE = (
     # Of a shape beyond int64; of an entry that claims to be encrypted.
     *(OverflowError, RuntimeError),
 )
+_LONGEST = 200  # characters of a message, which may repeat bytes of the file
 
 
 def read_archive(
@@ -60,7 +61,8 @@ def read_archive(
             raise
         raise ValueError("one of its arrays is damaged") from error
     except _DAMAGE as error:
-        raise ValueError(str(error) or type(error).__name__) from error
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(text[:_LONGEST].rstrip(". ")) from error
 
 
 def _read(
@@ -71,12 +73,22 @@ def _read(
         names = archive.files
         for choice in [names] if choices is None else map(list, choices):
             if set(choice) <= set(names):
-                arrays = {name: archive[name] for name in choice}
-                # NumPy returns an entry without its header as bytes.
-                for name in (name for name, a in arrays.items() if not isinstance(a, np.ndarray)):
-                    raise ValueError(f"{name} is not an array")
-                return arrays
+                return {name: _array(archive.zip, name) for name in choice}
     raise ValueError(f"it contains {', '.join(names) or 'nothing'}")
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
+    """Return an array of an archive, read to its end, where zipfile compares the checksum."""
+    entry = f"{name}.npy"
+    entry = entry if entry in archive.namelist() else name
+    with archive.open(entry) as stream:
+        if stream.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
+            raise ValueError(f"{name} is not an array")
+    with archive.open(entry) as stream:
+        array: np.ndarray[Any, Any] = np.lib.format.read_array(stream, allow_pickle=False)
+        if stream.read(1):
+            raise ValueError(f"{name} has more bytes than its array")
+    return array
 
 
 def _is_whole(path: str | os.PathLike[str]) -> bool:
