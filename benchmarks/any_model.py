@@ -18,7 +18,8 @@ import time
 
 import numpy as np
 
-from benchmarks.pruning_step import seconds
+from benchmarks.pruning_step import network as zoo_network
+from benchmarks.pruning_step import seconds, training_step
 from hydra_tf.core.isolated import isolated_command
 
 SHAPE = (64, 64, 3)
@@ -69,15 +70,11 @@ def measured(name: str, phase: str) -> tuple[float, float]:
 def pruning_step(wrapped: bool):
     """Return a function that takes one TRADES pruning step of cnn_large."""
     import keras
-    import tensorflow as tf
 
     import hydra_tf
-    from hydra_tf import objectives
     from hydra_tf.layers import MaskedLayer
-    from hydra_tf.training.step.phases import PHASES, trained_variables
-    from hydra_tf.training.step.robust_step import robust_step, step_context
 
-    net = hydra_tf.models.build("cnn_large", input_shape=(32, 32, 3), num_classes=10, seed=0)
+    net, shape, batch = zoo_network("cnn_large")
     if wrapped:
         layers = keras.layers.Dense | keras.layers.Conv2D
         net = keras.models.clone_model(
@@ -89,20 +86,7 @@ def pruning_step(wrapped: bool):
     else:
         net = hydra_tf.mask_model(net)
     hydra_tf.set_density(net, 0.1)
-    phase = PHASES["prune"]
-    variables = trained_variables(net, phase)
-    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
-    optimizer.build(variables)
-    objective = objectives.build("trades:steps=10")
-    x = tf.random.stateless_uniform([128, 32, 32, 3], [0, 0])
-    y = tf.random.stateless_uniform([128], [0, 1], 0, 10, tf.int32)
-
-    @tf.function
-    def step() -> tf.Tensor:
-        context = step_context(0, phase.index, optimizer.iterations, None)
-        return robust_step(net, objective, optimizer, variables, x, y, context, refresh=True).loss
-
-    return lambda: float(step())
+    return training_step(net, "prune", shape, batch, "trades:steps=10")
 
 
 def copied(layer):

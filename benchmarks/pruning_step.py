@@ -70,19 +70,25 @@ def network(name: str):
 
 def make_step(name: str, masked: bool, spec: str):
     """Return a function that takes one training step of an objective on fixed random images."""
+    import hydra_tf
+
+    net, shape, batch = network(name)
+    if masked:
+        net = hydra_tf.mask_model(net)
+        hydra_tf.set_density(net, 0.1)
+    return training_step(net, "prune" if masked else "pretrain", shape, batch, spec)
+
+
+def training_step(net, phase_name: str, shape: tuple[int, ...], batch: int, spec: str):
+    """Return a function that takes one step of a network in a phase on fixed random images."""
     import keras
     import tensorflow as tf
 
-    import hydra_tf
     from hydra_tf import objectives
     from hydra_tf.training.step.phases import PHASES, trained_variables
     from hydra_tf.training.step.robust_step import robust_step, step_context
 
-    net, shape, batch = network(name)
-    phase = PHASES["prune" if masked else "pretrain"]
-    if masked:
-        net = hydra_tf.mask_model(net)
-        hydra_tf.set_density(net, 0.1)
+    phase = PHASES[phase_name]
     variables = trained_variables(net, phase)
     optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
     optimizer.build(variables)

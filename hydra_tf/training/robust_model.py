@@ -338,7 +338,7 @@ class RobustModel(BatchSteps):
         Raises:
             ValueError: for an HDF5 file, from which Keras could not load the model.
         """
-        if str(filepath).endswith((".h5", ".hdf5", ".keras.h5")):
+        if str(filepath).endswith((".h5", ".hdf5")):
             raise ValueError(
                 f'"{filepath}": a RobustModel cannot be loaded from an HDF5 file; save it as '
                 '".keras", or its weights with save_weights("... .weights.h5").'
@@ -351,7 +351,7 @@ class RobustModel(BatchSteps):
         Raises:
             ValueError: for weights of another model.
         """
-        if len(store.keys()) < 1:
+        if not store.keys():
             raise ValueError(
                 "The file does not contain the weights of a RobustModel; load those of a plain "
                 "network into that, and wrap it: net.load_weights(...), then RobustModel(net)."
