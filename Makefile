@@ -24,7 +24,7 @@ TIME_BUDGET ?=
 PYTEST = $(BIN)/python -m pytest --doctest-modules -n $(JOBS) $(PYTEST_ARGS)
 # `make lock UPGRADE=--upgrade` moves every pin to the newest version.
 UPGRADE ?=
-COMPILE = build/lock/bin/uv pip compile --universal --python-version 3.10 --all-extras --no-annotate \
+COMPILE = build/lock/bin/uv pip compile --universal --python-version 3.10 --extra test --no-annotate \
 	--no-emit-index-url --no-emit-find-links --constraint build/lock/constraints.txt --quiet \
 	--custom-compile-command
 

@@ -7,8 +7,6 @@ from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).resolve().parent
 BINARIES = ("train", "evaluate", "certify", "export", "study")
-CLEVERHANS = ["cleverhans==4.0.0"]
-TFMOT = ["tensorflow-model-optimization>=0.8", "tf-keras>=2.20"]
 
 
 def version() -> str:
@@ -50,6 +48,7 @@ setup(
     install_requires=[
         "absl-py>=1.4",
         "ai-edge-litert>=2.1",
+        "cleverhans==4.0.0",
         "keras>=3.11",
         "matplotlib>=3.10.7",
         "mlxtend>=0.23",
@@ -59,14 +58,12 @@ setup(
         "tensorboard>=2.20",
         "tensorflow>=2.20",
         "tensorflow-datasets>=4.9.10",
+        "tensorflow-model-optimization>=0.8",
+        "tf-keras>=2.20",
         "wrapt>=1.15",
     ],
     extras_require={
-        "cleverhans": CLEVERHANS,
-        "tfmot": TFMOT,
         "test": [
-            *CLEVERHANS,
-            *TFMOT,
             "adversarial-robustness-toolbox>=1.20",
             "foolbox>=3.3.4",
             "hypothesis>=6.100",

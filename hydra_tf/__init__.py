@@ -26,6 +26,7 @@ _MODULES = (
     "data",
     "evaluation",
     "export",
+    "interop",
     "layers",
     "models",
     "objectives",
