@@ -2,112 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from absl import logging
 
-from hydra_tf.core.keras_models import all_layers, inner_layers, is_graph
+from hydra_tf.core.keras_models import all_layers, is_graph
 from hydra_tf.core.keras_private import arguments_of_calls
-from hydra_tf.core.layer_copies import copy_layer, copy_state
+from hydra_tf.core.layer_copies import copy_layer
 from hydra_tf.layers.masked import MASKED, MaskedKernel
 from hydra_tf.layers.masked_layer import MaskedLayer, refuse_unsupported
+from hydra_tf.models.cloning import (
+    clone_layers,
+    copy_built,
+    copy_weights,
+    require_cloneable,
+    require_copyable,
+    uncompiled,
+)
 from hydra_tf.models.layer_choices import Choice, check_choice, chosen_kernels, selected_ids
 from hydra_tf.sparsity.kernel_weights import kernel_weights
 from hydra_tf.sparsity.model import kernels, masked_layers, warn_of_unmasked
 
 _PLAIN = {masked: plain for plain, masked in MASKED.items()}
-
-
-def _require_cloneable(model: keras.Model) -> None:
-    """Check that a model can be cloned layer by layer."""
-    _require_copyable(model)
-    if not is_graph(model):
-        raise TypeError(
-            f"{type(model).__name__} is a subclassed model, whose layers cannot be replaced; "
-            "build it with the functional API, or pass the functional model in it."
-        )
-
-
-def _require_copyable(model: keras.Model) -> None:
-    """Check that something is a built model that can be copied and loaded."""
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected a Keras model, not {type(model).__name__}.")
-    if not model.built:
-        raise ValueError("The model is not built yet; call it on a batch or add an Input.")
-    for layer in all_layers(model):
-        if isinstance(layer, keras.layers.Lambda):
-            raise ValueError(
-                f'The layer "{layer.name}" is a Lambda, which cannot be copied or loaded safely; '
-                "write it with keras.ops, or as a registered custom layer."
-            )
-
-
-def _clone(
-    model: keras.Model, replace: Callable[[keras.layers.Layer], keras.layers.Layer]
-) -> keras.Model:
-    """Clone a model with `replace` applied to each layer, and copy the weights."""
-    clones: dict[int, tuple[keras.layers.Layer, keras.layers.Layer]] = {}
-
-    nested: dict[int, keras.Model] = {}
-
-    def clone_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
-        # Keras before 3.14 clones only the first level of nested models layer by layer.
-        if is_graph(layer):
-            if id(layer) not in nested:
-                nested[id(layer)] = keras.models.clone_model(
-                    layer, clone_function=clone_layer, recursive=True
-                )
-            return nested[id(layer)]
-        if id(layer) not in clones:
-            clones[id(layer)] = (layer, replace(layer))
-        return clones[id(layer)][1]
-
-    with _uncompiled(model):
-        clone = keras.models.clone_model(model, clone_function=clone_layer, recursive=True)
-    for source, target in clones.values():
-        # The layers of a functional model include plain operations such as a + b.
-        if isinstance(source, keras.layers.Layer):
-            _copy_weights(source, target)
-    return clone
-
-
-@contextlib.contextmanager
-def _uncompiled(model: keras.Model) -> Iterator[None]:
-    """Mark models as not compiled: Keras would also clone losses, and fails on custom ones."""
-    models = (model, *all_layers(model))
-    compiled = [layer for layer in models if getattr(layer, "compiled", False)]
-    for layer in compiled:
-        layer.compiled = False
-    try:
-        yield
-    finally:
-        for layer in compiled:
-            layer.compiled = True
-
-
-def _copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
-    """Copy the weights of a layer to its clone, which may add or remove masks."""
-    kinds = MaskedKernel | MaskedLayer
-    if isinstance(target, kinds) and not isinstance(source, kinds):
-        target.read_plain(source)
-    elif isinstance(source, kinds) and not isinstance(target, kinds):
-        source.write_plain(target)
-    elif len(source.weights) == len(target.weights):
-        copy_state(source, target)
-    else:  # masked layers inside have become plain ones
-        for inner, copy in zip(inner_layers(source), inner_layers(target), strict=True):
-            _copy_weights(inner[1], copy[1])
-
-
-def _copied(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Return a copy of a layer, built if it masks another layer."""
-    copy = copy_layer(layer)
-    if isinstance(copy, MaskedLayer):
-        copy.build_from_config(layer.get_build_config())
-    return copy
 
 
 def _refuse_shared(model: keras.Model) -> None:
@@ -158,7 +76,7 @@ class _Masking:
         """Return a copy of a layer, masked as chosen."""
         masked = MASKED.get(type(layer))
         if isinstance(layer, MaskedKernel | MaskedLayer):
-            return _copied(layer)
+            return copy_built(layer)
         if masked is not None:
             chosen = id(layer) in self._included - self._excluded
             return copy_layer(layer, masked if chosen else None)
@@ -228,9 +146,9 @@ def mask_model(
         >>> mask_model(net).layers[0].__class__.__name__
         'MaskedDense'
     """
-    _require_copyable(model)
+    require_copyable(model)
     masking = _Masking(model, include, exclude)
-    copied = _clone if is_graph(model) else _replace_whole
+    copied = clone_layers if is_graph(model) else _replace_whole
     masked = copied(model, masking.replace)
     if not masked_layers(masked):
         raise ValueError("The model has nothing to mask: no selected layer has a kernel.")
@@ -264,10 +182,10 @@ def _replace_whole(
     tokens = any(isinstance(layer, keras.layers.Embedding) for layer in all_layers(model))
     dtype = "int32" if tokens else model.input_dtype
     images = keras.Input(batch_shape=(None, *shape[1:]), dtype=dtype)
-    with _uncompiled(model):
+    with uncompiled(model):
         layer = replace(model)
     copy = keras.Model(images, layer(images), name=model.name)
-    _copy_weights(model, layer)
+    copy_weights(model, layer)
     return copy
 
 
@@ -287,7 +205,7 @@ def strip_masks(model: keras.Model) -> keras.Model:
         'Dense'
     """
     model = getattr(model, "net", model)
-    _require_cloneable(model)
+    require_cloneable(model)
 
     def replace(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, MaskedLayer):
@@ -298,7 +216,7 @@ def strip_masks(model: keras.Model) -> keras.Model:
             return _copy_stripped(layer)
         return copy_layer(layer)
 
-    return _clone(model, replace)
+    return clone_layers(model, replace)
 
 
 def _copy_stripped(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -342,13 +260,13 @@ def synchronize_batchnorm(model: keras.Model) -> keras.Model:
         >>> synchronize_batchnorm(net).layers[0].synchronized
         True
     """
-    _require_cloneable(model)
+    require_cloneable(model)
 
     def replace(layer: keras.layers.Layer) -> keras.layers.Layer:
-        copy = _copied(layer)
+        copy = copy_built(layer)
         for inner in (copy, *all_layers(copy)):
             if isinstance(inner, keras.layers.BatchNormalization):
                 inner.synchronized = True
         return copy
 
-    return _clone(model, replace)
+    return clone_layers(model, replace)
