@@ -68,3 +68,4 @@ def _register_with_keras(_: Any) -> None:
     """Enter the library's serialisable classes into Keras's table."""
     importlib.import_module("hydra_tf.layers.masked")
     importlib.import_module("hydra_tf.training.robust_model")
+    importlib.import_module("hydra_tf.interop.tfmot.pruning_wrapper")

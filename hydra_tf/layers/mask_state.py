@@ -97,8 +97,12 @@ class MaskState(_Base):
         self._density = float(density)
         self.granularity = granularity
 
-    def add_scores_and_mask(self) -> None:
-        """Create scores and mask for the kernel, which is built."""
+    def add_scores_and_mask(self, trainable_scores: bool = True) -> None:
+        """Create scores and mask for the kernel, which is built.
+
+        Args:
+            trainable_scores: whether an optimizer may train the scores.
+        """
         shape = tuple(self.kernel.shape)
         size = math.prod(shape)
         self.scores = self.add_weight(
@@ -107,11 +111,13 @@ class MaskState(_Base):
             initializer=lambda shape, dtype: initial_scores(self.kernel, fan_in=self.fan_in),
             dtype="float32",  # for any policy, since half precision would cause ties
             autocast=False,
+            trainable=trainable_scores,
+            aggregation="none" if trainable_scores else "only_first_replica",
         )
         self.mask = self.add_weight(
             name="mask",
             shape=shape,
-            initializer=lambda shape, dtype: self._chosen(kept_count(self._density, size)),
+            initializer=lambda shape, dtype: self.chosen(kept_count(self._density, size)),
             dtype="bool",  # one byte per weight
             trainable=False,
             aggregation="only_first_replica",
@@ -155,8 +161,12 @@ class MaskState(_Base):
         """Return the number of weights that the mask keeps, a scalar int32 tensor."""
         return count_kept(tf.convert_to_tensor(self.mask))
 
-    def _chosen(self, kept: int | tf.Tensor) -> tf.Tensor:
-        """Return where the weights are that the scores choose."""
+    def chosen(self, kept: int | tf.Tensor) -> tf.Tensor:
+        """Return where the weights are that the scores choose, booleans of the kernel's shape.
+
+        Args:
+            kept: number of weights, a whole number or a scalar tensor.
+        """
         granularity = GRANULARITIES.build(self.granularity)
         return granularity(tf.convert_to_tensor(self.scores), kept)
 
@@ -168,7 +178,7 @@ class MaskState(_Base):
                 as the mask keeps now. A graph reads this number whenever it runs, so that a
                 density that is set between two steps holds.
         """
-        mask = self._chosen(self.kept() if kept is None else kept)
+        mask = self.chosen(self.kept() if kept is None else kept)
         self.mask.assign(mask)
         return mask
 

@@ -46,15 +46,16 @@ class WeightMask(MaskState, keras.layers.Layer):
         self.weight_path = path
         self._label = path
 
-    def attach(self, weight: KernelWeight, label: str) -> None:
+    def attach(self, weight: KernelWeight, label: str, trainable_scores: bool = True) -> None:
         """Create scores and mask for a kernel.
 
         Args:
             weight: the kernel.
             label: its name in reports.
+            trainable_scores: whether an optimizer may train the scores.
         """
         self._kernel, self._label = _Kernel(weight), label
-        self.add_scores_and_mask()
+        self.add_scores_and_mask(trainable_scores)
         self.built = True
 
     @property
@@ -115,6 +116,8 @@ class MaskedLayer(keras.layers.Layer):
 
     built: bool
     masks_inner_layer = True
+    trainable_scores = True  # whether an optimizer may train the scores
+    takes_training = False  # whether `call` has the argument `training` in any case
 
     def __init__(
         self,
@@ -126,7 +129,7 @@ class MaskedLayer(keras.layers.Layer):
         if not isinstance(layer, keras.layers.Layer):
             raise TypeError(f"MaskedLayer wraps a Keras layer, not {layer!r}.")
         # Keras reads from the signature which arguments are tensors, masks, or `training`.
-        self.call = types.MethodType(_with_signature(layer.call), self)
+        self.call = types.MethodType(_with_signature(layer.call, self.takes_training), self)
         # The layer inside casts inputs and weights; here, weights are read as they are stored.
         kwargs.update(name=kwargs.get("name", layer.name), dtype="float32", autocast=False)
         super().__init__(**{"trainable": layer.trainable, **kwargs})
@@ -138,8 +141,18 @@ class MaskedLayer(keras.layers.Layer):
             self._add_masks()
 
     def build(self, input_shape: Any = None) -> None:
-        """Build the layer inside, then scores and masks."""
+        """Build the layer inside, then scores and masks.
+
+        Raises:
+            ValueError: for a layer with several inputs, whose shapes are not known here.
+        """
         if not self.layer.built and _has_build(self.layer):
+            parameters = inspect.signature(self.layer.build).parameters.values()
+            if sum(p.default is inspect.Parameter.empty for p in parameters) > 1:
+                raise ValueError(
+                    f'The layer "{self.layer.name}" ({type(self.layer).__name__}) has several '
+                    "inputs; build it before it is wrapped, or wrap it as part of a model."
+                )
             self.layer.build(input_shape)
         self._call_to_build(input_shape)
         self._add_masks()
@@ -178,26 +191,36 @@ class MaskedLayer(keras.layers.Layer):
         if self.built:
             return
         wanted = [mask.weight_path for mask in self.masks] or self._paths
-        weights = {w.path: w for w in kernel_weights(self.layer, embeddings=wanted is not None)}
-        paths = list(weights) if wanted is None else wanted
+        weights = {w.path: w for w in kernel_weights(self.layer, embeddings=True)}
+        paths = self.default_paths() if wanted is None else wanted
         if unknown := [path for path in paths if path not in weights]:
             raise ValueError(
                 f'The layer "{self.layer.name}" has no kernel {", ".join(unknown)}; it has '
                 f"{', '.join(weights) or 'none'}."
-            )
-        if not paths:
-            raise ValueError(
-                f'The layer "{self.layer.name}" ({type(self.layer).__name__}) has no kernels to '
-                "mask; a layer of your own names them with get_prunable_weights()."
             )
         if not self.masks:
             self.masks = [WeightMask(path) for path in paths]
         for mask in self.masks:
             path = mask.weight_path
             single = len(weights) == 1 and path == "kernel"
-            mask.attach(weights[path], self.name if single else f"{self.name}/{path}")
+            label = self.name if single else f"{self.name}/{path}"
+            mask.attach(weights[path], label, self.trainable_scores)
             mask.trainable = mask.owner.trainable  # a frozen layer stays frozen
         self.built = True
+
+    def default_paths(self) -> list[str]:
+        """Return the paths of the kernels to mask if no paths are given.
+
+        Raises:
+            ValueError: if the layer has none.
+        """
+        paths = [weight.path for weight in kernel_weights(self.layer)]
+        if not paths:
+            raise ValueError(
+                f'The layer "{self.layer.name}" ({type(self.layer).__name__}) has no kernels to '
+                "mask; a layer of your own names them with get_prunable_weights()."
+            )
+        return paths
 
     def call_masked(self, *args: Any, **kwargs: Any) -> Any:
         """Call the layer inside with masked kernels; all arguments are those of that layer."""
@@ -301,16 +324,27 @@ def _has_build(layer: keras.layers.Layer) -> bool:
     return type(layer).build is not keras.layers.Layer.build
 
 
-def _with_signature(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a method with the signature of the method `call` of another layer."""
+def _with_signature(call: Callable[..., Any], takes_training: bool) -> Callable[..., Any]:
+    """Return a method with the signature of the method `call` of another layer.
+
+    Args:
+        call: that method.
+        takes_training: whether to add the argument `training` if it is missing.
+    """
 
     def masked(self: MaskedLayer, *args: Any, **kwargs: Any) -> Any:
         return self.call_masked(*args, **kwargs)
 
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     signature = inspect.signature(call)
-    parameters = [own, *signature.parameters.values()]
-    masked.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    parameters = dict(signature.parameters)
+    if takes_training and "training" not in parameters:
+        added = inspect.Parameter("training", inspect.Parameter.KEYWORD_ONLY, default=None)
+        rest = [p for p in parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+        parameters = {p.name: p for p in parameters.values() if p not in rest}
+        parameters |= {"training": added, **{p.name: p for p in rest}}
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    new = signature.replace(parameters=[own, *parameters.values()])
+    masked.__signature__ = new  # type: ignore[attr-defined]
     return masked
 
 
