@@ -87,6 +87,13 @@ def _define_phases() -> None:
     flags.DEFINE_enum("schedule", "cosine", ["cosine", "constant"], "Learning rate in each phase.")
     flags.DEFINE_float("warmup", 0.05, "Share of each phase over which the learning rate rises.")
     flags.DEFINE_string("allocation", "uniform", "Density per layer: uniform, erk or largest.")
+    flags.DEFINE_string(
+        "density_schedule",
+        None,
+        "Density during the prune phase of methods that have one, such as linear, "
+        "cubic:end=0.5 or polynomial:initial_density=0.5,power=2; by default --density from the "
+        "first step on.",
+    )
 
 
 def _define_execution() -> None:
@@ -149,7 +156,10 @@ def training_settings() -> Config:
     _check_numbers()
     # Settings that only some binaries have flags for.
     fixed = {"split": "test", "certify_n": 0, "certify_samples": 0}
-    return {**fixed, **{name: FLAGS[name].value for name in _SETTINGS}}
+    settings = {**fixed, **{name: FLAGS[name].value for name in _SETTINGS}}
+    if FLAGS.density_schedule is not None:  # configs of older runs do not have it
+        settings["density_schedule"] = FLAGS.density_schedule
+    return settings
 
 
 def _check_specs() -> None:
@@ -157,11 +167,14 @@ def _check_specs() -> None:
     from hydra_tf import attacks, data, models, objectives
     from hydra_tf.data import extra_images as mixing
     from hydra_tf.sparsity.allocation import ALLOCATIONS
+    from hydra_tf.sparsity.density_schedules import DENSITY_SCHEDULES
 
     data.DATASETS.build(FLAGS.dataset)
     models.MODELS.build(FLAGS.model)
     objective = objectives.build(FLAGS.objective)
     ALLOCATIONS.build(FLAGS.allocation)
+    if FLAGS.density_schedule is not None:
+        DENSITY_SCHEDULES.build(FLAGS.density_schedule)
     if FLAGS.extra:
         spec, share = mixing.split_share(FLAGS.extra)
         data.DATASETS.build(spec)
@@ -205,13 +218,21 @@ def check_epochs(methods: Sequence[str], pretrained: bool = False) -> None:
         pretrained: whether the methods start from a pretrained network.
 
     Raises:
+        UsageError: for a density schedule without a method that has a prune phase.
         ValueError: for an unknown method, or one without the epochs that it needs.
     """
     from hydra_tf.sparsity.methods import plan_of
 
     pretrain_epochs = 0 if pretrained else FLAGS.pretrain_epochs
-    for method in methods:
+    plans = [
         plan_of(method, pretrain_epochs, FLAGS.prune_epochs, FLAGS.finetune_epochs)
+        for method in methods
+    ]
+    if FLAGS.density_schedule is not None and not any("prune" in plan for plan in plans):
+        raise UsageError(
+            f"--density_schedule={FLAGS.density_schedule} needs a prune phase, which "
+            f"{', '.join(methods)} with --prune_epochs={FLAGS.prune_epochs} does not have."
+        )
 
 
 def loop_options() -> LoopOptions:

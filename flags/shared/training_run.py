@@ -171,12 +171,16 @@ def _explain_stop(model: hydra_tf.RobustModel, bad_batches_path: str | None) -> 
 
 def _pipeline(settings: Settings, density: float, method: str) -> hydra_tf.HydraCallback:
     """Return the callback that runs the phases of the settings."""
+    from hydra_tf.sparsity.methods import METHODS
+
     names = ("pretrain", "prune", "finetune")
+    prunes = METHODS.build(method).trains_scores and settings["prune_epochs"]
     return hydra_tf.HydraCallback(
         density,
         **{f"{name}_epochs": settings[f"{name}_epochs"] for name in names},
         method=method,
         allocation=settings["allocation"],
+        density_schedule=settings.get("density_schedule") if prunes else None,
         learning_rate={name: settings[f"{name}_learning_rate"] for name in names},
         schedule=settings["schedule"],
         warmup=settings["warmup"],

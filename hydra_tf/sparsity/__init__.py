@@ -1,6 +1,7 @@
 """Which weights are kept: exact selection, importance scores, density per layer."""
 
 from hydra_tf.sparsity.allocation import ALLOCATIONS
+from hydra_tf.sparsity.density_schedules import DENSITY_SCHEDULES
 from hydra_tf.sparsity.granularity import GRANULARITIES
 from hydra_tf.sparsity.methods import METHODS
 from hydra_tf.sparsity.model import masked_layers, refresh_masks, report, set_density
@@ -9,6 +10,7 @@ from hydra_tf.sparsity.topk import kept_count, topk_mask
 
 __all__ = [
     "ALLOCATIONS",
+    "DENSITY_SCHEDULES",
     "GRANULARITIES",
     "METHODS",
     "SCORE_INITS",

@@ -1,4 +1,4 @@
-"""What holds for every score initialisation, allocation, granularity and pruning method."""
+"""What holds for every registered part of pruning."""
 
 import numpy as np
 import pytest
@@ -105,3 +105,17 @@ def check_method(method):
         SCORE_INITS.build(method.score_init)
     except ValueError as error:
         raise AssertionError(f"{method} cannot initialise its scores: {error}") from error
+
+
+def check_density_schedule(schedule):
+    """Check that densities are in (0, 1], never grow, and end at the density of the phase."""
+    for density in DENSITIES:
+        for steps in (1, 2, 7, 1000):
+            current = 1.0
+            for step in range(steps):
+                new = schedule(step, steps, density)
+                new = current if new is None else new
+                assert 0 < new <= 1, f"{schedule} has a density of {new}"
+                assert new <= current, f"{schedule} grows from {current} to {new}"
+                current = new
+            assert current == density, f"{schedule} ends at {current}, not {density}"

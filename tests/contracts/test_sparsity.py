@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hydra_tf.sparsity import ALLOCATIONS, GRANULARITIES, METHODS, SCORE_INITS
+from hydra_tf.sparsity import (
+    ALLOCATIONS,
+    DENSITY_SCHEDULES,
+    GRANULARITIES,
+    METHODS,
+    SCORE_INITS,
+)
 from hydra_tf.sparsity.allocation import Uniform
+from hydra_tf.sparsity.density_schedules import DensitySchedule
 from hydra_tf.sparsity.granularity import Element
 from hydra_tf.sparsity.methods import PruningMethod, plan_of
 from hydra_tf.sparsity.score_init import Magnitude, Snip
@@ -27,6 +34,41 @@ def test_every_allocation(name):
 @pytest.mark.parametrize("name", GRANULARITIES.names())
 def test_every_granularity(name):
     contract.check_granularity(GRANULARITIES.build(name))
+
+
+@pytest.mark.parametrize("name", DENSITY_SCHEDULES.names())
+def test_every_density_schedule(name):
+    contract.check_density_schedule(DENSITY_SCHEDULES.build(name))
+
+
+class Halved(DensitySchedule):
+    """Ends too early."""
+
+    def __call__(self, step, steps, density):
+        return 0.5 + density / 2
+
+
+class Below(DensitySchedule):
+    """Leaves (0, 1]."""
+
+    def __call__(self, step, steps, density):
+        return density if step + 1 == steps else density - 0.01
+
+
+class Growing(DensitySchedule):
+    """Prunes too much at first."""
+
+    def __call__(self, step, steps, density):
+        return density * (step + 1) / steps
+
+
+@pytest.mark.parametrize(
+    ("schedule", "sentence"),
+    [(Halved(), "ends at"), (Below(), "has a density of -"), (Growing(), "grows from")],
+)
+def test_wrong_density_schedules_are_caught(schedule, sentence):
+    with pytest.raises(AssertionError, match=sentence):
+        contract.check_density_schedule(schedule)
 
 
 @pytest.mark.parametrize("name", METHODS.names())

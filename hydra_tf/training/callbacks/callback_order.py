@@ -18,7 +18,11 @@ Callbacks = Sequence[keras.callbacks.Callback]
 
 
 def ordered_callbacks(
-    callbacks: Any, verbose: Any, resumes: bool = False, sets_rate: bool = True
+    callbacks: Any,
+    verbose: Any,
+    resumes: bool = False,
+    sets_rate: bool = True,
+    steps_per_execution: int | None = None,
 ) -> list[keras.callbacks.Callback]:
     """Return the callbacks of a robust `fit` in their order.
 
@@ -31,6 +35,7 @@ def ordered_callbacks(
         verbose: as in Keras's `fit`.
         resumes: whether a pipeline continues from an earlier `fit`.
         sets_rate: whether the pipeline sets the learning rate; otherwise the graph of a step does.
+        steps_per_execution: steps of one call of a graph; as compiled when left out.
 
     Raises:
         ValueError: for more than one HydraCallback.
@@ -41,7 +46,7 @@ def ordered_callbacks(
         raise ValueError("fit takes one HydraCallback; put all phases into one.")
     others = [c for c in flat if c not in pipelines]
     for pipeline in pipelines:
-        pipeline.attach(others, resumes=resumes, sets_rate=sets_rate)
+        pipeline.attach(others, resumes, sets_rate, steps_per_execution)
     bars = [PhaseProgbar()] if verbose not in (0, False) else []
     if any(isinstance(c, keras.callbacks.ProgbarLogger) for c in others):
         bars = []

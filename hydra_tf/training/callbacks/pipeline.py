@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from hydra_tf.core.registry import unknown
@@ -22,9 +20,9 @@ from hydra_tf.sparsity.model import (
     set_density,
     warn_of_unmasked,
 )
-from hydra_tf.sparsity.score_init import initial_scores
 from hydra_tf.sparsity.topk import kept_count
 from hydra_tf.training.callbacks.best_epoch import BestEpoch
+from hydra_tf.training.callbacks.density_ramp import DensityRamp
 from hydra_tf.training.callbacks.learning_rate import (
     Schedule,
     peak_rates,
@@ -33,10 +31,9 @@ from hydra_tf.training.callbacks.learning_rate import (
     warmup_share,
 )
 from hydra_tf.training.callbacks.score_watch import ScoreWatch
-from hydra_tf.training.step.batch_checks import checked
+from hydra_tf.training.callbacks.starting_scores import set_starting_scores
 from hydra_tf.training.step.optimizer import optimizer_settings
 from hydra_tf.training.step.phases import NO_PHASE, PHASES, Phase
-from hydra_tf.training.step.robust_step import robust_gradients, step_context
 
 
 class HydraCallback(keras.callbacks.Callback):
@@ -58,6 +55,11 @@ class HydraCallback(keras.callbacks.Callback):
             ``"hydra:score_init=magnitude"``.
         allocation: density per layer; see :func:`hydra_tf.set_density`.
         granularity: unit that is kept or pruned as one; see :func:`hydra_tf.set_density`.
+        density_schedule: density during the prune phase: ``"one_shot"``, ``"linear"``,
+            ``"cubic:end=0.5"`` or ``"polynomial:power=2"`` (see
+            :mod:`hydra_tf.sparsity.density_schedules`), or a `PruningSchedule` of TFMOT, whose
+            steps are those of the prune phase; it must end at `density`. Only epochs that end with
+            this density may be the best one. By default `density` holds from the first step on.
         learning_rate: peak rate of the phases, a number or a mapping from phase name to
             number; by default the compiled optimizer's, a tenth of it in fine-tuning.
         schedule: ``"cosine"``, ``"constant"``, a callable (step, steps, peak, warmup) -> rate
@@ -94,6 +96,7 @@ class HydraCallback(keras.callbacks.Callback):
         *,
         allocation: Any = "uniform",
         granularity: str = "element",
+        density_schedule: Any = None,
         learning_rate: float | Mapping[str, float] | None = None,
         schedule: str | Schedule | None = "cosine",
         warmup: float | None = None,
@@ -109,6 +112,13 @@ class HydraCallback(keras.callbacks.Callback):
             ALLOCATIONS.build(allocation)
         GRANULARITIES.build(granularity)
         self.plan = plan_of(method, pretrain_epochs, prune_epochs, finetune_epochs)
+        self.density_schedule = density_schedule
+        self.ramp = DensityRamp(density_schedule, density)
+        if not self.ramp.is_constant and "prune" not in self.plan:
+            raise ValueError(
+                "HydraCallback(density_schedule=...) changes the density in the prune phase, which "
+                f'method "{method}" with prune_epochs={prune_epochs} does not have; leave it out.'
+            )
         self._compiled_schedule = schedule_of(schedule)
         self._rates = peak_rates(learning_rate, schedule)
         self.warmup = warmup_share(warmup, schedule)
@@ -139,6 +149,7 @@ class HydraCallback(keras.callbacks.Callback):
         peers: Sequence[keras.callbacks.Callback],
         resumes: bool = False,
         sets_rate: bool = True,
+        steps_per_execution: int | None = None,
     ) -> None:
         """Set how the next training runs.
 
@@ -147,8 +158,10 @@ class HydraCallback(keras.callbacks.Callback):
             resumes: whether the training continues from an earlier one.
             sets_rate: whether this callback sets the learning rate; otherwise the graph of a
                 step does, with :meth:`rates`.
+            steps_per_execution: steps of one call of a graph; as compiled when left out.
         """
         self._peers, self._resumes, self._sets_rate = list(peers), resumes, sets_rate
+        self._steps_per_execution = steps_per_execution
 
     @property
     def epochs(self) -> int:
@@ -187,6 +200,9 @@ class HydraCallback(keras.callbacks.Callback):
         self._peak_rate = self.model.compiled_rate.remember(optimizer)
         self._warned = False
         self.best.start()
+        if not self.ramp.is_constant:
+            executed = self._steps_per_execution or self.model.steps_per_execution
+            self.ramp.prepare(self._steps("prune"), executed * self.model.replays)
         self._check_pruning()
         warn_of_unmasked(self.model.net, self.density)
         first = PHASES[next(iter(self.plan))].index
@@ -197,6 +213,8 @@ class HydraCallback(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Enter the phase of this epoch, or resume it after a restart."""
         name, _ = self.phase_at(epoch)
+        if self.model.phase.name == "prune" and self.ramp.is_falling:
+            _reset_best(self._peers)  # the last epoch had a denser network
         if self.model.saved_phase != PHASES[name].index:
             self._enter(name)
             self.model.set_phase(name, self._steps(name))
@@ -220,7 +238,10 @@ class HydraCallback(keras.callbacks.Callback):
         return int(self.plan[name] * self.params["steps"] * self.model.replays)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Set the learning rate of the next step, or of all steps on the next batch."""
+        """Set density and learning rate of the next step, or of all steps on the next batch."""
+        if self.model.phase.name == "prune" and not self.ramp.is_constant:
+            done = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+            self.ramp.apply(self.model, done, self.allocation, self.granularity)
         rates = self.rates(1) if self._sets_rate else None
         if rates is not None:
             self.model.compiled_rate.set(rates[0])
@@ -258,7 +279,7 @@ class HydraCallback(keras.callbacks.Callback):
         name, first = self.phase_at(epoch)
         if monitor is not None and monitor not in logs:
             self._report_missing(monitor, logs)
-        elif monitor is not None:
+        elif monitor is not None and (name != "prune" or not self.ramp.is_falling):
             value = -logs[monitor] if monitor.endswith("loss") else logs[monitor]
             self.best.offer(self.model, name, float(value))
         if epoch + 1 == first + self.plan[name]:
@@ -292,20 +313,23 @@ class HydraCallback(keras.callbacks.Callback):
     def _enter(self, name: str) -> None:
         """Begin a phase: set scores and masks, reset the optimizer and the best epoch."""
         pruned = name != "pretrain"
+        density = self.density if pruned else 1.0
+        if name == "prune" and not self.ramp.is_constant:
+            density = self.ramp.current = self.ramp.at(0)
         if not pruned:
             set_density(self.model, 1.0)
         elif self.model.saved_phase <= PHASES["pretrain"].index:
             # A method that trains its scores fine-tunes with the scores of the network.
             if not (self._method.trains_scores and name == "finetune"):
-                self._set_initial_scores()
-            set_density(self.model, self.density, self.allocation, self.granularity)
+                set_starting_scores(self.model, self._method)
+            set_density(self.model, density, self.allocation, self.granularity)
         elif name == next(iter(self.plan)):
-            set_density(self.model, self.density, self.allocation, self.granularity)
+            set_density(self.model, density, self.allocation, self.granularity)
         self.model.reset_optimizer()
         self.model.save_phase(PHASES[name].index)
         self.best.start()
         _reset_best(self._peers)
-        logging.info("hydra_tf: phase %s, density %g", name, self.density if pruned else 1.0)
+        logging.info("hydra_tf: phase %s, density %g", name, density)
 
     def _check_pruning(self) -> None:
         """Raise the errors now that would otherwise occur when pruning begins."""
@@ -316,41 +340,6 @@ class HydraCallback(keras.callbacks.Callback):
                 f'The score initialisation "{self._method.score_init}" needs a batch to start '
                 "from, but the data are a generator; pass arrays or a tf.data.Dataset."
             )
-
-    def _set_initial_scores(self) -> None:
-        """Initialise the scores of every layer by the method's score initialisation."""
-        init = self._method.score_init
-        layers = masked_layers(self.model)
-        gradients = [None] * len(layers)
-        if self._method.needs_gradient:
-            gradients = self._kernel_gradients()
-        for i, (layer, gradient) in enumerate(zip(layers, gradients, strict=True)):
-            scores = initial_scores(
-                layer.kernel,
-                init,
-                fan_in=layer.fan_in,
-                gradient=gradient,
-                seed=self.model.seed + i,
-            )
-            layer.scores.assign(scores)
-
-    def _kernel_gradients(self) -> list[Any]:
-        """Return the gradients of the robust loss for the dense kernels on the first batch."""
-        set_density(self.model, 1.0)
-        state = self.model.net.non_trainable_variables
-        before = [np.asarray(variable) for variable in state]
-        x, y = checked(self.model.first_batch, self.model.net.output_shape[-1])
-        kernels = [layer.kernel for layer in masked_layers(self.model)]
-        context = step_context(self.model.seed, PHASES["prune"].index, 0, None)
-        net, objective = self.model.net, self.model.objective
-        gradients = robust_gradients(net, objective, kernels, x, y, context)[1]
-        for variable, value in zip(state, before, strict=True):
-            variable.assign(value)  # this batch must not change moving statistics
-        strategy = self.model.distribute_strategy
-        if strategy.cluster_resolver is not None:  # workers may sum in different orders
-            mean, per_worker = tf.distribute.ReduceOp.MEAN, strategy.run(lambda: gradients)
-            gradients = [strategy.reduce(mean, gradient, axis=None) for gradient in per_worker]
-        return gradients
 
     def _peak(self, phase: Phase) -> float:
         """Return the peak learning rate of a phase."""

@@ -204,7 +204,12 @@ class _Loop:
                 weights = trained_variables(model.net, PHASES["pretrain"])
                 self.average = MovingAverage(weights, self.options.average)
         self.evaluate = evaluate_function(model, self.strategy)
-        first, *others = ordered_callbacks([self.pipeline, *callbacks], verbose, sets_rate=False)
+        first, *others = ordered_callbacks(
+            [self.pipeline, *callbacks],
+            verbose,
+            sets_rate=False,
+            steps_per_execution=self.options.steps_per_execution,
+        )
         callback_list = keras.callbacks.CallbackList(
             [first, _OnTrainBegin(self._restore), *others, _OnTrainBegin(self._restore_callbacks)],
             model=model,
@@ -348,6 +353,7 @@ class _Loop:
             **variable_arrays(self.model.optimizer.variables, "optimizer"),
             **variable_arrays(averages, "average"),
             **self.pipeline.best.arrays(),
+            **self.pipeline.ramp.arrays(),
             **callback_state(self.callbacks),
             "sums": np.asarray(self.sums, np.float64),
             "stopped": self.model.stop_training,
@@ -368,6 +374,7 @@ class _Loop:
         restore_variables(self.model.optimizer.variables, "optimizer", arrays)
         restore_variables(self.average.variables if self.average else [], "average", arrays)
         self.pipeline.best.load_arrays(arrays)
+        self.pipeline.ramp.load_arrays(arrays)
         # A warning, so that it is visible: the progress bar starts in the middle.
         logging.warning(
             "hydra_tf: resumes after epoch %d, step %d, from a checkpoint in %s.",

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from hydra_tf.checks.labels import sparse_labels
 from hydra_tf.objectives import OBJECTIVES
+from hydra_tf.training.callbacks.density_ramp import schedule_config
 from hydra_tf.training.callbacks.pipeline import HydraCallback
 from hydra_tf.training.long_runs.checkpoints import RunPosition
 from hydra_tf.training.long_runs.loop_options import LoopOptions
@@ -63,6 +64,7 @@ def run_identity(
         "density": pipeline.density,
         "allocation": pipeline.allocation,
         "granularity": pipeline.granularity,
+        "density schedule": schedule_config(pipeline.density_schedule),
         "learning rate": [
             pipeline.learning_rate, pipeline.schedule, pipeline.warmup, model.compiled_rate.rate,
         ],

@@ -1,0 +1,157 @@
+"""The density of a prune phase, set before the steps at which a schedule changes it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from hydra_tf.sparsity.density_schedules import DENSITY_SCHEDULES, DensitySchedule, OneShot
+from hydra_tf.sparsity.model import set_density
+
+_TOLERANCE = 1e-6  # schedules of TFMOT compute in float32
+
+
+class DensityRamp:
+    """The densities of a prune phase.
+
+    Args:
+        schedule: a density schedule or its spec, such as ``"cubic:end=0.5"``; a `PruningSchedule`
+            of TFMOT, or a callable like it, which maps a step, counted from 1, to (whether to
+            change the density, sparsity); or None for ``"one_shot"``.
+        density: density at the end of the phase.
+
+    Raises:
+        ValueError: for an unknown schedule, or a parameter out of range.
+        TypeError: for something that is not a schedule.
+
+    Example:
+        >>> ramp = DensityRamp("linear:end=1,updates=2", 0.2)
+        >>> ramp.prepare(9)
+        >>> ramp.densities.tolist()
+        [1.0, 1.0, 1.0, 1.0, 0.6, 0.6, 0.6, 0.6, 0.2]
+    """
+
+    def __init__(self, schedule: Any, density: float) -> None:
+        self.schedule = DENSITY_SCHEDULES.build("one_shot" if schedule is None else schedule)
+        self.density = density
+        self.densities = np.empty(0)  # of each step
+        self.current: float | None = None  # which was set last
+        self.steps_per_execution = 1
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the density is the same during the whole phase."""
+        return isinstance(self.schedule, OneShot)
+
+    def prepare(self, steps: int, steps_per_execution: int = 1) -> None:
+        """Compute the densities of all steps of the phase.
+
+        Args:
+            steps: number of optimizer steps of the phase.
+            steps_per_execution: number of steps between two calls of :meth:`apply`.
+
+        Raises:
+            ValueError: for a density outside (0, 1], or a schedule that does not end at the
+                density of the phase.
+        """
+        self.steps_per_execution, self.current = steps_per_execution, None
+        schedule: Any = self.schedule
+        if isinstance(schedule, DensitySchedule):
+            changes = [schedule(step, steps, self.density) for step in range(steps)]
+        else:
+            changes = _densities_of_tfmot(schedule, steps)
+        densities, last = [], 1.0
+        for change in changes:
+            last = last if change is None else float(change)
+            densities.append(last)
+        self.densities = np.array(densities)
+        if steps and not (self.densities.min() > 0 and self.densities.max() <= 1):
+            raise ValueError(
+                f"The density schedule {schedule!r} leaves (0, 1]: its densities are from "
+                f"{self.densities.min():g} to {self.densities.max():g}."
+            )
+        if steps and abs(last - self.density) > _TOLERANCE:
+            raise ValueError(
+                f"The density schedule {schedule!r} ends at a density of {last:g} after the "
+                f"{steps} steps of the prune phase, but density={self.density:g}; make both equal "
+                "(a density is 1 - sparsity), or change the steps of the schedule."
+            )
+        self.densities[np.abs(self.densities - self.density) <= _TOLERANCE] = self.density
+
+    def at(self, step: int) -> float:
+        """Return the density for the steps from `step` until the next call of :meth:`apply`."""
+        last = min(step + self.steps_per_execution, len(self.densities)) - 1
+        return float(self.densities[max(0, last)])
+
+    def apply(self, model: keras.Model, step: int, allocation: Any, granularity: str) -> None:
+        """Set the density of a model for the next steps, if it changes.
+
+        Args:
+            model: a model with masked layers.
+            step: number of optimizer steps done in the phase.
+            allocation: as in :func:`hydra_tf.set_density`.
+            granularity: as in :func:`hydra_tf.set_density`.
+        """
+        density = self.at(step)
+        if density != self.current:
+            set_density(model, density, allocation, granularity)
+            self.current = density
+
+    @property
+    def is_falling(self) -> bool:
+        """Whether the density that was set last is not that of the end."""
+        return not self.is_constant and self.current not in (None, self.density)
+
+    def arrays(self) -> dict[str, Any]:
+        """Return the current density as an array for a checkpoint."""
+        return {} if self.current is None else {"ramp_density": np.float64(self.current)}
+
+    def load_arrays(self, arrays: Mapping[str, Any]) -> None:
+        """Set the current density from the arrays of a checkpoint."""
+        self.current = float(arrays["ramp_density"]) if "ramp_density" in arrays else None
+
+
+def schedule_config(schedule: Any) -> Any:
+    """Return what identifies a schedule in a checkpoint.
+
+    Args:
+        schedule: as for :class:`DensityRamp`.
+
+    Example:
+        >>> schedule_config("linear")["power"]
+        1.0
+    """
+    if schedule is None:
+        return None
+    schedule = DENSITY_SCHEDULES.build(schedule)
+    return DENSITY_SCHEDULES.config(schedule) if isinstance(schedule, DensitySchedule) else schedule
+
+
+def _densities_of_tfmot(schedule: Callable[..., Any], steps: int) -> list[float | None]:
+    """Return the density at each step, None where a pruning schedule of TFMOT changes nothing."""
+
+    @functools.partial(tf.function, autograph=False)
+    def table() -> tf.Tensor:
+        def row(step: tf.Tensor) -> tf.Tensor:
+            changes, sparsity = schedule(step)
+            density = 1.0 - tf.cast(sparsity, tf.float32)
+            return tf.where(tf.convert_to_tensor(changes), density, np.nan)
+
+        # TFMOT counts the first step as 1.
+        return tf.map_fn(
+            row, tf.range(1, steps + 1, dtype=tf.int64), fn_output_signature=tf.float32
+        )
+
+    try:
+        densities = np.asarray(table(), np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            'A density schedule must be a spec such as "cubic:end=0.5", or a PruningSchedule of '
+            f"TFMOT, which maps a step to (should_prune, sparsity), not {schedule!r}: {error}"
+        ) from error
+    return [None if np.isnan(density) else float(density) for density in densities]
