@@ -13,6 +13,7 @@ from hydra_tf.training.callbacks.density_ramp import DensityRamp
 from tests.training.loops import STEPS, assert_same, make_model, phases, weights_of
 
 CUBIC = "cubic:end=0.8,updates=10"
+SLOW = "cubic:end=0.8,updates=2"  # changes at the steps 0, 4 and 8
 
 
 def decay(begin=0, end=8, frequency=1, last=0.7):
@@ -103,13 +104,19 @@ class FaultAt(keras.callbacks.Callback):
             raise FaultError
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "largest"])
-def test_resumed_ramps_have_the_same_bits(tmp_path, batches_from, validation, allocation):
+def test_resumed_ramps_have_the_same_bits(tmp_path, batches_from, validation):
+    densities = []
+
+    def allocation(scores, density):
+        densities.append(density)
+        return dict.fromkeys(scores, density)
+
     def run(folder, *callbacks):
         model = make_model("natural")
+        densities.clear()
         train(
             model, batches_from, STEPS,
-            phases(1, 2, 1, density_schedule=CUBIC, allocation=allocation),
+            phases(1, 2, 1, density_schedule=SLOW, allocation=allocation),
             validation_data=validation, callbacks=callbacks,
             checkpoints=Checkpoints(folder), options=LoopOptions(checkpoint_seconds=0.0),
             verbose=0,
@@ -117,10 +124,13 @@ def test_resumed_ramps_have_the_same_bits(tmp_path, batches_from, validation, al
         return weights_of(model)
 
     whole = run(str(tmp_path / "whole"))
-    for step in (2, 3, 4, 2):  # in all, after steps 2, 4, 7 and 8: in the ramp and before it
+    assert densities == [1.0, pytest.approx(0.3 + 0.7 / 8), 0.3]
+    for steps in (2, 5, 4):  # so that it stops in pretraining, and in the prune phase twice
         with pytest.raises(FaultError):
-            run(str(tmp_path / "stopped"), FaultAt(step))
+            run(str(tmp_path / "stopped"), FaultAt(steps))
     assert_same(run(str(tmp_path / "stopped")), whole)
+    # An allocation may depend on the scores, so that only changes of the density call it.
+    assert densities == [0.3]
 
 
 def test_executions_of_several_steps_end_at_the_density(batches_from):
