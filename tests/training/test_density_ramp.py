@@ -125,7 +125,7 @@ def test_resumed_ramps_have_the_same_bits(tmp_path, batches_from, validation):
 
     whole = run(str(tmp_path / "whole"))
     assert densities == [1.0, pytest.approx(0.3 + 0.7 / 8), 0.3]
-    for steps in (2, 5, 4):  # so that it stops in pretraining, and in the prune phase twice
+    for steps in (2, 5, 6):  # the last start resumes in the prune phase, after step 5
         with pytest.raises(FaultError):
             run(str(tmp_path / "stopped"), FaultAt(steps))
     assert_same(run(str(tmp_path / "stopped")), whole)
