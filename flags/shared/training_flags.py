@@ -86,7 +86,12 @@ def _define_phases() -> None:
     flags.DEFINE_float("weight_decay", 1e-4, "Decoupled weight decay.")
     flags.DEFINE_enum("schedule", "cosine", ["cosine", "constant"], "Learning rate in each phase.")
     flags.DEFINE_float("warmup", 0.05, "Share of each phase over which the learning rate rises.")
-    flags.DEFINE_string("allocation", "uniform", "Density per layer: uniform, erk or largest.")
+    flags.DEFINE_string(
+        "allocation",
+        "uniform",
+        "Density per layer: uniform, uniform_plus, erk, lamp or global, with parameters, as in "
+        "erk:min_kept=4; uniform:per_layer=true rounds as the paper does.",
+    )
     flags.DEFINE_string(
         "density_schedule",
         None,

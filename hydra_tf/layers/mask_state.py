@@ -8,6 +8,7 @@ forward pass only reads the mask.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
@@ -20,10 +21,13 @@ import tensorflow as tf
 from hydra_tf.sparsity.granularity import GRANULARITIES
 from hydra_tf.sparsity.model import MaskedLike
 from hydra_tf.sparsity.score_init import initial_scores
+from hydra_tf.sparsity.selection import Selection
 from hydra_tf.sparsity.topk import count_kept, kept_count, masked_kernel
 
 # Type checkers see the mixin as the Keras layer that it is mixed into.
 _Base: Any = keras.layers.Layer if TYPE_CHECKING else object
+
+MASK_OPTIONS = ("density", "granularity", "selection")  # entries of configs of masked layers
 
 _computed: ContextVar[Mapping[int, tf.Tensor]] = ContextVar(
     "hydra_tf_kernels", default=MappingProxyType({})
@@ -82,12 +86,15 @@ class MaskState(_Base):
     kernel: keras.Variable
     name: str
 
-    def set_mask_options(self, density: float, granularity: str) -> None:
-        """Check and store the density and the granularity, before the layer is built.
+    def set_mask_options(
+        self, density: float, granularity: str, selection: Mapping[str, Any] | None = None
+    ) -> None:
+        """Check and store how the mask is chosen, before the layer is built.
 
         Args:
             density: share of the kernel's weights that the mask keeps, in (0, 1].
             granularity: unit that is kept or pruned as one: ``"element"``.
+            selection: arguments of a :class:`hydra_tf.sparsity.selection.Selection`.
 
         Raises:
             ValueError: for a density outside (0, 1], or an unknown granularity.
@@ -96,6 +103,14 @@ class MaskState(_Base):
         GRANULARITIES.build(granularity)
         self._density = float(density)
         self.granularity = granularity
+        self.selection = Selection(**(selection or {}))
+
+    def mask_options(self) -> dict[str, Any]:
+        """Return the arguments of :meth:`set_mask_options` for a config."""
+        options: dict[str, Any] = {"density": self.density, "granularity": self.granularity}
+        if self.selection != Selection():  # older versions cannot read it
+            options["selection"] = dataclasses.asdict(self.selection)
+        return options
 
     def add_scores_and_mask(self, trainable_scores: bool = True) -> None:
         """Create scores and mask for the kernel, which is built.
@@ -157,6 +172,17 @@ class MaskState(_Base):
         if mask is not None:
             self.refresh_mask(kept)
 
+    def set_kept(self, kept: int, density: float) -> None:
+        """Choose the mask with a number of weights.
+
+        Args:
+            kept: number of weights to keep, from 1 to all.
+            density: the density that was asked for, which is shown if it gives this number.
+        """
+        size = math.prod(self.mask.shape)
+        self._density = float(density) if kept == kept_count(density, size) else kept / size
+        self.refresh_mask(kept)
+
     def kept(self) -> tf.Tensor:
         """Return the number of weights that the mask keeps, a scalar int32 tensor."""
         return count_kept(tf.convert_to_tensor(self.mask))
@@ -168,7 +194,7 @@ class MaskState(_Base):
             kept: number of weights, a whole number or a scalar tensor.
         """
         granularity = GRANULARITIES.build(self.granularity)
-        return granularity(tf.convert_to_tensor(self.scores), kept)
+        return granularity(self.selection.ranked(tf.convert_to_tensor(self.scores)), kept)
 
     def refresh_mask(self, kept: int | tf.Tensor | None = None) -> tf.Tensor:
         """Choose the mask from the scores, and return it.

@@ -29,6 +29,7 @@ class MaskedKernel(MaskState):
     Args:
         density: share of the kernel's weights that the mask keeps, in (0, 1].
         granularity: unit that is kept or pruned as one: ``"element"``.
+        selection: arguments of :class:`hydra_tf.sparsity.selection.Selection`.
 
     Raises:
         ValueError: for a density outside (0, 1], an unknown granularity, LoRA or quantization.
@@ -41,12 +42,17 @@ class MaskedKernel(MaskState):
     """
 
     def __init__(
-        self, *args: Any, density: float = 1.0, granularity: str = "element", **kwargs: Any
+        self,
+        *args: Any,
+        density: float = 1.0,
+        granularity: str = "element",
+        selection: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         if kwargs.get("lora_rank"):
             self.enable_lora()
         super().__init__(*args, **kwargs)
-        self.set_mask_options(density, granularity)
+        self.set_mask_options(density, granularity, selection)
         if self.quantization_mode or getattr(self, "quantization_config", None):
             raise ValueError(
                 f"{type(self).__name__} does not support quantized weights; quantize the network "
@@ -89,7 +95,7 @@ class MaskedKernel(MaskState):
     def get_config(self) -> dict[str, Any]:
         """Return the config of the Keras layer with `density` and `granularity`."""
         config: dict[str, Any] = super().get_config()
-        return {**config, "density": self.density, "granularity": self.granularity}
+        return {**config, **self.mask_options()}
 
     # Conv and Dense save kernel and bias only; the base class saves all weights.
     def save_own_variables(self, store: Mapping[str, Any]) -> None:

@@ -33,16 +33,22 @@ class WeightMask(MaskState, keras.layers.Layer):
         path: path of the kernel in that layer.
         density: share of the kernel's weights that the mask keeps, in (0, 1].
         granularity: unit that is kept or pruned as one: ``"element"``.
+        selection: arguments of :class:`hydra_tf.sparsity.selection.Selection`.
 
     Raises:
         ValueError: for a density outside (0, 1], or an unknown granularity.
     """
 
     def __init__(
-        self, path: str, density: float = 1.0, granularity: str = "element", **kwargs: Any
+        self,
+        path: str,
+        density: float = 1.0,
+        granularity: str = "element",
+        selection: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.set_mask_options(density, granularity)
+        self.set_mask_options(density, granularity, selection)
         self.weight_path = path
         self._label = path
 
@@ -86,8 +92,7 @@ class WeightMask(MaskState, keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return path, density and granularity."""
         config: dict[str, Any] = super().get_config()
-        options = {"density": self.density, "granularity": self.granularity}
-        return {**config, "path": self.weight_path, **options}
+        return {**config, "path": self.weight_path, **self.mask_options()}
 
 
 @keras.saving.register_keras_serializable(package="hydra_tf")

@@ -11,6 +11,7 @@ from absl import logging
 from hydra_tf.core.keras_models import all_layers, is_graph
 from hydra_tf.core.keras_private import arguments_of_calls
 from hydra_tf.core.layer_copies import copy_layer
+from hydra_tf.layers.mask_state import MASK_OPTIONS
 from hydra_tf.layers.masked import MASKED, MaskedKernel
 from hydra_tf.layers.masked_layer import MaskedLayer, refuse_unsupported
 from hydra_tf.models.cloning import (
@@ -211,7 +212,7 @@ def strip_masks(model: keras.Model) -> keras.Model:
         if isinstance(layer, MaskedLayer):
             return copy_layer(layer.layer)
         if isinstance(layer, MaskedKernel):
-            return copy_layer(layer, _PLAIN.get(type(layer)), ("density", "granularity"))
+            return copy_layer(layer, _PLAIN.get(type(layer)), MASK_OPTIONS)
         if isinstance(layer, keras.layers.Layer) and masked_layers(layer):
             return _copy_stripped(layer)
         return copy_layer(layer)
@@ -232,8 +233,7 @@ def _copy_stripped(layer: keras.layers.Layer) -> keras.layers.Layer:
         name = plain.get(str(entry.get("registered_name")))
         if name is None:
             return entry
-        options = ("density", "granularity")
-        config = {key: value for key, value in entry["config"].items() if key not in options}
+        config = {key: v for key, v in entry["config"].items() if key not in MASK_OPTIONS}
         changes = {"module": "keras.layers", "class_name": name, "registered_name": None}
         return {**entry, **changes, "config": config}
 

@@ -1,70 +1,112 @@
-"""Allocations: the density of each layer, given the density of the network."""
+"""Allocations: the number of weights that each layer keeps, given the density of the network."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fnmatch
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from hydra_tf.core.registry import Registry
+from hydra_tf.core.types import require_number
+from hydra_tf.sparsity.budget import exact_counts
 from hydra_tf.sparsity.topk import kept_count
 
 Scores: TypeAlias = Mapping[str, np.ndarray[Any, Any]]  # the scores of each layer by its name
 
 
-class Allocation(Protocol):
+@dataclass(frozen=True)
+class Allocation:
     """Maps the scores of all layers and the density of the network to a density per layer.
 
-    The result does not depend on the order of the layers.
+    The densities are shares of a budget, which :func:`kept_per_layer` rounds to whole weights that
+    add up to the budget exactly.
+
+    Args:
+        min_kept: number of weights that every layer keeps at least; all of a smaller layer.
+        every_output: whether the last layer keeps at least one weight of each output.
+
+    Raises:
+        ValueError: for `min_kept` below 1.
     """
 
-    def __call__(self, scores: Scores, density: float) -> dict[str, float]:
-        """Return the density of each named layer, each in (0, 1]."""
+    min_kept: int = 1
+    every_output: bool = False
+    joint: ClassVar[bool] = False  # true if all layers are ranked together at every step
+    uses_order: ClassVar[bool] = False  # true if densities depend on the order of the layers
 
+    def __post_init__(self) -> None:
+        require_number("min_kept", self.min_kept, whole=True)
+        if self.min_kept < 1:
+            raise ValueError(f"min_kept must be at least 1 weight, not {self.min_kept}.")
+
+    def __call__(self, scores: Scores, density: float) -> dict[str, float]:
+        """Return the density of each layer, above 0.
+
+        Args:
+            scores: scores of each layer by its name, in the order of the layers.
+            density: share of all weights to keep, in (0, 1].
+        """
+        raise NotImplementedError
+
+
+AllocationSpec: TypeAlias = (
+    str | Mapping[str, Any] | Allocation | Callable[[Scores, float], Mapping[str, float]]
+)
 
 ALLOCATIONS: Registry[Allocation] = Registry("allocation", "hydra_tf.sparsity")
 
 
 @ALLOCATIONS.register("uniform")
 @dataclass(frozen=True)
-class Uniform:
-    """The same density for every layer, as in arXiv 2002.10509."""
+class Uniform(Allocation):
+    """The same density for every layer, as in arXiv 2002.10509.
+
+    Args:
+        per_layer: whether each layer rounds its own number of weights, as in the paper; the
+            network then misses its density by a few weights.
+    """
+
+    per_layer: bool = False
 
     def __call__(self, scores: Scores, density: float) -> dict[str, float]:
         """Return `density` for each layer."""
         return dict.fromkeys(scores, density)
 
 
-@ALLOCATIONS.register("largest")
+@ALLOCATIONS.register("uniform_plus")
 @dataclass(frozen=True)
-class Largest:
-    """The largest scores of the whole network are kept, and at least one in every layer.
+class UniformPlus(Allocation):
+    """Uniform, but for a dense first layer and a last layer of at least 20% (Gale et al., 2019).
 
-    Ties go to the lowest layer name, then to the lowest index. Scores of different layers are
-    compared directly, which suits unscaled scores (``"magnitude"``, ``"snip"``) better than
-    ``"scaled"``.
+    Args:
+        last: smallest density of the last layer, in (0, 1].
+
+    Raises:
+        ValueError: for a density outside (0, 1], and for a budget that these two layers exceed.
     """
 
+    last: float = 0.2
+    uses_order: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kept_count(self.last, 1)
+
     def __call__(self, scores: Scores, density: float) -> dict[str, float]:
-        """Return the share of each layer's weights that are among the largest."""
-        names = sorted(scores)
-        sizes = [scores[name].size for name in names]
-        magnitudes = np.concatenate([np.abs(scores[name]).ravel() for name in names])
-        layer = np.repeat(np.arange(len(names)), sizes)
-        largest = np.argsort(-magnitudes, kind="stable")[: kept_count(density, magnitudes.size)]
-        counts = np.bincount(layer[largest], minlength=len(names))
-        shares = {
-            name: float(max(1, count) / size)
-            for name, size, count in zip(names, sizes, counts, strict=True)
-        }
-        return {name: shares[name] for name in scores}
+        """Return the densities; a network of one or two layers is uniform."""
+        if len(scores) < 3:
+            return dict.fromkeys(scores, density)
+        first, *_, last = scores
+        return with_fixed(scores, density, {last: max(self.last, density), first: 1.0})
 
 
 @ALLOCATIONS.register("erk")
 @dataclass(frozen=True)
-class ErdosRenyiKernel:
+class ErdosRenyiKernel(Allocation):
     """Density in proportion to ``sum(shape) / prod(shape)`` (Evci et al., ICML 2020).
 
     Layers whose density would exceed 1 are kept whole, and the rest of the budget is allocated
@@ -89,29 +131,194 @@ class ErdosRenyiKernel:
             whole |= exceeding
 
 
-def allocate(
-    allocation: str | Mapping[str, Any] | Allocation, scores: Scores, density: float
+@ALLOCATIONS.register("lamp")
+@dataclass(frozen=True)
+class Lamp(Allocation):
+    """The weights of largest LAMP score in the whole network (Lee et al., ICLR 2021).
+
+    The LAMP score of a weight is its squared score, divided by the sum of the squared scores of its
+    layer that are not smaller. It does not depend on the scale of a layer, and the largest weight of
+    each layer has the score 1.
+    """
+
+    def __call__(self, scores: Scores, density: float) -> dict[str, float]:
+        """Return the share of each layer's weights that are among the largest."""
+        ranks = {}
+        for name, values in scores.items():
+            falling = -np.sort(-np.abs(np.asarray(values, np.float32)).ravel())
+            squares = falling.astype(np.float64) ** 2
+            ranks[name] = squares / np.maximum(np.cumsum(squares), np.finfo(np.float64).tiny)
+        return _shares_of_largest(ranks, density)
+
+
+@ALLOCATIONS.register("global")
+@dataclass(frozen=True)
+class Global(Allocation):
+    """The largest scores of the whole network, chosen again at every step of the prune phase.
+
+    Scores of different layers are compared as they are. Those of the initialisation ``"scaled"``
+    have the same range in layers of the same number of inputs, and a larger one in layers of fewer
+    inputs.
+    """
+
+    joint: ClassVar[bool] = True
+
+    def __call__(self, scores: Scores, density: float) -> dict[str, float]:
+        """Return the share of each layer's weights that are among the largest."""
+        ranks = {name: np.abs(np.asarray(values)).ravel() for name, values in scores.items()}
+        return _shares_of_largest(ranks, density)
+
+
+@ALLOCATIONS.register("largest")
+@dataclass(frozen=True)
+class Largest(Global):
+    """Deprecated name of ``"global"``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        warnings.warn(
+            'The allocation "largest" is deprecated; use "global".',
+            DeprecationWarning,
+            stacklevel=2,
+        )
+
+
+def _shares_of_largest(
+    ranks: Mapping[str, np.ndarray[Any, Any]], density: float
 ) -> dict[str, float]:
-    """Return the density of each layer, and check that it is valid.
+    """Return the share of each layer's values that are among the largest; one value at least.
+
+    Ties go to the lowest layer name.
+    """
+    names = sorted(ranks)
+    total = kept_count(density, sum(values.size for values in ranks.values()))
+    every = np.concatenate([ranks[name] for name in names])
+    threshold = np.partition(every, every.size - total)[every.size - total]
+    counts = {name: int(np.sum(ranks[name] > threshold)) for name in names}
+    left = total - sum(counts.values())
+    for name in names:
+        ties = min(left, int(np.sum(ranks[name] == threshold)))
+        counts[name] += ties
+        left -= ties
+    return {name: max(1, counts[name]) / values.size for name, values in ranks.items()}
+
+
+def with_fixed(scores: Scores, density: float, fixed: Mapping[str, float]) -> dict[str, float]:
+    """Return densities of which some are given, and the others share the rest of the budget.
 
     Args:
-        allocation: a registered name (``"uniform"``, ``"largest"``, ``"erk"``), a mapping from
-            layer names to densities, or a callable ``(scores, density) -> mapping``.
-        scores: scores of each layer, by its name.
+        scores: scores of each layer by its name.
         density: share of all weights to keep, in (0, 1].
+        fixed: densities of some layers, or of all.
 
     Raises:
-        ValueError: for a mapping that does not name exactly the masked layers, or a density
-            outside (0, 1].
+        ValueError: for fixed densities that leave too little or too much for the other layers.
 
     Example:
-        >>> allocate("uniform", {"a": np.ones(4)}, 0.5)
-        {'a': 0.5}
+        >>> with_fixed({"a": np.ones(4), "b": np.ones(8)}, 0.5, {"a": 1.0})
+        {'a': 1.0, 'b': 0.25}
+    """
+    sizes = {name: values.size for name, values in scores.items()}
+    asked = sum(share * sizes[name] for name, share in fixed.items())
+    others = [name for name in sizes if name not in fixed]
+    rest, room = density * sum(sizes.values()) - asked, sum(sizes[name] for name in others)
+    # Each density may be rounded to a whole weight.
+    if rest > room + len(fixed) or rest < (len(others) if others else -len(fixed)):
+        low, high = (
+            (asked + len(others)) / sum(sizes.values()),
+            (asked + room) / sum(sizes.values()),
+        )
+        raise ValueError(
+            f"With the densities {dict(fixed)}, the network has a density from {low:.6g} to "
+            f"{high:.6g}, which contradicts density={density:g}; change one of them."
+        )
+    shared = min(1.0, rest / room) if room else 0.0
+    return {name: fixed[name] if name in fixed else shared for name in sizes}
+
+
+def kept_per_layer(
+    allocation: AllocationSpec, scores: Scores, density: float, outputs: int = 1
+) -> dict[str, int]:
+    """Return the number of weights that each layer keeps.
+
+    The numbers add up to ``max(1, round(density * n))`` of all n weights, unless the allocation
+    rounds the number of each layer.
+
+    Args:
+        allocation: a registered name or part; a mapping from layer names, or patterns of them, to
+            densities, whose other layers share the rest of the budget; or a callable
+            ``(scores, density) -> mapping`` with the density of every layer.
+        scores: scores of each layer by its name, in the order of the layers.
+        density: share of all weights to keep, in (0, 1].
+        outputs: number of outputs of the last layer.
+
+    Raises:
+        ValueError: for an unknown name, a density outside (0, 1], a budget that cannot be met, or a
+            mapping that contradicts it or does not name the layers.
+
+    Example:
+        >>> kept_per_layer("uniform", {"a": np.ones(15), "b": np.ones(25)}, 0.1)
+        {'a': 2, 'b': 2}
+    """
+    sizes = {name: values.size for name, values in scores.items()}
+    part = allocation_of(allocation)
+    if isinstance(part, Mapping):
+        shares: Mapping[str, float] = with_fixed(scores, density, _by_name(part, scores))
+    else:
+        shares = part(scores, density)
+        _require_densities(shares, scores)
+        if not isinstance(part, Allocation):
+            shares = with_fixed(scores, density, shares)
+    if getattr(part, "per_layer", False):
+        return {name: kept_count(share, sizes[name]) for name, share in shares.items()}
+    floors = dict.fromkeys(sizes, getattr(part, "min_kept", 1))
+    if getattr(part, "every_output", False):
+        last = list(sizes)[-1]
+        floors[last] = max(floors[last], outputs)
+    floors = {name: min(floor, sizes[name]) for name, floor in floors.items()}
+    ideal = {name: shares[name] * size for name, size in sizes.items()}
+    return exact_counts(ideal, sizes, floors, kept_count(density, sum(sizes.values())))
+
+
+def allocation_of(allocation: AllocationSpec) -> Any:
+    """Return the allocation that a spec names; a mapping of densities is returned unchanged.
+
+    Args:
+        allocation: as for :func:`kept_per_layer`.
+
+    Raises:
+        ValueError: for an unknown name or parameter.
+        TypeError: for something that is not an allocation.
+
+    Example:
+        >>> allocation_of("erk:min_kept=4").min_kept
+        4
     """
     if isinstance(allocation, Mapping) and "name" not in allocation:
-        shares = dict(allocation)
-    else:
-        shares = ALLOCATIONS.build(allocation)(scores, density)
+        return allocation
+    return ALLOCATIONS.build(allocation)
+
+
+def _by_name(densities: Mapping[str, float], scores: Scores) -> dict[str, float]:
+    """Return the densities of the layers that a mapping names or matches; names come first."""
+    fixed: dict[str, float] = {}
+    for pattern, share in densities.items():
+        names = [n for n in scores if n == pattern or n.startswith(f"{pattern}/")]
+        names = names or [
+            n for n in scores if fnmatch.fnmatchcase(n, pattern) and n not in densities
+        ]
+        if not names:
+            raise ValueError(
+                f'The allocation names the layer "{pattern}", but the masked layers are '
+                f"{sorted(scores)}."
+            )
+        fixed.update(dict.fromkeys(names, share))
+    _require_densities(fixed, {name: scores[name] for name in fixed})
+    return fixed
+
+
+def _require_densities(shares: Mapping[str, float], scores: Scores) -> None:
+    """Check that each layer, and nothing else, has a density in (0, 1]."""
     if set(shares) != set(scores):
         raise ValueError(
             f"The allocation names the layers {sorted(shares)}, but the masked layers are "
@@ -122,4 +329,3 @@ def allocate(
         raise ValueError(
             f"The densities of layers must lie in (0, 1]; the allocation returned {invalid}."
         )
-    return shares

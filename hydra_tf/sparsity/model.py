@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 from absl import logging
 
 from hydra_tf.core.keras_models import all_layers, is_graph, wrapped_network
 from hydra_tf.core.lazy import keras, tf
-from hydra_tf.sparsity.allocation import Allocation, allocate
+from hydra_tf.sparsity.allocation import AllocationSpec, allocation_of, kept_per_layer
 from hydra_tf.sparsity.granularity import GRANULARITIES
 from hydra_tf.sparsity.kernel_weights import kernel_weights
-from hydra_tf.sparsity.topk import kept_count
-
-AllocationSpec: TypeAlias = str | Mapping[str, Any] | Allocation
+from hydra_tf.sparsity.selection import Selection
+from hydra_tf.sparsity.topk import kept_count, largest_together, magnitudes
 
 _UNMASKED = 0.01  # share of the kernel weights without a mask that is not worth a warning
 _GROUP = 500_000  # weights whose masks are chosen at the same time
@@ -34,10 +33,17 @@ class MaskedLike(Protocol):
     mask: keras.Variable
     density: float
     granularity: str
+    selection: Selection
     fan_in: int
 
     def refresh_mask(self, kept: int | tf.Tensor | None = None) -> tf.Tensor:
         """Choose the mask from the scores, and return it."""
+
+    def set_kept(self, kept: int, density: float) -> None:
+        """Choose the mask with a number of weights."""
+
+    def kept(self) -> tf.Tensor:
+        """Return the number of weights that the mask keeps."""
 
     def masked_kernel(self) -> tf.Tensor:
         """Return the kernel times the mask, as the layer computes with it."""
@@ -153,9 +159,22 @@ def refresh_masks(model: keras.Model) -> None:
     """
     layers = masked_layers(model)
     before: list[tf.Tensor] = [tf.convert_to_tensor(layer.scores) for layer in layers]
-    for group in _groups(layers):
+    for group in _groups([layer for layer in layers if not layer.selection.joint]):
         with tf.control_dependencies(before):
             before = [layer.refresh_mask() for layer in group]
+    if joint := [layer for layer in layers if layer.selection.joint]:
+        with tf.control_dependencies(before):
+            _choose_together(joint, tf.add_n([layer.kept() for layer in joint]))
+
+
+def _choose_together(layers: Sequence[MaskedLike], kept: int | tf.Tensor) -> None:
+    """Choose the masks of layers that compete with one another; ties go to the lowest label."""
+    ranked = sorted(layers, key=lambda layer: layer.label)
+    bits = [
+        magnitudes(layer.selection.ranked(tf.convert_to_tensor(layer.scores))) for layer in ranked
+    ]
+    for layer, chosen in zip(ranked, largest_together(bits, kept), strict=True):
+        layer.mask.assign(tf.reshape(chosen, layer.mask.shape))
 
 
 def _groups(layers: Sequence[MaskedLike]) -> Iterator[list[MaskedLike]]:
@@ -186,22 +205,24 @@ def layer_densities(
         >>> layer_densities(hydra_tf.mask_model(net), 0.1)
         [0.1]
     """
-    kept_count(density, 1)
     layers = masked_layers(model)
+    counts = _kept(layers, density, allocation)
+    return [
+        kept / math.prod(layer.kernel.shape) for layer, kept in zip(layers, counts, strict=True)
+    ]
+
+
+def _kept(layers: Sequence[MaskedLike], density: float, allocation: AllocationSpec) -> list[int]:
+    """Return the number of weights that each layer keeps."""
+    kept_count(density, 1)
     if not layers:
         raise ValueError("The model has no masked layers; call hydra_tf.mask_model on it first.")
     # Layers of different nested models may have the same name; their keys include a position.
     names = [layer.label for layer in layers]
     keys = [n if names.count(n) == 1 else f"{i}/{n}" for i, n in enumerate(names)]
     scores = {key: np.asarray(layer.scores) for key, layer in zip(keys, layers, strict=True)}
-    if isinstance(allocation, Mapping):
-        allocation = {
-            label: share
-            for name, share in allocation.items()
-            for label in ([key for key in keys if key.startswith(f"{name}/")] or [name])
-        }
-    shares = allocate(allocation, scores, density)
-    return [float(shares[key]) for key in keys]
+    counts = kept_per_layer(allocation, scores, density, outputs=layers[-1].kernel.shape[-1])
+    return [counts[key] for key in keys]
 
 
 def set_density(
@@ -210,21 +231,24 @@ def set_density(
     allocation: AllocationSpec = "uniform",
     granularity: str = "element",
 ) -> None:
-    """Set the density of each layer, and choose the masks.
+    """Set the density of the network, and choose the masks.
 
-    During a `fit`, this takes effect from the next step on: the prune phase keeps as many weights
-    as the masks do.
+    All masks together keep ``max(1, round(density * n))`` of n weights. During a `fit`, this takes
+    effect from the next step on: the prune phase keeps as many weights as the masks do.
 
     Args:
         model: a model with masked layers (see :func:`hydra_tf.mask_model`).
         density: share of the masked layers' weights to keep, in (0, 1].
-        allocation: density per layer: ``"uniform"``, ``"largest"``, ``"erk"``, a mapping from
-            layer names to densities (or from names of kernels, such as ``"lstm/cell/kernel"``),
-            or a callable ``(scores, density) -> mapping``.
+        allocation: density per layer: ``"uniform"``, ``"uniform_plus"``, ``"erk"``, ``"lamp"`` or
+            ``"global"`` (see :mod:`hydra_tf.sparsity.allocation`), with parameters, as in
+            ``"erk:min_kept=4"``; a mapping from names of layers, of kernels such as
+            ``"lstm/cell/kernel"``, or patterns of them, to densities, whose other layers share the
+            rest; or a callable ``(scores, density) -> mapping``.
         granularity: unit that is kept or pruned as one: ``"element"``.
 
     Raises:
-        ValueError: for a density outside (0, 1], an unknown name, or a model without masks.
+        ValueError: for a density outside (0, 1], an unknown name, a budget that cannot be met, or a
+            model without masks.
 
     Example:
         >>> import keras, hydra_tf
@@ -235,10 +259,50 @@ def set_density(
         10
     """
     GRANULARITIES.build(granularity)
-    shares = layer_densities(model, density, allocation)
-    for layer, share in zip(masked_layers(model), shares, strict=True):
+    layers = masked_layers(model)
+    counts = _kept(layers, density, allocation)
+    set_selection(model, allocation, granularity)
+    for layer, kept in zip(layers, counts, strict=True):
+        layer.set_kept(kept, density)
+    if layers[0].selection.joint:
+        _choose_together(layers, sum(counts))
+
+
+def set_selection(model: keras.Model, allocation: AllocationSpec, granularity: str) -> None:
+    """Set how masks will be chosen, without choosing them.
+
+    Args:
+        model: a model with masked layers.
+        allocation: as in :func:`set_density`.
+        granularity: as in :func:`set_density`.
+
+    Example:
+        >>> import keras, hydra_tf
+        >>> net = keras.Sequential([keras.Input([10]), keras.layers.Dense(10)])
+        >>> masked = hydra_tf.mask_model(net)
+        >>> set_selection(masked, "global", "element")
+        >>> masked.layers[0].selection.joint
+        True
+    """
+    part = allocation_of(allocation)
+    layers = masked_layers(model)
+    for layer in layers:
+        last = layer is layers[-1] and getattr(part, "every_output", False)
+        joint = getattr(part, "joint", False)
         layer.granularity = granularity
-        layer.density = share  # which chooses the mask
+        layer.selection = Selection(joint, getattr(part, "min_kept", 1) if joint else 1, last)
+
+
+def selection_settings(model: keras.Model) -> list[tuple[str, Selection]]:
+    """Return how each mask is chosen; a graph that was traced for other settings is traced again.
+
+    Example:
+        >>> import keras, hydra_tf
+        >>> net = keras.Sequential([keras.Input([10]), keras.layers.Dense(10)])
+        >>> selection_settings(hydra_tf.mask_model(net))[0][0]
+        'element'
+    """
+    return [(layer.granularity, layer.selection) for layer in masked_layers(model)]
 
 
 def report(model: keras.Model) -> dict[str, Any]:

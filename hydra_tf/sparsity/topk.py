@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hydra_tf.core.lazy import tf
 
@@ -60,11 +60,22 @@ def count_kept(mask: tf.Tensor) -> tf.Tensor:
 
 
 def _kth_digit(
-    digits: tf.Tensor, values: int, kept: tf.Tensor | int
+    layers: Sequence[tf.Tensor], values: int, kept: tf.Tensor | int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the digit of the `kept`-th largest number, and how many with that digit are kept."""
-    counts = tf.raw_ops.DenseBincount(
-        input=digits, size=values, weights=tf.zeros([0], tf.int32), binary_output=False
+    """Return the digit of the `kept`-th largest number, and how many with that digit are kept.
+
+    Args:
+        layers: digits of the numbers of each layer.
+        values: number of different digits.
+        kept: position of the number.
+    """
+    counts = tf.add_n(
+        [
+            tf.raw_ops.DenseBincount(
+                input=digits, size=values, weights=tf.zeros([0], tf.int32), binary_output=False
+            )
+            for digits in layers
+        ]
     )
     at_least = tf.cumsum(counts, reverse=True)
     digit = tf.reduce_sum(tf.cast(at_least >= kept, tf.int32)) - 1
@@ -158,26 +169,61 @@ def _whole(kept: object) -> int | tf.Tensor:
     return tf.cast(number, tf.int32) if tf.is_symbolic_tensor(number) else int(number)
 
 
+def magnitudes(scores: tf.Tensor) -> tf.Tensor:
+    """Return the bits of the magnitudes of scores, flat int32, which have the order of the numbers.
+
+    Example:
+        >>> magnitudes([0.0, -1.0]).numpy().tolist()
+        [0, 1065353216]
+    """
+    bits = tf.bitcast(tf.reshape(tf.convert_to_tensor(scores, tf.float32), [-1]), tf.int32)
+    return tf.bitwise.bitwise_and(bits, _MAGNITUDE)
+
+
 def _largest(scores: tf.Tensor, kept: int | tf.Tensor) -> tf.Tensor:
     """Return where the `kept` scores of largest magnitude are, fewer than all."""
-    bits = tf.bitcast(tf.reshape(scores, [-1]), tf.int32)
-    magnitudes = tf.bitwise.bitwise_and(bits, _MAGNITUDE)
-    candidates, needed, threshold = magnitudes, kept, 0
-    indices: tf.Tensor | None = None  # of the candidates, ascending
+    return tf.reshape(largest_together([magnitudes(scores)], kept)[0], tf.shape(scores))
+
+
+def largest_together(layers: Sequence[tf.Tensor], kept: int | tf.Tensor) -> list[tf.Tensor]:
+    """Return where the `kept` largest of the magnitudes of several layers are.
+
+    Ties go to the first layer, then to the lowest index. The layers are not concatenated.
+
+    Args:
+        layers: :func:`magnitudes` of each layer.
+        kept: number of magnitudes, between 1 and all of them.
+
+    Returns:
+        Flat booleans for each layer.
+
+    Example:
+        >>> layers = [magnitudes([1.0, 3.0]), magnitudes([2.0, 2.0])]
+        >>> [chosen.numpy().tolist() for chosen in largest_together(layers, 2)]
+        [[False, True], [True, False]]
+    """
+    candidates, needed, threshold = list(layers), kept, 0
+    indices: list[tf.Tensor | None] = [None] * len(candidates)  # of the candidates, ascending
     for shift, values in _DIGITS:
-        digits = tf.bitwise.right_shift(candidates, shift)
-        if indices is not None:  # the first digit has no bits above it
-            digits = tf.bitwise.bitwise_and(digits, values - 1)
+        digits = [tf.bitwise.right_shift(found, shift) for found in candidates]
+        if shift != _DIGITS[0][0]:  # the first digit has no bits above it
+            digits = [tf.bitwise.bitwise_and(digit, values - 1) for digit in digits]
         digit, needed = _kth_digit(digits, values, needed)
         threshold += digit * (1 << shift)
-        found = tf.where(tf.equal(digits, digit))[:, 0]
-        indices = found if indices is None else tf.gather(indices, found)
-        candidates = tf.gather(candidates, found)
-    # The candidates that are left equal the threshold.
-    ties = tf.expand_dims(indices, 1)[:needed]
-    larger = magnitudes > threshold
-    chosen = tf.tensor_scatter_nd_update(larger, ties, tf.ones([needed], tf.bool))
-    return tf.reshape(chosen, tf.shape(scores))
+        for i, own in enumerate(digits):
+            found = tf.where(tf.equal(own, digit))[:, 0]
+            before = indices[i]
+            indices[i] = found if before is None else tf.gather(before, found)
+            candidates[i] = tf.gather(candidates[i], found)
+    chosen = []
+    for layer, ties in zip(layers, indices, strict=True):
+        # The candidates that are left equal the threshold.
+        taken = tf.minimum(needed, tf.size(ties))
+        first = tf.expand_dims(ties, 1)[:taken]
+        ones = tf.ones([taken], tf.bool)
+        chosen.append(tf.tensor_scatter_nd_update(layer > threshold, first, ones))
+        needed -= taken
+    return chosen
 
 
 def masked_kernel(kernel: tf.Tensor, scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

@@ -1,11 +1,12 @@
 """What holds for every registered part of pruning."""
 
+import re
+
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from hydra_tf.sparsity import METHODS, SCORE_INITS, kept_count
-from hydra_tf.sparsity.allocation import allocate
+from hydra_tf.sparsity.allocation import kept_per_layer
 from hydra_tf.sparsity.methods import plan_of
 
 KERNELS = ((4, 3), (3, 2, 4), (3, 3, 2, 5), (1, 1))
@@ -50,32 +51,50 @@ def layers(ties=False):
 
 
 def check_allocation(allocation):
-    """Check density and budget of layers, and that their order does not matter."""
+    """Check density and budget of layers, and whether their order matters."""
     for ties in (False, True):
         for density in DENSITIES:
             _check_densities(allocation, layers(ties), density)
 
 
 def _check_densities(allocation, scores, density):
+    sizes = {name: values.size for name, values in scores.items()}
+    whole = sum(sizes.values())
+    kept, smallest = _kept_or_smallest(allocation, scores, density)
+    if smallest is not None:
+        assert density < smallest < 1, f"{allocation} refuses {density}, but names {smallest}"
+        kept_per_layer(allocation, scores, smallest + 1 / whole)
+        return
     shares = allocation(scores, density)
-    assert set(shares) == set(scores), f"{allocation} does not name the layers"
+    assert set(shares) == set(kept) == set(scores), f"{allocation} does not name the layers"
     assert all(0 < share <= 1 for share in shares.values()), (
         f"{allocation} has a density outside (0, 1]: {shares}"
     )
-    assert allocate(allocation, scores, density) == shares
-    sizes = {name: values.size for name, values in scores.items()}
-    budget = density * sum(sizes.values())
-    kept = sum(kept_count(shares[name], size) for name, size in sizes.items())
-    # Each layer rounds its number, and keeps at least one weight.
-    assert abs(kept - budget) <= len(sizes), (
-        f"{allocation} keeps {kept} weights, but its budget is {budget:g}"
+    budget = sum(share * sizes[name] for name, share in shares.items())
+    # Each layer keeps at least one weight, which a ranking counts too.
+    assert abs(budget - density * whole) <= len(sizes), (
+        f"{allocation} has a budget of {budget:g} weights, not {density * whole:g}"
     )
+    if not getattr(allocation, "per_layer", False):
+        assert sum(kept.values()) == kept_count(density, whole), f"{allocation} misses its budget"
+    assert all(1 <= kept[name] <= size for name, size in sizes.items())
+    if getattr(allocation, "uses_order", False):
+        return
     names = list(scores)
     for order in (names[::-1], sorted(names), names[2:] + names[:2]):
-        permuted = allocation({name: scores[name] for name in order}, density)
-        assert permuted == pytest.approx(shares, rel=1e-12), (
-            f"{allocation} depends on the order of the layers"
-        )
+        permuted = kept_per_layer(allocation, {name: scores[name] for name in order}, density)
+        assert permuted == kept, f"{allocation} depends on the order of the layers"
+
+
+def _kept_or_smallest(allocation, scores, density):
+    """Return the numbers of kept weights, or the density that the sentence of a refusal names."""
+    try:
+        return kept_per_layer(allocation, scores, density), None
+    except ValueError as error:
+        smallest = re.search(r"too small: .* a density of ([0-9.]+)", str(error))
+        smallest = smallest or re.search(r"the network has a density from ([0-9.]+)", str(error))
+        assert smallest, f"{allocation} refuses a density of {density}: {error}"  # noqa: PT017
+        return None, float(smallest[1])
 
 
 def check_granularity(granularity):

@@ -55,25 +55,26 @@ def test_report_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("allocation", "expected"),
+    ("density", "allocation", "expected"),
     [
-        ("uniform", {"conv": 2, "dense": 4}),
-        ({"conv": 1.0, "dense": 0.05}, {"conv": 18, "dense": 2}),
-        (lambda scores, density: {"conv": 0.5, "dense": density}, {"conv": 9, "dense": 4}),
+        (0.1, "uniform", {"conv": 2, "dense": 4}),
+        (20 / 58, {"conv": 1.0, "dense": 0.05}, {"conv": 18, "dense": 2}),
+        (20 / 58, {"conv": 1.0}, {"conv": 18, "dense": 2}),
+        (13 / 58, lambda scores, density: {"conv": 0.5, "dense": 0.1}, {"conv": 9, "dense": 4}),
     ],
 )
-def test_allocations_set_the_densities_of_layers(allocation, expected):
+def test_allocations_set_the_densities_of_layers(density, allocation, expected):
     model = two_layers()
-    set_density(model, 0.1, allocation=allocation)
+    set_density(model, density, allocation=allocation)
     assert kept(model) == expected
 
 
-def test_largest_keeps_exactly_the_largest_of_the_network():
+def test_global_keeps_exactly_the_largest_of_the_network():
     model = two_layers()
     rng = np.random.default_rng(0)
     for layer in masked_layers(model):
         layer.scores.assign(rng.normal(size=layer.scores.shape))
-    set_density(model, 0.25, "largest")
+    set_density(model, 0.25, "global")
     scores = np.concatenate([np.abs(layer.scores).ravel() for layer in masked_layers(model)])
     masks = np.concatenate([np.asarray(layer.mask).ravel() for layer in masked_layers(model)])
     assert masks.sum() == round(0.25 * 58) == 14
@@ -158,7 +159,9 @@ def test_bad_arguments_change_nothing():
     with pytest.raises(ValueError, match='"elements"; did you mean "element"'):
         set_density(model, 0.1, granularity="elements")
     with pytest.raises(ValueError, match="names the layers"):
-        set_density(model, 0.1, {"conv": 0.1})
+        set_density(model, 0.1, lambda scores, density: {"conv": 0.1})
+    with pytest.raises(ValueError, match=r"contradicts density=0\.1"):
+        set_density(model, 0.1, {"conv": 1.0})
     assert kept(model) == {"conv": 9, "dense": 20}
     with pytest.raises(ValueError, match=r"no masked layers; call hydra_tf\.mask_model"):
         set_density(keras.Sequential([keras.Input([2]), L.Dense(1)]), 0.5)

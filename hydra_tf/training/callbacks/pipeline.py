@@ -15,9 +15,9 @@ from hydra_tf.sparsity.granularity import GRANULARITIES
 from hydra_tf.sparsity.methods import METHODS, plan_of
 from hydra_tf.sparsity.model import (
     layer_densities,
-    masked_layers,
     report,
     set_density,
+    set_selection,
     warn_of_unmasked,
 )
 from hydra_tf.sparsity.topk import kept_count
@@ -228,8 +228,7 @@ class HydraCallback(keras.callbacks.Callback):
         name, _ = self.phase_at(epoch)
         steps = self._steps(name)
         if self.model.phase.name != name or self.model.phase_steps != steps:
-            for layer in masked_layers(self.model):
-                layer.granularity = self.granularity
+            set_selection(self.model, self.allocation, self.granularity)
             self.model.set_phase(name, steps)
             self.best.resume(name)
 

@@ -22,7 +22,7 @@ import tensorflow as tf
 from absl import logging
 
 from hydra_tf.core.pixels import unit_floats
-from hydra_tf.sparsity.model import masked_layers
+from hydra_tf.sparsity.model import selection_settings
 from hydra_tf.training.callbacks.callback_order import ordered_callbacks
 from hydra_tf.training.callbacks.pipeline import HydraCallback
 from hydra_tf.training.long_runs.bad_batches import store_bad_batches
@@ -181,7 +181,6 @@ class _Loop:
         self._restored: Mapping[str, Any] = {}
         self._last_steps = 1  # number of steps in the last execution
         self.average: MovingAverage | None = None
-        self._layers = masked_layers(model.net)
         self._graphs: dict[int, Callable[..., tf.Tensor]] = {}
         self._graphs_key: Any = None
         self._saved_at = time.monotonic()
@@ -315,9 +314,9 @@ class _Loop:
         raise PreemptionError(f"{where}; the same command resumes from the checkpoint there.")
 
     def _graph(self, count: int, sets_rate: bool) -> Callable[..., tf.Tensor]:
-        """Return the graph of `count` steps, retraced for each phase and change of granularity."""
-        granularities = [layer.granularity for layer in self._layers]
-        key = (self.model.phase, self.model.phase_steps, sets_rate, granularities)
+        """Return the graph of `count` steps, retraced for each phase and change of the selection."""
+        selection = selection_settings(self.model.net)
+        key = (self.model.phase, self.model.phase_steps, sets_rate, selection)
         if self._graphs_key != key:
             self._graphs, self._graphs_key = {}, key
         if count not in self._graphs:

@@ -12,7 +12,7 @@ from hydra_tf.checks.labels import is_one_hot, sparse_labels
 from hydra_tf.core.types import Images, Labels, Logits, LossTerms
 from hydra_tf.objectives.base import Replayed
 from hydra_tf.objectives.validation import Robustness, UnderAttack, ValidationMeasure
-from hydra_tf.sparsity.model import masked_layers
+from hydra_tf.sparsity.model import selection_settings
 from hydra_tf.training.step.batch_checks import checked, correct
 from hydra_tf.training.step.gradient_watch import GradientWatch
 from hydra_tf.training.step.microbatches import StepOptions
@@ -45,17 +45,16 @@ class BatchSteps(keras.Model):
     def make_train_function(self, force: bool = False) -> None:
         """Make the function that takes the steps; Keras calls this.
 
-        Its graph reads how many weights masks keep, but has the granularities as they are when it
-        is traced, so it is traced again if one of them was set since.
+        Its graph reads how many weights masks keep, but chooses them by the settings as they are
+        when it is traced, so it is traced again if one of them was set since.
         """
         if self.train_function is not None and not force:
             return
         super().make_train_function(force=True)
-        function, layers = self.train_function, masked_layers(self.net)
-        traced = [layer.granularity for layer in layers]
+        function, traced = self.train_function, selection_settings(self.net)
 
         def run(iterator: Any) -> Any:
-            if traced != [layer.granularity for layer in layers]:
+            if traced != selection_settings(self.net):
                 self.make_train_function(force=True)
                 return self.train_function(iterator)
             return function(iterator)
