@@ -142,10 +142,13 @@ def _densities_of_tfmot(schedule: Callable[..., Any], steps: int) -> list[float 
             density = 1.0 - tf.cast(sparsity, tf.float32)
             return tf.where(tf.convert_to_tensor(changes), density, np.nan)
 
-        # TFMOT counts the first step as 1.
-        return tf.map_fn(
-            row, tf.range(1, steps + 1, dtype=tf.int64), fn_output_signature=tf.float32
-        )
+        def body(step: tf.Tensor, rows: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            return step + 1, rows.write(tf.cast(step - 1, tf.int32), row(step))
+
+        rows = tf.TensorArray(tf.float32, steps)
+        # TFMOT counts the first step as 1. An error within tf.map_fn would leave a changed scope.
+        first = tf.constant(1, tf.int64)
+        return tf.while_loop(lambda step, _: step <= steps, body, (first, rows))[1].stack()
 
     try:
         densities = np.asarray(table(), np.float64)
