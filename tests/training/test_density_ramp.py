@@ -7,6 +7,7 @@ import pytest
 import hydra_tf
 from hydra_tf.interop import tfmot
 from hydra_tf.sparsity import masked_layers
+from hydra_tf.sparsity.allocation import kept_per_layer
 from hydra_tf.sparsity.density_schedules import Polynomial
 from hydra_tf.training import Checkpoints, LoopOptions, train
 from hydra_tf.training.callbacks.density_ramp import DensityRamp
@@ -34,8 +35,8 @@ class Kept(keras.callbacks.Callback):
 
 def expected(densities):
     """Return the number of kept weights of each layer at each density."""
-    sizes = [36, 576, 160]
-    return [[max(1, round(density * size)) for size in sizes] for density in densities]
+    scores = {name: np.zeros(size) for name, size in (("a", 36), ("b", 576), ("c", 160))}
+    return [list(kept_per_layer("uniform", scores, density).values()) for density in densities]
 
 
 def test_polynomial_by_hand():
