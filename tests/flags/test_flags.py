@@ -156,22 +156,6 @@ def test_evaluate_with_other_attacks(finished):
     assert "no gradient" not in result.stdout
 
 
-def test_an_attack_that_is_not_installed_is_refused_before_tensorflow_loads(finished):
-    out, _ = finished
-    code = (
-        "import importlib.util, sys; importlib.util.find_spec = lambda name: None;"
-        "import atexit; atexit.register(lambda: print('tensorflow' in sys.modules));"
-        "import flags.evaluate; flags.evaluate.main()"
-    )
-    options = {"capture_output": True, "text": True, "cwd": ROOT}
-    flags = [f"--run={out}", "--attacks=cleverhans_pgd"]
-    result = subprocess.run([sys.executable, "-c", code, *flags], **options)
-    assert result.returncode == 2
-    assert 'run pip install "hydra_tf[cleverhans]"' in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
-    assert result.stdout == "False\n"
-
-
 @pytest.mark.parametrize("kind", ["ImportError", "ValueError"])
 def test_an_error_while_tracing_is_one_line(kind, tmp_path):
     script = tmp_path / "script.py"
