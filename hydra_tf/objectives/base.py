@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hydra_tf.attacks.ascent import ascend
-from hydra_tf.attacks.base import ATTACKS, LossAttack, attack_name
+from hydra_tf.attacks.base import ATTACKS, Attack, LossAttack, attack_name
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import Loss
 from hydra_tf.attacks.norms import random_start
@@ -151,7 +151,7 @@ class Adversarial(Objective):
     start: Literal["uniform", "normal", "zero"] = "uniform"
     ramp: float = 0.0
     label_smoothing: float = 0.0
-    attack: LossAttack | str | Mapping[str, Any] | None = None
+    attack: Attack | str | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         Ball(self.norm, self.epsilon)  # validates norm and epsilon
