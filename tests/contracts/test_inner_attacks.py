@@ -63,6 +63,7 @@ def test_replicas_have_the_gradients_of_the_batch(objective, attack, two_replica
     objective_contract.check_replicas(build(objective, attack), two_replicas)
 
 
+@pytest.mark.slow
 @every_pair
 def test_loss_and_gradients_are_finite(objective, attack):
     objective_contract.check_finite(build(objective, attack))
@@ -93,10 +94,9 @@ def test_an_empty_batch_stays_empty(attack):
     contract.check_empty_batch(ATTACKS.build(attack, steps=2))
 
 
-@pytest.mark.parametrize("restarts", [2, 3])
 @pytest.mark.parametrize("attack", ["apgd", "pgd"])
-def test_restarts_do_not_mix_the_samples_of_a_batch(attack, restarts):
-    nested = {"name": attack, "restarts": restarts}
+def test_restarts_do_not_mix_the_samples_of_a_batch(attack):
+    nested = {"name": attack, "restarts": 2}
     part = OBJECTIVES.build({"name": "trades", "epsilon": 0.2, "steps": 2, "attack": nested})
     objective_contract.check_microbatches(part)
 

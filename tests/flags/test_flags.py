@@ -70,6 +70,8 @@ def test_importing_a_binary_does_not_load_tensorflow(binary):
         (["--objective=trades:betta=6"], 'did you mean "beta"'),
         (["--objective=trades:epsilon=-1"], "epsilon"),
         (["--objective=trades:steps=many"], "whole number"),
+        (["--objective=pgd:attack=(apgd:steps=5"], "brackets"),
+        (["--objective=trades:attack=square"], "does not climb a loss"),
         (["--model=mnist_cn"], 'did you mean "mnist_cnn"'),
         (["--dataset=cifar11"], "did you mean"),
         (["--attacks=pgdd"], 'did you mean "pgd"'),
