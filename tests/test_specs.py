@@ -76,7 +76,7 @@ def test_separators_within_brackets_do_not_separate(text, separator, parts):
     [
         ("a", "a"),
         (" ( a ) ", "a"),
-        ("((a,b))", "a,b"),
+        ("((a,b))", "(a,b)"),
         ("(a)(b)", "(a)(b)"),
         ("(a),(b)", "(a),(b)"),
         ("()", ""),
@@ -97,7 +97,7 @@ def test_brackets_that_are_not_balanced_are_refused(text):
 
 
 def test_a_value_in_brackets_is_a_value_like_any_other():
-    built = TREES.build("tree:label=(a=1,b:2),size=(1/4),left=(tree:label=((c)))")
+    built = TREES.build("tree:label=(a=1,b:2),size=(1/4),left=(tree:label=(c))")
     assert built == Tree("a=1,b:2", 0.25, Tree("c"))
     assert TREES.build("tree:left=tree").left == Tree()
     with pytest.raises(ValueError, match=r'"left=\(\)" in the tree "tree:left=\(\)" is not of the'):

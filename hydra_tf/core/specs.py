@@ -38,7 +38,7 @@ def split_outside(text: str, separator: str) -> list[str]:
 
 
 def without_brackets(value: str) -> str:
-    """Return a value without the brackets around all of it.
+    """Return a value without the pair of brackets around all of it.
 
     Args:
         value: text with balanced brackets.
@@ -48,11 +48,11 @@ def without_brackets(value: str) -> str:
         ('apgd:steps=5', '(a)/(b)')
     """
     value = value.strip()
-    while value.startswith("(") and value.endswith(")"):
-        inside = value[1:-1]
-        try:
-            split_outside(inside, ",")
-        except ValueError:  # the first bracket is closed before the end
-            return value
-        value = inside.strip()
-    return value
+    if not (value.startswith("(") and value.endswith(")")):
+        return value
+    inside = value[1:-1]
+    try:
+        split_outside(inside, ",")
+    except ValueError:  # the first bracket is closed before the end
+        return value
+    return inside.strip()

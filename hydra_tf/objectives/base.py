@@ -136,8 +136,9 @@ class Adversarial(Objective):
         label_smoothing: share of the label that is spread over all classes in the cross-entropy
             of the loss, in [0, 1); the attack does not use it.
         attack: the registered attack that makes the images, a spec or an instance, such as
-            ``"cleverhans_pgd"`` or ``"(apgd:steps=5)"``. Where it leaves them out, `steps` and
-            `step_size` are those of the objective. The validation attack stays PGD.
+            ``"cleverhans_pgd"`` or, within a spec, ``"attack=(apgd:steps=5)"``. Where it leaves
+            them out, `steps` and `step_size` are those of the objective. The validation attack
+            stays PGD.
 
     Raises:
         ValueError: for a parameter out of range, an attack that does not climb a loss, or an
