@@ -183,7 +183,7 @@ def ascend_best(
         x_next = x_adv + step_size * steepest_step(evaluation.gradient, norm)
         return project(x_next, x, norm, epsilon), best
 
-    count = tf.shape(x)[0]
+    count = tf.shape(start)[0]  # the size of `x` may be known, which a loop would insist on
     best = _Best(
         start,
         tf.fill([count], -np.float32(np.inf)),
