@@ -237,6 +237,7 @@ def specs(_: pathlib.Path) -> Attempt:
         (attacks.ATTACKS, "pgd:norm=linf,epsilon=8/255,steps=50,step_size=2/255,restarts=10"),
         (attacks.ATTACKS, "autoattack:epsilon=0.1"), (attacks.ATTACKS, "square:epsilon=0.1"),
         (objectives.OBJECTIVES, "trades:epsilon=8/255,steps=10,beta=6"),
+        (objectives.OBJECTIVES, "pgd:attack=(apgd:steps=5,restarts=2),epsilon=8/255"),
         (objectives.OBJECTIVES, "crown_ibp:epsilon=0.1,ramp=0.5"),
         (objectives.OBJECTIVES, "smoothing:sigma=0.25"),
         (models.MODELS, "wide_resnet:depth=28,width=4"), (models.MODELS, "mnist_cnn"),
@@ -249,6 +250,9 @@ def specs(_: pathlib.Path) -> Attempt:
         changed: Any = mutate_text(spec, draw)
         if draw.random() < 0.4:
             name, parameters = registry.parse(spec)
+            if "attack" in parameters:
+                nested, settings = attacks.ATTACKS.parse(parameters["attack"])
+                parameters["attack"] = {"name": nested, **settings}
             changed = mutate_json({"name": name, **parameters}, draw)
         survives = lambda part: registry.build(registry.config(part)) == part  # noqa: E731
         given = changed if isinstance(changed, str) else f"{changed}\n"
