@@ -21,6 +21,7 @@ class _Scored:
     """Mixin: a layer that keeps the weights of the largest scores."""
 
     k = 1.0
+    mask: tuple[Any, torch.Tensor] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -30,11 +31,13 @@ class _Scored:
         return self.k
 
     def kept_weight(self) -> torch.Tensor:
-        magnitudes = self.popup_scores.detach().abs().flatten()
-        dropped = int((1 - self.rate()) * magnitudes.numel())
-        mask = torch.ones_like(magnitudes)
-        mask[magnitudes.argsort()[:dropped]] = 0
-        return self.weight * mask.view_as(self.weight)
+        made_for = (self.popup_scores._version, self.popup_scores.dtype, float(self.rate()))
+        if self.mask is None or self.mask[0] != made_for:  # sorting takes longer than the rest
+            magnitudes = self.popup_scores.detach().abs().flatten()
+            mask = torch.ones_like(magnitudes)
+            mask[magnitudes.argsort()[: int((1 - self.rate()) * magnitudes.numel())]] = 0
+            self.mask = (made_for, mask.view_as(self.weight))
+        return self.weight * self.mask[1]
 
 
 class _Rated(_Scored):
@@ -83,7 +86,7 @@ class Layers:
 
 
 class VGG16(nn.Module):
-    def __init__(self, layers: Layers, classes: int = 10) -> None:
+    def __init__(self, layers: Layers) -> None:
         super().__init__()
         parts, inputs = [], 3
         for stage, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
@@ -95,7 +98,7 @@ class VGG16(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(2)
         self.classifier = nn.Sequential(
             *(layers.linear(2048, 256), nn.ReLU(), layers.linear(256, 256), nn.ReLU()),
-            layers.linear(256, classes),
+            layers.linear(256, 10),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -271,23 +274,32 @@ def twin(name: str, kind: str = "plain", k: float = 1.0, seed: int = 0) -> nn.Mo
 
 
 def settled(network: nn.Module, shape: tuple[int, int, int], k: float = 1.0) -> nn.Module:
-    """Draw the parameters of a network, and take its statistics from random images."""
+    """Draw the parameters of a network, and take its statistics from random images.
+
+    As in trained networks, most values pass ReLU, and the branch of a residual unit changes its
+    input a little. Other random networks multiply the rounding errors of PyTorch and of Keras.
+    """
     for module in network.modules():
+        if isinstance(module, _Scored):
+            module.k = k
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
+            nn.init.uniform_(module.weight, 0.3, 0.8)
+            nn.init.normal_(module.bias, mean=1.0, std=0.2)
             module.momentum = 1.0  # the statistics become those of the next batch
         elif isinstance(module, nn.Conv2d | nn.Linear):
-            fan_in = module.weight[0].numel()
+            rate = float(module.rate()) if isinstance(module, _Scored) else 1.0
+            fan_in = rate * module.weight[0].numel()
             nn.init.normal_(module.weight, std=math.sqrt(2 / fan_in))
             if module.bias is not None:
                 nn.init.normal_(module.bias, std=0.2)
-        if isinstance(module, _Scored):
-            module.k = k
+    for module in network.modules():
+        if isinstance(module, _Unit):
+            nn.init.uniform_(getattr(module, f"bn{module.count}").weight, 0.1, 0.4)
+    x = torch.from_numpy(images(shape, count=8, seed=0).transpose(0, 3, 1, 2).copy())
     with torch.no_grad():
-        network.train()(torch.rand(8, *shape))
+        network.train()(x)
         last = [m for m in network.modules() if isinstance(m, nn.Linear)][-1]
-        spread = network.eval()(torch.rand(8, *shape)).std()
+        spread = network.eval()(x).std()
         last.weight /= spread
         last.bias /= spread
     return network
@@ -312,12 +324,13 @@ def hydra_file(network: nn.Module, arch: str, parallel: bool = False) -> dict[st
 
 
 def images(shape: tuple[int, int, int], count: int = 3, seed: int = 1) -> np.ndarray:
-    """Return random images with channels last."""
+    """Return random images of several colours with channels last."""
     rng = np.random.default_rng(seed)
-    return rng.random((count, *shape[1:], shape[0]), np.float32)
+    colours = rng.random((count, 1, 1, shape[0]), np.float32)
+    return (colours + rng.random((count, *shape[1:], shape[0]), np.float32)) / 2
 
 
 def logits(network: nn.Module, x: np.ndarray) -> np.ndarray:
     """Return the logits of images with channels last."""
     with torch.no_grad():
-        return network(torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))).numpy()
+        return network(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
