@@ -74,7 +74,7 @@ def load_checkpoint(
     expected = {link.name: link.shape for link in links}
     if any(name.endswith(_RATE) for name in file.tensors):
         rates = [name.removesuffix(_SCORES) + _RATE for name in expected if name.endswith(_SCORES)]
-        expected |= {name: () for name in rates}
+        expected |= dict.fromkeys(rates, ())
     if difference := _difference(layout.used(file.shapes), expected):
         if architecture is None:
             start = f"{file.path}{_called(file)} is nearest to {proposed}, but does not fit"

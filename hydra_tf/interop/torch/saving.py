@@ -91,7 +91,7 @@ def _as_hydra(net: keras.Model) -> tuple[float, dict[int, np.ndarray[Any, Any]]]
             f"have none; {_STRIP}."
         )
     sizes = [math.prod(layer.kernel.shape) for layer in layers]
-    density = common_density([int(layer.kept()) for layer in layers], sizes)
+    density = common_density([int(np.sum(layer.mask)) for layer in layers], sizes)
     if density is None:
         shares = sorted((layer.density, layer.label) for layer in layers)
         raise ValueError(
@@ -99,19 +99,18 @@ def _as_hydra(net: keras.Model) -> tuple[float, dict[int, np.ndarray[Any, Any]]]
             f"{shares[0][0]:.3g} of {shares[0][1]} and {shares[-1][0]:.3g} of {shares[-1][1]}; "
             f"{_STRIP}."
         )
-    changed = {}
+    changed: dict[int, np.ndarray[Any, Any]] = {}
     for layer, size in zip(layers, sizes, strict=True):
         kernel, scores = _converted(layer, hydra_kept(density, size))
         changed |= {id(layer.kernel): kernel, id(layer.scores): scores}
     return density, changed
 
 
-def _converted(
-    layer: MaskedLike, kept: int
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _converted(layer: MaskedLike, kept: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return kernel and scores of a layer for HYDRA, which keeps `kept` of its weights."""
+    kernel, scores, mask = (np.asarray(v) for v in (layer.kernel, layer.scores, layer.mask))
     try:
-        return as_hydra(*map(np.asarray, (layer.kernel, layer.scores, layer.mask)), kept)
+        return as_hydra(kernel, scores, mask, kept)
     except ValueError as error:
         raise ValueError(f"{layer.label} cannot be written: {error}; {_STRIP}.") from error
 

@@ -1,4 +1,4 @@
-"""Files that do not fit, are damaged or want to execute code: one sentence, and nothing executed."""
+"""Files that do not fit, are damaged or want to execute code: one sentence, nothing executed."""
 
 from __future__ import annotations
 
@@ -34,13 +34,6 @@ class Evaluate(Touch):
         return eval, (f"open({self.path!r}, 'w')",)
 
 
-class Imported(Touch):
-    """Names a function of a package in the text of a newer pickle protocol."""
-
-    def __reduce__(self) -> Any:
-        return pathlib.Path.touch, (pathlib.Path(self.path),)
-
-
 def zipped(content: Any, path: pathlib.Path) -> None:
     torch.save(content, path)
 
@@ -64,7 +57,7 @@ def first_pickle(content: Any, path: pathlib.Path) -> None:
 @pytest.mark.parametrize("write", [zipped, old, newer_protocol, plain_pickle, first_pickle])
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(Touch, r"(posix|nt)\.system"), (Evaluate, r"(builtins|__builtin__)\.eval")],
+    [(Touch, r"(posix|nt)\.system"), (Evaluate, r"((builtins|__builtin__)\.)?eval")],
 )
 def test_a_pickle_that_wants_to_execute_is_refused_by_name(
     write: Any, kind: Any, name: str, tmp_path: pathlib.Path
@@ -133,7 +126,7 @@ def test_something_else_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="contains a list, not a mapping of names to tensors"):
         load_checkpoint(path)
     torch.save({"epoch": 3, "model": {"a": torch.zeros(2)}}, path)
-    with pytest.raises(ValueError, match="has no state_dict.*its entries are epoch, model"):
+    with pytest.raises(ValueError, match=r"has no state_dict.*its entries are epoch, model"):
         load_checkpoint(path)
     torch.save({}, path)
     with pytest.raises(ValueError, match="its entries are none"):

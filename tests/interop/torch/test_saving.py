@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import pathlib
+import tempfile
 from typing import Any
 
 import keras
@@ -21,36 +22,28 @@ from tests.interop.torch import twins
 
 pytestmark = pytest.mark.torch
 
-SPECS = {
-    "vgg16_bn": ("vgg16_bn", (33, 47, 3)),
-    "wrn_28_4": ("wide_resnet:depth=28,width=4", (31, 31, 3)),
-    "resnet18": ("resnet18", (27, 30, 3)),
-    "mnist_model": ("mnist_cnn", (28, 28, 1)),
-    "cifar_model": ("cnn_small", (32, 32, 3)),
-    "mnist_model_large": ("cnn_large", (28, 28, 1)),
-    "cifar_model_large": ("cnn_large", (32, 32, 3)),
-    "resnet50": ("resnet50", (97, 97, 3)),
+# Shapes of images, odd where the network permits.
+SHAPES = {
+    "vgg16_bn": (33, 47, 3),
+    "wrn_28_4": (31, 31, 3),
+    "resnet18": (27, 30, 3),
+    "mnist_model": (28, 28, 1),
+    "cifar_model": (32, 32, 3),
+    "mnist_model_large": (28, 28, 1),
+    "cifar_model_large": (32, 32, 3),
+    "resnet50": (97, 97, 3),
 }
 
 
+@functools.cache
 def trained(name: str) -> tuple[keras.Model, np.ndarray]:
-    """Return a network with random weights and statistics, and images for it."""
-    spec, shape = SPECS[name]
-    net = models.build(spec, shape, 1000 if name == "resnet50" else 10, seed=0)
-    rng = np.random.default_rng(0)
-    for layer in net.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            size = len(layer.gamma)
-            layer.gamma.assign(rng.uniform(0.3, 0.8, size))
-            layer.beta.assign(rng.normal(0.8, 0.2, size))
-            layer.moving_mean.assign(rng.normal(0, 0.2, size))
-            layer.moving_variance.assign(rng.uniform(0.5, 2, size))
-        elif getattr(layer, "bias", None) is not None:
-            layer.bias.assign(rng.normal(0, 0.2, layer.bias.shape))
-    x = twins.images((shape[2], *shape[:2]))
-    logits = net.get_layer("logits")
-    logits.kernel.assign(logits.kernel / np.std(net(x)))
-    return net, x
+    """Return a network with the weights and statistics of a twin, and images for it."""
+    shape = SHAPES[name]
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "twin.pt")
+        torch.save(twins.twin(name).state_dict(), path)
+        net = load_checkpoint(path, input_shape=shape)
+    return net, twins.images((shape[2], *shape[:2]))
 
 
 def read_into(
@@ -75,7 +68,7 @@ def equal_logits(model: keras.Model, network: torch.nn.Module, x: np.ndarray) ->
     np.testing.assert_allclose(twins.logits(network, x), expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", SHAPES)
 def test_plain_networks_give_the_same_logits_in_pytorch_and_back(
     name: str, tmp_path: pathlib.Path
 ) -> None:
@@ -89,7 +82,7 @@ def test_plain_networks_give_the_same_logits_in_pytorch_and_back(
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("name", [name for name in SPECS if name != "resnet50"])
+@pytest.mark.parametrize("name", [name for name in SHAPES if name != "resnet50"])
 def test_pruned_networks_give_the_same_logits_in_pytorch_and_back(
     name: str, tmp_path: pathlib.Path
 ) -> None:
@@ -109,7 +102,8 @@ def test_pruned_networks_give_the_same_logits_in_pytorch_and_back(
     again = load_checkpoint(path, density=k, input_shape=net.input_shape[1:])
     np.testing.assert_allclose(again(x), masked(x), rtol=0, atol=1e-5)
     for one, other in zip(masked_layers(masked), masked_layers(again), strict=True):
-        np.testing.assert_array_equal(one.scores, other.scores)
+        # One of two equal scores may have become the next number.
+        np.testing.assert_allclose(one.scores, other.scores, rtol=1.2e-7)
         differ = np.asarray(one.mask) != np.asarray(other.mask)
         assert differ.sum() <= 1 and not np.asarray(other.kernel)[differ].any()
         same = ~differ  # pruned weights are written too
@@ -191,8 +185,10 @@ def test_hydra_keeps_as_many_weights_as_we_do_or_one_more(density: float) -> Non
     ours = [max(1, round(density * size)) for size in sizes]
     exact = [density * size for size in sizes]
     theirs = [hydra_kept(density, size) for size in sizes]
-    assert all(math.floor(n) <= kept <= math.ceil(n) + 1 for n, kept in zip(exact, theirs))
-    assert all(kept - our in (0, 1) for kept, our in zip(theirs, ours))
+    assert all(
+        math.floor(n) <= kept <= math.ceil(n) + 1 for n, kept in zip(exact, theirs, strict=True)
+    )
+    assert all(kept - our in (0, 1) for kept, our in zip(theirs, ours, strict=True))
     assert common_density(ours, sizes) == common_density(theirs, sizes) == density
 
 

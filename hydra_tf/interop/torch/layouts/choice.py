@@ -47,11 +47,10 @@ def layout_of(model: Any) -> Layout:
         'cnn_large'
     """
     names = {layer.name for layer in model.layers if layer.weights}
-    for layout in LAYOUTS:
-        first = next(iter(layout.modules))
-        if set(layout.modules) == names:
-            if model.get_layer(first).kernel.shape[0] == layout.first_kernel:
-                return layout
+    for layout in (each for each in LAYOUTS if set(each.modules) == names):
+        first = model.get_layer(next(iter(layout.modules)))
+        if first.kernel.shape[0] == layout.first_kernel:
+            return layout
     known = sorted({layout.name for layout in LAYOUTS})
     raise ValueError(
         f'The model "{model.name}" has no counterpart in PyTorch: its layers are not those of a '

@@ -52,7 +52,7 @@ def layouts() -> list[Layout]:
         _SmallLayout("cnn_small", dict(zip(small, "0257", strict=True)), first_kernel=4),
         _SmallLayout(
             "cnn_large",
-            dict(zip(large, "0 2 4 6 9 11 13".split(), strict=True)),
+            dict(zip(large, ["0", "2", "4", "6", "9", "11", "13"], strict=True)),
             suffix="_large",
         ),
     ]
