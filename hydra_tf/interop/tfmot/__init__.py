@@ -6,11 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hydra_tf.interop.tfmot.bridge import from_tf_keras, to_tf_keras
     from hydra_tf.interop.tfmot.importing import import_tf_keras, import_tfmot
 
-__all__ = ["import_tf_keras", "import_tfmot"]
+__all__ = ["from_tf_keras", "import_tf_keras", "import_tfmot", "to_tf_keras"]
 
-_MODULES = {"import_tf_keras": "importing", "import_tfmot": "importing"}
+_MODULES = {
+    "from_tf_keras": "bridge",
+    "import_tf_keras": "importing",
+    "import_tfmot": "importing",
+    "to_tf_keras": "bridge",
+}
 
 
 def __getattr__(name: str) -> Any:
