@@ -70,10 +70,11 @@ def read_keras(layer: Any) -> Parts:
         >>> read_keras(keras.layers.Dropout(0.5, name="drop")).arguments["rate"]
         0.5
     """
-    for operation, kind in _OPERATIONS.items():
-        if isinstance(layer, resolve(operation)):
-            options = [name for name in KINDS[kind].arguments if hasattr(layer, name)]
-            return Parts(layer.name, kind, {name: getattr(layer, name) for name in options}, {})
+    kinds: dict[Any, str] = {resolve(name): kind for name, kind in _OPERATIONS.items()}
+    kind = kinds.get(type(layer))
+    if kind:
+        options = [name for name in KINDS[kind].arguments if hasattr(layer, name)]
+        return Parts(layer.name, kind, {name: getattr(layer, name) for name in options}, {})
     _require_supported(layer, keras)
     return _parts(layer, layer.get_config(), _by_name(layer))
 
