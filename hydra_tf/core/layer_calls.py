@@ -138,7 +138,10 @@ def _append_calls(
                 outputs = [found.append(Call(layers[name], tuple(numbers), shapes))]
             values.update({(name, index, i): value for i, value in enumerate(outputs)})
         pending = not_ready
-    return [values[key] for key in _tensor_keys(config["output_layers"])]
+    keys = _tensor_keys(config["output_layers"])
+    # Here, unlike in the calls, Keras counts the node that a functional model has from the start.
+    first = {name: int(isinstance(layer, functional_class())) for name, layer in layers.items()}
+    return [values[name, node - first[name], tensor] for name, node, tensor in keys]
 
 
 def _is_model(layer: keras.layers.Layer) -> bool:
@@ -186,8 +189,8 @@ def _require_plain_call(layer: keras.layers.Layer, node: Config, tensors: int) -
     if options or len(_arguments(node)) != tensors:
         what = ", ".join(options) or "numbers as well as tensors"
         raise ValueError(
-            f'Layer "{layer.name}" ({type(layer).__name__}) is called with {what}, for which '
-            "bounds have no rule; call it on tensors alone."
+            f'Layer "{layer.name}" ({type(layer).__name__}) is called with {what}, which is '
+            "not supported; call it on tensors alone."
         )
 
 

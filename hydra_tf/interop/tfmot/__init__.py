@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hydra_tf.interop.tfmot.bridge import from_tf_keras, to_tf_keras
     from hydra_tf.interop.tfmot.importing import import_tf_keras, import_tfmot
+    from hydra_tf.interop.tfmot.quantization import quantized_to_tflite
 
-__all__ = ["from_tf_keras", "import_tf_keras", "import_tfmot", "to_tf_keras"]
+__all__ = [
+    "from_tf_keras",
+    "import_tf_keras",
+    "import_tfmot",
+    "quantized_to_tflite",
+    "to_tf_keras",
+]
 
 _MODULES = {
     "from_tf_keras": "bridge",
     "import_tf_keras": "importing",
     "import_tfmot": "importing",
+    "quantized_to_tflite": "quantization",
     "to_tf_keras": "bridge",
 }
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from hydra_tf.core.layer_calls import Call, LayerCalls, functional_model, read_calls
-from hydra_tf.export.prepare import plain_copy
+from hydra_tf.export.prepare import computes_in_half, in_float32, plain_copy
 from hydra_tf.export.probes import random_probes
 from hydra_tf.interop.tfmot.importing import import_tf_keras
 from hydra_tf.interop.tfmot.layer_parts import (
@@ -56,7 +56,8 @@ def to_tf_keras(model: keras.Model) -> Any:
     tf_keras = import_tf_keras()
     if isinstance(model, tf_keras.Model):
         raise TypeError("to_tf_keras takes a Keras 3 model, but this is a tf_keras model already.")
-    plain = functional_model(plain_copy(model))
+    plain = plain_copy(model)
+    plain = functional_model(in_float32(plain) if computes_in_half(plain) else plain)
     found = read_calls(plain, read_keras)
 
     def read(call: Call) -> Parts:

@@ -63,10 +63,15 @@ def _append_calls(model: Any, inputs: Sequence[int], found: LayerCalls) -> list[
     functional = tf_keras.Model(model.inputs, model.outputs)
     config = functional.get_config()
     values = dict(zip(_keys(config["input_layers"]), inputs, strict=True))
+    nodes = {layer["name"]: layer["inbound_nodes"] for layer in config["layers"]}
+    outputs = _keys(config["output_layers"])
+    # The nodes of nested models may be counted from 1. The output of every node is used.
+    used = [*outputs, *(key for calls in nodes.values() for node in calls for key in _keys(node))]
+    first = {name: min(number for user, number, _ in used if user == name) for name in nodes}
     pending = [
-        (layer["name"], index, node)
-        for layer in config["layers"]
-        for index, node in enumerate(layer["inbound_nodes"])
+        (name, index, node)
+        for name, calls in nodes.items()
+        for index, node in enumerate(calls, first[name])
     ]
     while pending:
         not_ready = []
@@ -80,13 +85,13 @@ def _append_calls(model: Any, inputs: Sequence[int], found: LayerCalls) -> list[
             numbers = [values[source] for source in sources]
             if isinstance(layer, tf_keras.Model):
                 _require_graph(layer)
-                outputs = _append_calls(layer, numbers, found)
+                results = _append_calls(layer, numbers, found)
             else:
                 # Shapes are needed only for the operations of Keras 3.
-                outputs = [found.append(Call(layer, tuple(numbers), ()))]
-            values.update({(name, index, i): value for i, value in enumerate(outputs)})
+                results = [found.append(Call(layer, tuple(numbers), ()))]
+            values.update({(name, index, i): value for i, value in enumerate(results)})
         pending = not_ready
-    return [values[key] for key in _keys(config["output_layers"])]
+    return [values[key] for key in outputs]
 
 
 def _keys(config: Config) -> list[tuple[str, int, int]]:
