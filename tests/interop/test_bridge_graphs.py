@@ -48,7 +48,7 @@ def check(net, tolerance=1e-6):
         ("wide_resnet:depth=10,width=1", (9, 11, 3), 1e-6),
         # 20 layers on top of one another round 20 times.
         ("resnet18", (9, 9, 3), 5e-6),
-        ("vgg16_bn", (32, 32, 3), 5e-6),
+        pytest.param("vgg16_bn", (32, 32, 3), 5e-6, marks=pytest.mark.slow(seconds=20)),
         pytest.param("resnet50", (65, 65, 3), 5e-6, marks=pytest.mark.slow(seconds=60)),
     ],
 )

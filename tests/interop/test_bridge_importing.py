@@ -13,15 +13,13 @@ from hydra_tf.interop.tfmot import import_tf_keras, import_tfmot
 @pytest.mark.parametrize(
     "orders",
     [
-        ["tfmot_before_everything"],
-        [
-            "tf_keras_used_after_tfmot",
-            "tf_keras_used_before_tfmot",
-            "user_chose_keras_2",
-            "tfmot_cannot_be_imported",
-        ],
+        ["tf_keras_used_after_tfmot", "tf_keras_used_before_tfmot"],
+        pytest.param(["tfmot_before_everything"], marks=pytest.mark.slow(seconds=30)),
+        pytest.param(
+            ["user_chose_keras_2", "tfmot_cannot_be_imported"], marks=pytest.mark.slow(seconds=30)
+        ),
     ],
-    ids=["first", "later"],
+    ids="-".join,
 )
 def test_import_leaves_keras_and_the_environment_alone(orders, monkeypatch):
     monkeypatch.syspath_prepend(pathlib.Path(__file__).parent)

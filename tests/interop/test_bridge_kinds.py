@@ -23,7 +23,7 @@ REQUIRED = {
 }
 # Other values of each argument, tried one by one; some need further arguments.
 OTHERS = {
-    "activation": ACTIVATIONS,
+    "activation": ["tanh"],
     "axis": [2],
     "center": [False],
     "cropping": [2],
@@ -79,6 +79,8 @@ def variants(kind):
             values = [FUNCTIONS[what]]
         elif kind.startswith("ZeroPadding"):
             values = {"padding": [2], "data_format": ["channels_last"]}[name]
+        elif name == "activation" and kind in ("Activation", "Dense"):
+            values = ACTIVATIONS
         else:
             values = OTHERS[name]
         for value in values:

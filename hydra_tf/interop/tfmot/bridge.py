@@ -113,7 +113,7 @@ def from_tf_keras(model: Any) -> keras.Model:
             f"from_tf_keras takes a tf_keras model, not {type(model).__module__}."
             f"{type(model).__name__}."
         )
-    found = read_tf_keras_calls(model)
+    found = read_tf_keras_calls(model, read_tf_keras)
     inputs = [
         keras.Input(batch_shape=shape, name=name, dtype="float32") for name, shape in _inputs(model)
     ]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hydra_tf.core.layer_calls import Call, Config, LayerCalls
 from hydra_tf.interop.tfmot.importing import import_tf_keras
 
 
-def read_tf_keras_calls(model: Any) -> LayerCalls:
+def read_tf_keras_calls(model: Any, check: Callable[[Any], object]) -> LayerCalls:
     """Return the layer calls of a tf_keras model and its nested models.
 
     The connections are read from the model's public configuration.
 
     Args:
         model: a built functional or Sequential tf_keras model.
+        check: called with every layer; it raises an error for those to refuse.
 
     Raises:
         TypeError: for a model, or a nested model, that is subclassed.
@@ -26,13 +27,13 @@ def read_tf_keras_calls(model: Any) -> LayerCalls:
     Example:
         >>> layers = import_tf_keras().layers
         >>> net = import_tf_keras().Sequential([layers.Dense(3, input_shape=(2,))])
-        >>> found = read_tf_keras_calls(net)
+        >>> found = read_tf_keras_calls(net, lambda layer: None)
         >>> [call.sources for call in found.calls], found.outputs
         ([(0,)], [1])
     """
     _require_graph(model)
     found = LayerCalls(len(model.inputs))
-    found.outputs.extend(_append_calls(model, range(found.inputs), found))
+    found.outputs.extend(_append_calls(model, range(found.inputs), found, check))
     return found
 
 
@@ -57,10 +58,15 @@ def _require_graph(model: Any) -> None:
         raise ValueError("The model is not built yet; call it on a batch or give it an InputLayer.")
 
 
-def _append_calls(model: Any, inputs: Sequence[int], found: LayerCalls) -> list[int]:
+def _append_calls(
+    model: Any, inputs: Sequence[int], found: LayerCalls, check: Callable[[Any], object]
+) -> list[int]:
     """Append the calls of one model on input values; return the numbers of its output values."""
     tf_keras = import_tf_keras()
     functional = tf_keras.Model(model.inputs, model.outputs)
+    for layer in functional.layers:
+        if not isinstance(layer, tf_keras.Model | tf_keras.layers.InputLayer):
+            check(layer)
     config = functional.get_config()
     values = dict(zip(_keys(config["input_layers"]), inputs, strict=True))
     nodes = {layer["name"]: layer["inbound_nodes"] for layer in config["layers"]}
@@ -85,7 +91,7 @@ def _append_calls(model: Any, inputs: Sequence[int], found: LayerCalls) -> list[
             numbers = [values[source] for source in sources]
             if isinstance(layer, tf_keras.Model):
                 _require_graph(layer)
-                results = _append_calls(layer, numbers, found)
+                results = _append_calls(layer, numbers, found, check)
             else:
                 # Shapes are needed only for the operations of Keras 3.
                 results = [found.append(Call(layer, tuple(numbers), ()))]
