@@ -57,7 +57,7 @@ def test_without_a_safe_pytorch_one_sentence_says_what_to_install(
 @pytest.mark.parametrize(
     ("spec", "side", "expected"),
     [
-        # As listed in the issue trackers and files of the publications.
+        # Names in the published files.
         (
             "vgg16_bn",
             32,
