@@ -52,8 +52,8 @@ model.compile(optimizer=keras.optimizers.SGD(0.05, momentum=0.9), metrics=["accu
 hydra = hydra_tf.HydraCallback(
     density=0.1,
     pretrain_epochs=10,
-    prune_epochs=5,
-    finetune_epochs=5,
+    prune_epochs=10,
+    finetune_epochs=10,
     learning_rate={"prune": 0.1, "finetune": 0.1},
 )
 model.fit(data.train, epochs=hydra.epochs, callbacks=[hydra], verbose=2)
@@ -87,9 +87,7 @@ quantized.compile(
     tf_keras.optimizers.SGD(0.01, momentum=0.9),
     tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
 )
-attack = hydra_tf.attacks.build(
-    f"pgd:epsilon={EPSILON},steps=5,step_size=0.08,random_start=uniform"
-)
+attack = hydra_tf.attacks.build(f"pgd:epsilon={EPSILON},steps=5,step_size=0.08,start=uniform")
 for images, labels in data.train:
     quantized.train_on_batch(images, labels)
 for epoch in range(5):

@@ -28,11 +28,11 @@ def outputs(net, images):
     return [np.asarray(output) for output in keras.tree.flatten(net(images, training=False))]
 
 
-def check(net, tolerance=1e-6):
+def check(net, tolerance=1e-6, **options):
     """Check a network in both directions; return both copies."""
     images = images_of(net)
     expected = outputs(net, images)
-    there = to_tf_keras(net)
+    there = to_tf_keras(net, **options)
     back = from_tf_keras(there)
     for copy in (there, back):
         for one, other in zip(outputs(copy, images), expected, strict=True):
@@ -56,7 +56,7 @@ def test_networks_of_the_zoo(spec, shape, tolerance):
     net = hydra_tf.models.build(spec, shape, 10, seed=0)
     randomize(net)
     scale = np.abs(outputs(net, images_of(net))[0]).max()
-    there, back = check(net, tolerance * max(1, scale))
+    there, back = check(net, tolerance * max(1, scale), fuse_relu=False)
     names = [layer.name for layer in net.layers]
     assert sorted(layer.name for layer in there.layers) == sorted(names)
     assert sorted(layer.name for layer in back.layers) == sorted(names)
@@ -159,6 +159,55 @@ def small():
             layers.Dense(3, name="logits"),
         ]
     )
+
+
+def before_relu():
+    """ReLUs that can be fused, and others that cannot, each after a layer of its own."""
+    images = keras.Input([6, 6, 3])
+    x = layers.Conv2D(4, 3, name="conv")(images)
+    x = layers.ReLU(name="fused1")(x)
+    x = layers.SeparableConv2D(4, 3, padding="same", name="separable")(x)
+    x = keras.ops.relu(x)
+    x = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
+    x = layers.Activation("relu", name="fused3")(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(6, name="dense")(x)
+    x = layers.ReLU(name="fused4")(x)
+    shared = layers.Dense(6, name="shared")
+    x = layers.ReLU(name="after_shared")(shared(shared(x)))
+    x = layers.ReLU(max_value=6.0, name="six")(layers.Dense(6, name="before_six")(x))
+    used_twice = layers.Dense(6, name="used_twice")(x)
+    x = layers.Add()([layers.ReLU(name="after_used_twice")(used_twice), used_twice])
+    x = layers.ReLU(name="after_tanh")(layers.Dense(6, "tanh", name="tanh")(x))
+    returned = layers.Dense(6, name="returned")(x)
+    return keras.Model(images, [returned, layers.ReLU(name="after_returned")(returned)])
+
+
+def test_relu_layers_become_activations():
+    net = before_relu()
+    there, back = check(net)
+    activations = {
+        layer.name: keras.activations.serialize(layer.activation)
+        for layer in back.layers
+        if hasattr(layer, "activation")
+    }
+    assert activations == {
+        "conv": "relu", "separable": "relu", "depthwise": "relu", "dense": "relu",
+        "shared": "linear", "before_six": "linear", "used_twice": "linear", "tanh": "tanh",
+        "returned": "linear",
+    }  # fmt: skip
+    relu = [layer.name for layer in there.layers if type(layer).__name__ == "ReLU"]
+    assert relu == ["after_shared", "six", "after_used_twice", "after_tanh", "after_returned"]
+    unfused, _ = check(net, fuse_relu=False)
+    assert len(unfused.layers) == len(there.layers) + 4
+
+
+def test_a_relu_that_is_shared_is_fused_where_it_can_be():
+    relu, images = layers.ReLU(name="relu"), keras.Input([4])
+    net = keras.Model(images, relu(layers.Dense(3, name="dense")(relu(images))))
+    there, _ = check(net)
+    assert [layer.name for layer in there.layers[1:]] == ["relu", "dense"]
+    assert there.layers[-1].activation.__name__ == "relu"
 
 
 def test_masked_networks_and_robust_models_have_zeros_where_pruned():

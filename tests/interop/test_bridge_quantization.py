@@ -36,7 +36,8 @@ def network():
             keras.layers.Conv2D(8, 3, padding="same", use_bias=False, name="first"),
             keras.layers.BatchNormalization(name="norm"),
             keras.layers.ReLU(name="relu"),
-            keras.layers.Conv2D(16, 3, strides=2, activation="relu", name="second"),
+            keras.layers.Conv2D(16, 3, strides=2, name="second"),
+            keras.layers.ReLU(name="relu2"),
             keras.layers.Flatten(name="flatten"),
             keras.layers.Dense(10, name="logits"),
         ]
@@ -55,14 +56,14 @@ def pruned(digits):
     return masked
 
 
-def train(model, images, labels, epochs=1):
-    """Train a tf_keras model."""
+def train(model, images, labels):
+    """Train a tf_keras model for an epoch."""
     tf_keras = import_tf_keras()
-    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    # A decay would move pruned weights if they were not exactly 0.
-    optimizer = tf_keras.optimizers.AdamW(1e-3, weight_decay=0.01)
-    model.compile(optimizer, loss)
-    model.fit(images, labels, batch_size=64, epochs=epochs, shuffle=False, verbose=0)
+    if not model.optimizer:
+        loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        # A decay would move pruned weights if they were not exactly 0.
+        model.compile(tf_keras.optimizers.AdamW(1e-3, weight_decay=0.01), loss)
+    model.fit(images, labels, batch_size=64, shuffle=False, verbose=0)
 
 
 def quantize(model, scheme):
@@ -184,10 +185,18 @@ def test_a_file_that_cannot_be_run_is_not_kept(trained, tmp_path, monkeypatch):
     file = tmp_path / "net.tflite"
     file.write_bytes(b"old")
     monkeypatch.setattr(quantization_module, "convert", lambda converter: b"no TFLite file")
-    with pytest.raises(RuntimeError, match="^LiteRT cannot run the TFLite file"):
+    with pytest.raises(RuntimeError, match=r"^LiteRT cannot run the TFLite file"):
         quantized_to_tflite(trained, file)
     assert file.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["net.tflite"]
+
+
+def test_kernels_that_tfmot_does_not_quantize_are_refused(pruned, tmp_path):
+    combine = import_tfmot().experimental.combine
+    unfused = to_tf_keras(pruned, fuse_relu=False)
+    quantized = quantize(unfused, combine.Default8BitPrunePreserveQuantizeScheme())
+    with pytest.raises(ValueError, match=r"does not quantize the kernels of second, nor preserve"):
+        quantized_to_tflite(quantized, tmp_path / "net.tflite")
 
 
 def test_other_models_are_refused(pruned, tmp_path):

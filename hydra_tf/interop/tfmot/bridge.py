@@ -21,6 +21,7 @@ from hydra_tf.interop.tfmot.layer_parts import (
     read_tf_keras,
     write_weights,
 )
+from hydra_tf.interop.tfmot.relu_fusion import fuse_relu as fuse_relu_layers
 from hydra_tf.interop.tfmot.tf_keras_calls import read_tf_keras_calls
 
 _RELATIVE_ERROR = 1e-4
@@ -28,7 +29,7 @@ _UNKNOWN_SIZE = 32  # where an input has no fixed size
 _MERGING = ("Add", "Concatenate")  # called on a list, also of one tensor
 
 
-def to_tf_keras(model: keras.Model) -> Any:
+def to_tf_keras(model: keras.Model, fuse_relu: bool = True) -> Any:
     """Return a network as a functional tf_keras model, which TFMOT can quantize and cluster.
 
     Layers keep their names, pruned weights are 0 and everything is float32, also if the network
@@ -38,6 +39,8 @@ def to_tf_keras(model: keras.Model) -> Any:
     Args:
         model: masked or plain functional or Sequential model, or a :class:`hydra_tf.RobustModel`.
             Its layers must be of the kinds that TFMOT's quantization supports, channels last.
+        fuse_relu: make a ReLU layer after a convolution or dense layer the activation of that
+            layer. Otherwise TFMOT does not quantize the kernel, nor preserve its zeros.
 
     Returns:
         The tf_keras model; it shares nothing with the network.
@@ -60,20 +63,13 @@ def to_tf_keras(model: keras.Model) -> Any:
     plain = functional_model(in_float32(plain) if computes_in_half(plain) else plain)
     found = read_calls(plain, read_keras)
 
-    def read(call: Call) -> Parts:
-        parts = read_keras(call.layer)
-        if not isinstance(call.layer, keras.layers.Layer) and len(set(call.shapes)) > 1:
-            raise ValueError(
-                f'The operation "{parts.name}" adds tensors of the shapes '
-                f"{', '.join(map(str, call.shapes))}; give them the same shape."
-            )
-        return parts
-
+    parts = [_read_call(call) for call in found.calls]
     inputs = [
         tf_keras.Input(shape[1:], batch_size=shape[0], name=name, dtype="float32")
         for name, shape in _inputs(plain)
     ]
-    outputs = _connect(found, inputs, read, make_tf_keras)
+    fused = fuse_relu_layers(found, parts) if fuse_relu else parts
+    outputs = _connect(found, inputs, fused, make_tf_keras)
     converted = tf_keras.Model(_one_or_all(inputs), _one_or_all(outputs), name=plain.name)
     # Keras 3 warns if it gets one image where the model was made with a list of one input.
     _require_equal_outputs(keras.Model(_one_or_all(plain.inputs), plain.outputs), converted)
@@ -117,11 +113,23 @@ def from_tf_keras(model: Any) -> keras.Model:
     inputs = [
         keras.Input(batch_shape=shape, name=name, dtype="float32") for name, shape in _inputs(model)
     ]
-    outputs = _connect(found, inputs, lambda call: read_tf_keras(call.layer), make_keras)
+    parts = [read_tf_keras(call.layer) for call in found.calls]
+    outputs = _connect(found, inputs, parts, make_keras)
     converted = keras.Model(_one_or_all(inputs), _one_or_all(outputs), name=model.name)
     if not any(is_quantized(call.layer) for call in found.calls):
         _require_equal_outputs(model, converted)
     return converted
+
+
+def _read_call(call: Call) -> Parts:
+    """Return the parts of the layer or operation of a call."""
+    parts = read_keras(call.layer)
+    if not isinstance(call.layer, keras.layers.Layer) and len(set(call.shapes)) > 1:
+        raise ValueError(
+            f'The operation "{parts.name}" adds tensors of the shapes '
+            f"{', '.join(map(str, call.shapes))}; give them the same shape."
+        )
+    return parts
 
 
 def _inputs(model: Any) -> list[tuple[str, tuple[int | None, ...]]]:
@@ -144,7 +152,7 @@ def _one_or_all(tensors: Sequence[Any]) -> Any:
 def _connect(
     found: LayerCalls,
     inputs: Sequence[Any],
-    read: Callable[[Call], Parts | None],
+    parts: Sequence[Parts | None],
     make: Callable[[Parts], Any],
 ) -> list[Any]:
     """Repeat layer calls with new layers, and return the tensors that the network returns.
@@ -152,32 +160,27 @@ def _connect(
     Args:
         found: the calls.
         inputs: the new input tensors.
-        read: returns the parts of a call's layer, or None if the layer is left out.
+        parts: for each call the parts of its layer, or None if it is left out.
         make: makes a layer from them.
     """
     values = list(inputs)
-    layers: dict[int, tuple[Parts, Any] | None] = {}
-    for call in found.calls:
-        key = id(call.layer)
-        if key not in layers:
-            parts = read(call)
-            layers[key] = (parts, make(parts)) if parts else None
-        entry = layers[key]
+    layers: dict[int, tuple[Parts, Any]] = {}
+    for call, own in zip(found.calls, parts, strict=True):
         arguments = [values[source] for source in call.sources]
-        if entry is None:
+        if own is None:
             values.append(arguments[0])
-        else:
-            parts, layer = entry
-            values.append(layer(arguments if parts.kind in _MERGING else arguments[0]))
+            continue
+        _, layer = layers.setdefault(id(call.layer), (own, make(own)))
+        values.append(layer(arguments if own.kind in _MERGING else arguments[0]))
     names: set[str] = set()
-    for parts, layer in filter(None, layers.values()):
-        if parts.name in names:
+    for own, layer in layers.values():
+        if own.name in names:
             raise ValueError(
-                f'Two layers of the network and its nested models are named "{parts.name}"; '
+                f'Two layers of the network and its nested models are named "{own.name}"; '
                 "rename one."
             )
-        names.add(parts.name)
-        write_weights(layer, parts)
+        names.add(own.name)
+        write_weights(layer, own)
     return [values[output] for output in found.outputs]
 
 

@@ -76,7 +76,7 @@ def read_keras(layer: Any) -> Parts:
         options = [name for name in KINDS[kind].arguments if hasattr(layer, name)]
         return Parts(layer.name, kind, {name: getattr(layer, name) for name in options}, {})
     _require_supported(layer, keras)
-    return _parts(layer, layer.get_config(), _by_name(layer))
+    return _parts(layer, layer.get_config(), weights_by_name(layer))
 
 
 def read_tf_keras(layer: Any) -> Parts | None:
@@ -108,7 +108,7 @@ def read_tf_keras(layer: Any) -> Parts | None:
     config = {names.get(name, name): value for name, value in inner.get_config().items()}
     if "activation" in config:
         config["activation"] = _activation_name(inner.activation)
-    weights = {names.get(name, name): weight for name, weight in _by_name(layer).items()}
+    weights = {names.get(name, name): weight for name, weight in weights_by_name(layer).items()}
     if inner is not layer:
         weights = {name: weight for name, weight in weights.items() if name in _WEIGHTS}
     return _parts(inner, config, weights)
@@ -150,6 +150,23 @@ def make_tf_keras(parts: Parts) -> Any:
     return _make(import_tf_keras(), replace(parts, arguments=arguments))
 
 
+def weights_by_name(layer: Any) -> dict[str, Any]:
+    """Return the weights of a layer of either library by their names within the layer.
+
+    Example:
+        >>> layer = keras.layers.Dense(2)
+        >>> layer.build([None, 3])
+        >>> sorted(weights_by_name(layer))
+        ['bias', 'kernel']
+    """
+    weights = {}
+    for weight in layer.weights:
+        # Keras 3 keeps the state of random numbers with the weights.
+        if "seed_generator" not in getattr(weight, "path", ""):
+            weights[weight.name.rpartition("/")[2].partition(":")[0]] = weight
+    return weights
+
+
 def write_weights(layer: Any, parts: Parts) -> None:
     """Set the weights of a layer of either library, by name.
 
@@ -168,7 +185,7 @@ def write_weights(layer: Any, parts: Parts) -> None:
         [[1.0]]
     """
     names = {renamed: name for name, renamed in KINDS[parts.kind].renamed.items()}
-    targets = {names.get(name, name): weight for name, weight in _by_name(layer).items()}
+    targets = {names.get(name, name): weight for name, weight in weights_by_name(layer).items()}
     expected = {name: tuple(weight.shape) for name, weight in targets.items()}
     found = {name: tuple(value.shape) for name, value in parts.weights.items()}
     if expected != found:
@@ -178,16 +195,6 @@ def write_weights(layer: Any, parts: Parts) -> None:
         )
     for name, weight in targets.items():
         weight.assign(parts.weights[name])
-
-
-def _by_name(layer: Any) -> dict[str, Any]:
-    """Return the weights of a layer of either library by their names within the layer."""
-    weights = {}
-    for weight in layer.weights:
-        # Keras 3 keeps the state of random numbers with the weights.
-        if "seed_generator" not in getattr(weight, "path", ""):
-            weights[weight.name.rpartition("/")[2].partition(":")[0]] = weight
-    return weights
 
 
 def _require_supported(layer: Any, library: Any) -> None:

@@ -21,7 +21,7 @@ from hydra_tf.export.probes import (
 from hydra_tf.export.size import ExportReport, measure
 from hydra_tf.interop.tfmot.bridge import from_tf_keras
 from hydra_tf.interop.tfmot.importing import import_tf_keras
-from hydra_tf.interop.tfmot.layer_parts import is_quantized
+from hydra_tf.interop.tfmot.layer_parts import is_quantized, weights_by_name
 
 
 def quantized_to_tflite(
@@ -46,8 +46,8 @@ def quantized_to_tflite(
 
     Raises:
         TypeError: for a model that is not of tf_keras.
-        ValueError: for a model without quantization, several inputs, images of another shape
-            or outside [0, 1], another suffix.
+        ValueError: for a model without quantization, a kernel that TFMOT did not quantize,
+            several inputs, images of another shape or outside [0, 1], another suffix.
         OSError: a missing folder, a path that is a folder, or no permission to write.
         RuntimeError: TensorFlow cannot convert the model, or the file's outputs are wrong.
     """
@@ -62,6 +62,7 @@ def quantized_to_tflite(
             "No layer of the model is quantized; call tfmot.quantization.keras.quantize_apply "
             "and train it first, or use hydra_tf.export.to_tflite."
         )
+    _require_quantized_kernels(model)
     shape = image_shape(model)
     probes = random_probes(shape)
     if representative is not None:
@@ -75,3 +76,18 @@ def quantized_to_tflite(
         examiner = Examiner(temporary, probes, keras_outputs(model, probes), LIMITS["int8"])
         comparison, _ = examiner.accept(convert(converter))
         return measure(temporary, path, plain, comparison, quantization="int8")
+
+
+def _require_quantized_kernels(model: Any) -> None:
+    """Check that TFMOT quantizes the kernels of all layers that it wrapped."""
+    names = []
+    for layer in filter(is_quantized, model.layers):
+        weights = weights_by_name(layer)
+        kernels = [name for name in weights if name in ("kernel", "depthwise_kernel")]
+        names += [layer.layer.name for kernel in kernels if f"{kernel}_min" not in weights]
+    if names:
+        raise ValueError(
+            f"TFMOT does not quantize the kernels of {', '.join(names)}, nor preserve their zeros, "
+            "because a ReLU layer follows; convert the network with to_tf_keras(fuse_relu=True), "
+            'and use activation="relu" instead of a ReLU with a max_value.'
+        )
