@@ -14,6 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --retries 10 
 checksum = $(firstword $(shell cat $(1) | cksum))
 LOCKED := $(VENV)/.locked-$(call checksum,$(LOCK))
 INSTALLED := $(VENV)/.installed-$(call checksum,$(LOCK) setup.py pyproject.toml)
+TORCH_INSTALLED := $(VENV)/.torch-$(call checksum,$(LOCK) requirements-torch.lock)
 
 DEMO ?= $(BIN)/python -m flags.study --flagfile=flags/recipes/mnist_5k_trades.flags \
 	--methods=hydra,lwm --densities=0.01 --seeds=1 --tflite --out=runs/demo
@@ -31,8 +32,8 @@ COMPILE = build/lock/bin/uv pip compile --universal --python-version 3.10 --extr
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint test test-slow test-all test-oldest pytest bench format lock \
-	lock-oldest clean
+.PHONY: help install demo lint test test-slow test-torch test-all test-oldest pytest bench format \
+	lock lock-oldest clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 13
@@ -56,6 +57,12 @@ $(INSTALLED): | $(LOCKED)
 	rm -f $(VENV)/.installed-*
 	touch $@
 
+# The plain wheel for Linux brings CUDA; nothing else needs PyTorch.
+$(TORCH_INSTALLED): | $(INSTALLED)
+	$(PIP) install --quiet --constraint $(LOCK) -r requirements-torch.lock
+	rm -f $(VENV)/.torch-*
+	touch $@
+
 install: $(INSTALLED)  ## make .venv with the locked requirements and this package
 
 demo: $(INSTALLED)  ## the main job on real digits: train, prune two ways, attack, export
@@ -68,21 +75,24 @@ lint: $(INSTALLED)  ## style, types and the import contracts
 	$(BIN)/lint-imports --no-logo
 
 test: lint  ## lint, then tests, the docstrings' examples and the tutorials
-	$(PYTEST) -m "not slow" tests hydra_tf
+	$(PYTEST) -m "not slow and not torch" tests hydra_tf
 
 # `make test-slow TIME_BUDGET=600` starts no test that is not expected to end within 600 s. One
 # process: the slow tests start processes of their own.
 test-slow: $(INSTALLED)  ## the slow tests alone, shortest first
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slow $(addprefix --time-budget=,$(TIME_BUDGET)) tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "slow and not torch" $(addprefix --time-budget=,$(TIME_BUDGET)) tests
 
-test-all: lint  ## the same with the slow tests
+test-torch: $(TORCH_INSTALLED)  ## install PyTorch, then test hydra_tf.interop.torch
+	$(PYTEST) -m torch tests/interop/torch
+
+test-all: lint $(TORCH_INSTALLED)  ## all tests: those of `make test`, the slow ones and test-torch
 	$(PYTEST) tests hydra_tf
 
 test-oldest:  ## the default tests with the oldest requirements, in .venv-oldest
 	$(MAKE) VENV=.venv-oldest LOCK=requirements-oldest.lock pytest
 
 pytest: $(INSTALLED)
-	$(PYTEST) -m "not slow" tests hydra_tf
+	$(PYTEST) -m "not slow and not torch" tests hydra_tf
 
 bench: $(INSTALLED)  ## speed and size, one benchmark after the other
 	set -e; for file in benchmarks/[!_]*.py; do \
@@ -98,8 +108,12 @@ build/lock/constraints.txt:
 	build/lock/bin/python -m pip install --quiet uv
 	echo 'backports-strenum<1.3' > $@
 
-lock: build/lock/constraints.txt  ## write requirements.lock from setup.py
+lock: build/lock/constraints.txt  ## write requirements.lock and requirements-torch.lock from setup.py
 	$(COMPILE) "make lock" $(UPGRADE) setup.py --output-file requirements.lock
+	cat requirements.lock requirements-torch.lock > build/lock/torch.lock
+	$(COMPILE) "make lock" $(UPGRADE) --extra torch setup.py --output-file build/lock/torch.lock
+	grep -vE '^(cuda|nvidia|triton)\b' build/lock/torch.lock | grep -vxFf requirements.lock \
+		> requirements-torch.lock
 
 lock-oldest: build/lock/constraints.txt  ## write requirements-oldest.lock: the oldest versions setup.py allows
 	$(COMPILE) "make lock-oldest" $(UPGRADE) --resolution lowest-direct setup.py \

@@ -76,6 +76,8 @@ setup(
             "ruff>=0.9",
             "setuptools>=64",
         ],
+        # Before 2.10, files of others can corrupt memory (CVE-2026-24747).
+        "torch": ["torch>=2.10"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

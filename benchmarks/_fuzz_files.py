@@ -84,6 +84,39 @@ def keras_files(folder: pathlib.Path) -> Attempt:
     return attempt
 
 
+def torch_files(folder: pathlib.Path) -> Attempt:
+    """PyTorch files, in the format of today and in the older one."""
+    import torch
+
+    from hydra_tf import models
+    from hydra_tf.interop.torch import load_checkpoint, save_checkpoint
+
+    path = folder / "net.pt"
+    net = models.build("mnist_cnn", (8, 8, 1), 3, seed=0)
+    save_checkpoint(net, path)
+    zipped, weights = path.read_bytes(), net.get_weights()
+    torch.save(torch.load(path), path, _use_new_zipfile_serialization=False)
+    older = path.read_bytes()
+
+    def attempt(draw: random.Random) -> str:
+        raw, whole = draw.random() < 0.4, draw.random() < 0.6
+        content = zipped if whole else older
+        changed = mutate_zip if whole and not raw else mutate_bytes
+        path.write_bytes(changed(content, draw))
+
+        def same(loaded: Any) -> bool:
+            # Only the format of today has checksums.
+            found = loaded.get_weights()
+            return not (raw and whole) or (
+                len(found) == len(weights)
+                and all(np.array_equal(a, b) for a, b in zip(found, weights, strict=True))
+            )
+
+        return outcome(lambda: load_checkpoint(path), same)
+
+    return attempt
+
+
 def npz_files(folder: pathlib.Path) -> Attempt:
     """Data sets in NumPy archives."""
     from hydra_tf import data
@@ -237,6 +270,7 @@ def specs(_: pathlib.Path) -> Attempt:
         (attacks.ATTACKS, "pgd:norm=linf,epsilon=8/255,steps=50,step_size=2/255,restarts=10"),
         (attacks.ATTACKS, "autoattack:epsilon=0.1"), (attacks.ATTACKS, "square:epsilon=0.1"),
         (objectives.OBJECTIVES, "trades:epsilon=8/255,steps=10,beta=6"),
+        (objectives.OBJECTIVES, "pgd:attack=(apgd:steps=5,restarts=2),epsilon=8/255"),
         (objectives.OBJECTIVES, "crown_ibp:epsilon=0.1,ramp=0.5"),
         (objectives.OBJECTIVES, "smoothing:sigma=0.25"),
         (models.MODELS, "wide_resnet:depth=28,width=4"), (models.MODELS, "mnist_cnn"),
@@ -249,6 +283,9 @@ def specs(_: pathlib.Path) -> Attempt:
         changed: Any = mutate_text(spec, draw)
         if draw.random() < 0.4:
             name, parameters = registry.parse(spec)
+            if "attack" in parameters:
+                nested, settings = attacks.ATTACKS.parse(parameters["attack"])
+                parameters["attack"] = {"name": nested, **settings}
             changed = mutate_json({"name": name, **parameters}, draw)
         survives = lambda part: registry.build(registry.config(part)) == part  # noqa: E731
         given = changed if isinstance(changed, str) else f"{changed}\n"
@@ -264,4 +301,5 @@ TARGETS: dict[str, Callable[[pathlib.Path], Attempt]] = {
     "npz": npz_files,
     "images": images,
     "keras": keras_files,
+    "torch": torch_files,
 }

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import importlib.util
 import json
 import os
 import pathlib
@@ -30,6 +31,8 @@ SHARES = {
     "specs": 25, "certificates": 20, "checkpoints": 16, "npz": 6, "images": 2, "keras": 5,
     "train": 9, "study": 4, "evaluate": 4, "certify": 5, "export": 4,
 }  # fmt: skip
+if importlib.util.find_spec("torch"):  # an extra
+    SHARES["torch"] = 6
 WORKER = "benchmarks._fuzz_worker"
 _STALLED = 120  # seconds without an outcome, also while a worker starts
 

@@ -27,8 +27,6 @@ the images says so, because those may seem robust for that reason only.
 
   python -m flags.evaluate --run=runs/a --attacks="pgd:steps=50,restarts=10;fgsm"
   python -m flags.evaluate --run=runs/a --attacks=autoattack
-
-cleverhans_pgd, the PGD of CleverHans, needs: pip install "hydra_tf[cleverhans]"
 """
 
 flags.DEFINE_string("run", None, "Run directory to evaluate.")

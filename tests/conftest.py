@@ -1,4 +1,6 @@
+import json
 import os
+import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -18,8 +20,20 @@ def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Split the CPU in two logical devices before TensorFlow starts: strategies need them."""
+    if not hasattr(config, "workerinput"):
+        _write_config_of_art()
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+def _write_config_of_art() -> None:
+    """Write the file that ART writes when it is imported: two workers at once would fail."""
+    home = pathlib.Path.home()
+    folder = (home if os.access(home, os.W_OK) else pathlib.Path("/tmp")) / ".art"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "config.json").exists():
+        content = json.dumps({"ART_DATA_PATH": str(folder / "data")})
+        (folder / "config.json").write_text(content, encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

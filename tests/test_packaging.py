@@ -119,7 +119,7 @@ def pins(lock):
 
 def lower_bounds():
     """Return the lower bound of each requirement in setup.py."""
-    text = (ROOT / "setup.py").read_text()
+    text = (ROOT / "setup.py").read_text().partition('"torch": [')[0]  # an extra of its own
     matches = re.findall(r'"([A-Za-z][\w-]*)(?:==|>=)(\d[\d.]*)"', text)
     return {name.lower().replace("_", "-"): version for name, version in matches}
 
@@ -130,6 +130,13 @@ def test_lock_pins_every_requirement_without_urls(lock):
     assert {"tensorflow", "keras", "cleverhans", "pytest"} <= required
     assert required <= set(pins(lock))
     assert not set(pins(lock)) & {"torch", "torchvision", "jax"}
+
+
+def test_torch_has_a_lock_of_its_own():
+    # CUDA is not pinned: it comes with the plain wheel only.
+    torch = set(pins("requirements-torch.lock"))
+    assert "torch" in torch and not torch & set(pins("requirements.lock"))
+    assert not [name for name in torch if name.startswith(("nvidia", "cuda", "triton"))]
 
 
 def test_oldest_lock_pins_the_lower_bounds():

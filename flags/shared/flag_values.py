@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from hydra_tf.core.specs import split_outside
+
 from .launcher import FLAGS, UsageError
 
 Number = TypeVar("Number", int, float)
@@ -33,7 +35,7 @@ def seed(name: str) -> None:
 
 def attack_specs(text: str) -> list[str]:
     """Return the specs in a text such as ``"pgd:steps=50;fgsm"``."""
-    return [spec.strip() for spec in text.split(";") if spec.strip()]
+    return [spec.strip() for spec in split_outside(text, ";") if spec.strip()]
 
 
 def ball_of(objective: object) -> dict[str, Any]:

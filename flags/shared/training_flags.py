@@ -54,7 +54,8 @@ def _define_task() -> None:
         "objective",
         "trades",
         "Robust objective with its parameters, such as "
-        "trades:epsilon=8/255,steps=10,beta=6, pgd:epsilon=0.2,ramp=0.5 or natural.",
+        "trades:epsilon=8/255,steps=10,beta=6, pgd:epsilon=0.2,ramp=0.5, "
+        "trades:attack=(cleverhans_pgd:steps=7),epsilon=0.2 or natural.",
     )
     flags.DEFINE_string(
         "pretrained",

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
 from hydra_tf.attacks.ascent import Evaluation, ascent_loop
-from hydra_tf.attacks.base import ATTACKS, GradientAttack
+from hydra_tf.attacks.base import ATTACKS, LossAttack, Start
 from hydra_tf.attacks.gradients import UNUSED, Perturbed, rescued_slope
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import TARGETED, UNTARGETED, Loss, likely_targets, misclassified
 from hydra_tf.attacks.norms import broadcast_to_images, project, random_start, steepest_step
-from hydra_tf.attacks.restarts import Attempt, attack_repeatedly
+from hydra_tf.attacks.restarts import Attempt, attack_repeatedly, climb_repeatedly
 from hydra_tf.attacks.step_sizes import check_steps
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Images, Labels, Logits, Seed
@@ -40,12 +40,13 @@ class State(NamedTuple):
 
 @ATTACKS.register()
 @dataclass(frozen=True)
-class APGD(GradientAttack):
+class APGD(LossAttack):
     """Auto-PGD, which halves the step size of samples whose loss stops growing.
 
     A misclassified sample is returned unchanged. A broken sample has the first image that
     breaks it and is left out of later restarts and targets. Any other sample has the image of
-    largest loss of the first restart.
+    largest loss of the first restart. In training, every sample has the image of the largest loss
+    of all restarts.
 
     Args:
         norm: ``"linf"`` or ``"l2"``.
@@ -66,6 +67,7 @@ class APGD(GradientAttack):
     restarts: int = 1
     loss: Literal["ce", "dlr", "margin"] = "ce"
     targets: int = 0
+    loss_parameters: ClassVar[tuple[str, ...]] = ("loss", "targets")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,11 +121,41 @@ class APGD(GradientAttack):
         start = tf.where(broadcast_to_images(misclassified(y, predict(x)), x), x, start)
         return self._ascend(predict, x, y, start, loss)
 
-    def _ascend(self, predict: Predict, x: Images, y: Labels, start: Images, loss: Loss) -> Attempt:
+    def climb(
+        self,
+        predict: Predict,
+        x: Images,
+        loss: Loss,
+        start: Start,
+        seed: Seed,
+        epsilon_share: float | tf.Tensor = 1.0,
+    ) -> Images:
+        """Return the images of the largest loss of all restarts; see :meth:`LossAttack.climb`."""
+
+        def restart(seed: Seed) -> Images:
+            return self._ascend(predict, x, None, start(seed), loss, epsilon_share).images
+
+        return climb_repeatedly(restart, predict, loss, seed, self.restarts)
+
+    def _ascend(
+        self,
+        predict: Predict,
+        x: Images,
+        y: Labels | None,
+        start: Images,
+        loss: Loss,
+        epsilon_share: float | tf.Tensor = 1.0,
+    ) -> Attempt:
+        """Return the result of one ascent.
+
+        With labels, a sample stops at the first misclassified iterate, and its gradients are
+        rescued. Without labels, the loss alone counts.
+        """
+        epsilon = epsilon_share * self.epsilon
         # The number of steps between a checkpoint and the one before, 0 for other iterates.
         spans = np.zeros(self.steps + 1, np.float32)
         spans[list(self.checkpoints)] = np.diff([0, *self.checkpoints])
-        ball = (x, self.norm, self.epsilon)
+        ball = (x, self.norm, epsilon)
 
         def update(
             i: tf.Tensor, x_adv: Images, evaluation: Evaluation, state: State
@@ -138,17 +170,17 @@ class APGD(GradientAttack):
             return project(x_next, *ball), state._replace(previous=x_now)
 
         last, state = ascent_loop(
-            predict, start, loss, update, _initial_state(start, self.epsilon), steps=self.steps,
-            unfinished=lambda state: ~tf.reduce_all(state.broken), rescue=True,
+            predict, start, loss, update, _initial_state(start, epsilon), steps=self.steps,
+            unfinished=lambda state: ~tf.reduce_all(state.broken), rescue=y is not None,
         )  # fmt: skip
         logits = predict(last)
-        losses = rescued_slope(loss, logits).losses
+        losses = loss(logits) if y is None else rescued_slope(loss, logits).losses
         last_evaluation = Evaluation(tf.zeros_like(x), logits, losses, state.gradients)
         state = _record(y, last, last_evaluation, state)
         return Attempt(tf.stop_gradient(state.best), state.broken, state.gradients)
 
 
-def _initial_state(start: Images, epsilon: float) -> State:
+def _initial_state(start: Images, epsilon: float | tf.Tensor) -> State:
     count = tf.shape(start)[0]
     lowest, none = tf.fill([count], -np.float32(np.inf)), tf.zeros([count], tf.bool)
     return State(
@@ -166,12 +198,13 @@ def _initial_state(start: Images, epsilon: float) -> State:
     )
 
 
-def _record(y: Labels, x_adv: Images, evaluation: Evaluation, state: State) -> State:
+def _record(y: Labels | None, x_adv: Images, evaluation: Evaluation, state: State) -> State:
     """Return the state with the best iterates and losses after one more evaluation."""
     losses = evaluation.losses
-    wrong = misclassified(y, evaluation.logits)
+    wrong = state.broken if y is None else misclassified(y, evaluation.logits)
     better = ~state.broken & (wrong | (losses > state.best_loss))
     better_images = broadcast_to_images(better, x_adv)
+    found = evaluation.found
     return state._replace(
         best=tf.where(better_images, x_adv, state.best),
         best_loss=tf.where(better, losses, state.best_loss),
@@ -179,7 +212,7 @@ def _record(y: Labels, x_adv: Images, evaluation: Evaluation, state: State) -> S
         broken=state.broken | wrong,
         increases=state.increases + tf.cast(losses > state.loss, tf.float32),
         loss=losses,
-        gradients=tf.maximum(state.gradients, evaluation.found),
+        gradients=state.gradients if found is None else tf.maximum(state.gradients, found),
     )
 
 

@@ -126,9 +126,9 @@ class _Best(NamedTuple):
     broken: tf.Tensor
     gradients: tf.Tensor
 
-    def updated(self, x_adv: Images, logits: Logits, losses: tf.Tensor, y: Labels) -> _Best:
+    def updated(self, x_adv: Images, logits: Logits, losses: tf.Tensor, y: Labels | None) -> _Best:
         """Return the best images after the evaluation of one more image per sample."""
-        wrong = misclassified(y, logits)
+        wrong = self.broken if y is None else misclassified(y, logits)
         better = (wrong & ~self.broken) | ((wrong == self.broken) & (losses > self.losses))
         return _Best(
             tf.where(broadcast_to_images(better, x_adv), x_adv, self.images),
@@ -143,7 +143,7 @@ def ascend_best(
     x: Images,
     start: Images,
     loss: Loss,
-    y: Labels,
+    y: Labels | None,
     *,
     norm: Norm,
     epsilon: float | tf.Tensor,
@@ -152,7 +152,8 @@ def ascend_best(
 ) -> Attempt:
     """Maximise the loss as :func:`ascend` does; return the best iterate, the start included.
 
-    Gradients of saturated losses are rescued; see :func:`evaluate`.
+    With labels, a misclassified iterate is better than any other, and gradients of saturated losses
+    are rescued; see :func:`evaluate`. Without labels, the iterate of the largest loss is the best.
 
     The best iterate of a sample is the one of the largest loss among the misclassified
     iterates, or among all iterates if none is misclassified.
@@ -162,34 +163,38 @@ def ascend_best(
         x: [batch, ...] ball centres.
         start: [batch, ...] first iterate.
         loss: maps logits to a loss per sample.
-        y: [batch] integer labels.
+        y: [batch] integer labels, or None.
         norm: ``"linf"`` or ``"l2"``.
         epsilon: radius in pixel values.
         step_size: length of a step in the same norm.
         steps: number of steps.
 
     Returns:
-        The best images, where they are misclassified, and the best gradients that were found.
+        The best images and, with labels, where they are misclassified and the best gradients that
+        were found.
     """
 
     def update(
         _: tf.Tensor, x_adv: Images, evaluation: Evaluation, best: _Best
     ) -> tuple[Images, _Best]:
         best = best.updated(x_adv, evaluation.logits, evaluation.losses, y)
-        best = best._replace(gradients=tf.maximum(best.gradients, evaluation.found))
+        if evaluation.found is not None:
+            best = best._replace(gradients=tf.maximum(best.gradients, evaluation.found))
         x_next = x_adv + step_size * steepest_step(evaluation.gradient, norm)
         return project(x_next, x, norm, epsilon), best
 
-    count = tf.shape(x)[0]
+    count = tf.shape(start)[0]  # the size of `x` may be known, which a loop would insist on
     best = _Best(
         start,
         tf.fill([count], -np.float32(np.inf)),
         tf.zeros([count], tf.bool),
         tf.fill([count], UNUSED),
     )
-    last, best = ascent_loop(predict, start, loss, update, best, steps=steps, rescue=True)
+    rescue = y is not None
+    last, best = ascent_loop(predict, start, loss, update, best, steps=steps, rescue=rescue)
     logits = predict(last)
-    best = best.updated(last, logits, rescued_slope(loss, logits).losses, y)
+    losses = rescued_slope(loss, logits).losses if rescue else loss(logits)
+    best = best.updated(last, logits, losses, y)
     return Attempt(tf.stop_gradient(best.images), best.broken, best.gradients)
 
 

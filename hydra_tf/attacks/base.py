@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from hydra_tf.attacks.gradients import UNUSED, Perturbed
 from hydra_tf.attacks.inference import Predict, inference
+from hydra_tf.attacks.losses import Loss
 from hydra_tf.checks.batches import check_use
 from hydra_tf.checks.labels import sparse_labels
 from hydra_tf.core.graphs import Graphs
@@ -79,6 +80,43 @@ class GradientAttack(Attack):
         """Return adversarial images and which gradients were found; a pure function.
 
         Arguments as in :meth:`Attack.perturb`.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class LossAttack(GradientAttack):
+    """An attack that climbs any loss of the logits, and so can make the images of an objective.
+
+    Class attributes:
+        loss_parameters: names of the parameters that choose the loss. They need their default
+            values if an objective gives the loss.
+    """
+
+    loss_parameters: ClassVar[tuple[str, ...]] = ()
+
+    def climb(
+        self,
+        predict: Predict,
+        x: Images,
+        loss: Loss,
+        start: Start,
+        seed: Seed,
+        epsilon_share: float | tf.Tensor = 1.0,
+    ) -> Images:
+        """Return images in the ball with a large loss; a pure function, for use in a graph.
+
+        The random numbers of a sample may depend on the seed and on its position in the batch
+        only (:mod:`hydra_tf.core.randomness`), and the result not on the other samples, so that
+        replicas and microbatches give the images of the whole batch.
+
+        Args:
+            predict: maps images to logits in inference mode.
+            x: [batch, ...] float32 images in [0, 1], the centres of the balls.
+            loss: maps logits to the loss of each sample, [batch], which is maximised.
+            start: maps a seed to the first images, [batch, ...], in the ball.
+            seed: int32 tensor of shape [2].
+            epsilon_share: share of epsilon, and of the step size, that is used; in [0, 1].
         """
         raise NotImplementedError
 
@@ -159,5 +197,7 @@ def attack_name(attack: Any) -> str:
         return str(getattr(attack, "__name__", type(attack).__name__))
 
 
+# Maps a seed to the first images of an attack.
+Start = Callable[[Seed], Images]
 ATTACKS: Registry[Attack] = Registry("attack", "hydra_tf.attacks")
 build = ATTACKS.build

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from hydra_tf.attacks.ascent import Evaluation, ascent_loop
-from hydra_tf.attacks.base import ATTACKS, GradientAttack
+from hydra_tf.attacks.ascent import Evaluation, ascend, ascent_loop
+from hydra_tf.attacks.base import ATTACKS, LossAttack, Start
 from hydra_tf.attacks.gradients import UNUSED, Perturbed
 from hydra_tf.attacks.inference import Predict
-from hydra_tf.attacks.losses import cross_entropy
+from hydra_tf.attacks.losses import Loss, cross_entropy
 from hydra_tf.attacks.norms import project, steepest_step
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Images, Labels, Seed
@@ -17,8 +17,10 @@ from hydra_tf.core.types import Images, Labels, Seed
 
 @ATTACKS.register()
 @dataclass(frozen=True)
-class FGSM(GradientAttack):
+class FGSM(LossAttack):
     """One step of length epsilon that increases the cross-entropy, from the image itself.
+
+    In training, the step increases the objective's loss, from the objective's start.
 
     Args:
         norm: ``"linf"`` or ``"l2"``.
@@ -42,3 +44,19 @@ class FGSM(GradientAttack):
         loss = functools.partial(cross_entropy, y)
         images, found = ascent_loop(predict, x, loss, update, unused, steps=1, rescue=True)
         return Perturbed(tf.stop_gradient(images), found)
+
+    def climb(
+        self,
+        predict: Predict,
+        x: Images,
+        loss: Loss,
+        start: Start,
+        seed: Seed,
+        epsilon_share: float | tf.Tensor = 1.0,
+    ) -> Images:
+        """Return the images after one step; see :meth:`LossAttack.climb`."""
+        epsilon = epsilon_share * self.epsilon
+        return ascend(
+            predict, x, start(seed), loss,
+            norm=self.norm, epsilon=epsilon, step_size=epsilon, steps=1,
+        )  # fmt: skip

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from hydra_tf.attacks.ascent import ascend_best
-from hydra_tf.attacks.base import ATTACKS, GradientAttack
+from hydra_tf.attacks.base import ATTACKS, LossAttack, Start
 from hydra_tf.attacks.gradients import Perturbed
 from hydra_tf.attacks.inference import Predict
-from hydra_tf.attacks.losses import UNTARGETED
+from hydra_tf.attacks.losses import UNTARGETED, Loss
 from hydra_tf.attacks.norms import random_start
-from hydra_tf.attacks.restarts import Attempt, attack_repeatedly
+from hydra_tf.attacks.restarts import Attempt, attack_repeatedly, climb_repeatedly
 from hydra_tf.attacks.step_sizes import check_steps, step_size_or_default
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Images, Labels, Seed
@@ -19,11 +19,12 @@ from hydra_tf.core.types import Images, Labels, Seed
 
 @ATTACKS.register()
 @dataclass(frozen=True)
-class PGD(GradientAttack):
+class PGD(LossAttack):
     """PGD that returns the best iterate, restarted for the samples that are not yet broken.
 
     A sample that a restart breaks has the best iterate of that restart and is left out of
-    later ones. A sample that no restart breaks has the best iterate of the first.
+    later ones. A sample that no restart breaks has the best iterate of the first. In training, the
+    best iterate of all restarts is the one of the largest loss.
 
     Args:
         norm: ``"linf"`` or ``"l2"``.
@@ -45,6 +46,7 @@ class PGD(GradientAttack):
     restarts: int = 1
     start: Literal["uniform", "normal", "zero"] = "uniform"
     loss: Literal["ce", "margin"] = "ce"
+    loss_parameters: ClassVar[tuple[str, ...]] = ("loss",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,3 +77,29 @@ class PGD(GradientAttack):
 
         result = attack_repeatedly(restart, x, y, seed, self.restarts)
         return Perturbed(result.images, result.gradients)
+
+    def climb(
+        self,
+        predict: Predict,
+        x: Images,
+        loss: Loss,
+        start: Start,
+        seed: Seed,
+        epsilon_share: float | tf.Tensor = 1.0,
+    ) -> Images:
+        """Return the best iterates of all restarts; see :meth:`LossAttack.climb`."""
+
+        def restart(seed: Seed) -> Images:
+            return ascend_best(
+                predict,
+                x,
+                start(seed),
+                loss,
+                None,
+                norm=self.norm,
+                epsilon=epsilon_share * self.epsilon,
+                step_size=epsilon_share * self.rate,
+                steps=self.steps,
+            ).images
+
+        return climb_repeatedly(restart, predict, loss, seed, self.restarts)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from hydra_tf.attacks.inference import Predict
+from hydra_tf.attacks.losses import Loss
 from hydra_tf.attacks.norms import broadcast_to_images
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Images, Labels, Seed
@@ -98,3 +100,38 @@ def attack_repeatedly(
     if attempts > 1:
         _, result = tf.while_loop(unfinished, body, (tf.constant(1), result))
     return result._replace(images=tf.stop_gradient(result.images))
+
+
+def climb_repeatedly(
+    climb: Callable[[Seed], Images], predict: Predict, loss: Loss, seed: Seed, attempts: int
+) -> Images:
+    """Climb a loss from several starts; return the images of the largest loss.
+
+    All samples take part in every attempt, so that the result of one does not depend on the
+    others.
+
+    Args:
+        climb: maps the seed of an attempt to its images.
+        predict: maps images to logits in inference mode.
+        loss: maps logits to a loss per sample, [batch].
+        seed: int32 tensor of shape [2], the seed of the first attempt.
+        attempts: number of attempts.
+
+    Example:
+        >>> climb = lambda seed: tf.random.stateless_uniform([1, 1], seed)
+        >>> best = climb_repeatedly(climb, lambda x: x, lambda x: x[:, 0], tf.constant([0, 0]), 20)
+        >>> bool(best > 0.8)
+        True
+    """
+    images = climb(seed)
+    if attempts == 1:
+        return images
+
+    def body(i: tf.Tensor, images: Images, losses: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        others = climb(tf.random.fold_in(seed, i))
+        other_losses = loss(predict(others))
+        better = broadcast_to_images(other_losses > losses, images)
+        return i + 1, tf.where(better, others, images), tf.maximum(other_losses, losses)
+
+    state = (tf.constant(1), images, loss(predict(images)))
+    return tf.while_loop(lambda i, *_: i < attempts, body, state)[1]

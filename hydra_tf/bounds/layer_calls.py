@@ -1,65 +1,11 @@
-"""The layer calls of a Keras model, in order."""
+"""The layer calls of a network that has bounds, in order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, TypeAlias
-
 from hydra_tf.bounds.rules.registry import require_rule
 from hydra_tf.checks.probabilities import probability_layer
-from hydra_tf.core.keras_models import functional_class, wrapped_network
+from hydra_tf.core.layer_calls import Call, read_calls
 from hydra_tf.core.lazy import keras
-
-# Parsed JSON of a model's configuration, and the (layer, node, tensor) keys of its tensors.
-Config: TypeAlias = Any
-TensorKey: TypeAlias = tuple[str, int, int]
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a layer.
-
-    Args:
-        layer: the layer, or a Keras operation such as that of ``a + b``.
-        sources: numbers of the values that it is called on; 0 is the model's input and i + 1
-            the output of call i.
-        shapes: their shapes, batch axis first.
-    """
-
-    layer: keras.layers.Layer
-    sources: tuple[int, ...]
-    shapes: tuple[tuple[int | None, ...], ...]
-
-
-def functional_model(model: keras.Model) -> keras.Model:
-    """Return a functional model itself, or the network of a :class:`hydra_tf.RobustModel`.
-
-    Raises:
-        TypeError: for an object that is not a Keras model, and for a subclassed model, which has
-            no record of how its layers are connected.
-        ValueError: for a model that is not built.
-
-    Example:
-        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
-        >>> functional_model(net) is net
-        True
-    """
-    net = wrapped_network(model)
-    if not isinstance(net, keras.Model):
-        raise TypeError(
-            f"Bounds need a functional or Sequential Keras model, not {type(net).__name__}."
-        )
-    functional, sequential = functional_class(), keras.Sequential
-    overridden = type(net).call not in (functional.call, sequential.call)
-    if overridden or not isinstance(net, functional | sequential):
-        raise TypeError(
-            f"{type(net).__name__} is a subclassed model, whose layers cannot be followed; build "
-            "it with the functional API, or pass the functional model inside it."
-        )
-    if not net.built:
-        raise ValueError("The model is not built yet; call it on a batch or give it an Input.")
-    return net
 
 
 def list_calls(net: keras.Model) -> list[Call]:
@@ -90,100 +36,6 @@ def list_calls(net: keras.Model) -> list[Call]:
             f'Layer "{last.name}" turns logits into probabilities, but bounds are on logits; '
             "remove the softmax or sigmoid, or give the layer activation=None."
         )
-    calls: list[Call] = []
-    output = _append_calls(net, [0], calls)[0]
-    if output != len(calls):  # later calls do not affect the output
-        del calls[output:]
-    return calls
-
-
-def _append_calls(net: keras.Model, inputs: list[int], calls: list[Call]) -> list[int]:
-    """Append the calls of one model on input values; return the numbers of its output values."""
-    functional = keras.Model(net.inputs, net.outputs)
-    layers = {layer.name: layer for layer in functional.operations}
-    for layer in layers.values():
-        if not _is_model(layer) and not isinstance(layer, keras.layers.InputLayer):
-            require_rule(layer)
-    config = functional.get_config()
-    values = dict(zip(_tensor_keys(config["input_layers"]), inputs, strict=True))
-    pending = [
-        (layer["name"], index, node)
-        for layer in config["layers"]
-        for index, node in enumerate(layer["inbound_nodes"])
-    ]
-    while pending:
-        not_ready = []
-        for name, index, node in pending:
-            tensors = list(_tensors(_arguments(node)))
-            sources = [tuple(tensor["keras_history"]) for tensor in tensors]
-            if any(source not in values for source in sources):
-                not_ready.append((name, index, node))
-                continue
-            _require_plain_call(layers[name], node, len(sources))
-            numbers = [values[source] for source in sources]
-            if _is_model(layers[name]):
-                outputs = _append_calls(layers[name], numbers, calls)
-            else:
-                shapes = tuple(tuple(tensor["shape"]) for tensor in tensors)
-                calls.append(Call(layers[name], tuple(numbers), shapes))
-                outputs = [len(calls)]
-            values.update({(name, index, i): value for i, value in enumerate(outputs)})
-        pending = not_ready
-    return [values[key] for key in _tensor_keys(config["output_layers"])]
-
-
-def _is_model(layer: keras.layers.Layer) -> bool:
-    if not isinstance(layer, keras.Model):
-        return False
-    functional_model(layer)
-    return True
-
-
-def _tensor_keys(config: Config) -> list[TensorKey]:
-    """Return the keys of the inputs or outputs, which are one (layer, node, tensor) or a list."""
-    keys = [config] if isinstance(config[0], str) else config
-    return [(key[0], key[1], key[2]) for key in keys]
-
-
-def _tensors(argument: Config) -> Iterator[Config]:
-    """Yield the configurations of the tensors in the arguments of a call, in order."""
-    if isinstance(argument, list | tuple):
-        for element in argument:
-            yield from _tensors(element)
-    elif isinstance(argument, dict) and argument.get("class_name") == "__keras_tensor__":
-        yield argument["config"]
-
-
-# Names of the arguments in which layers and operations take tensors, in order.
-_TENSOR_ARGUMENTS = ("inputs", "x", "x1", "x2")
-
-
-def _arguments(node: Config) -> list[Config]:
-    """Return the positional and named tensor arguments of a call, in order."""
-    named = [node["kwargs"][name] for name in _TENSOR_ARGUMENTS if name in node["kwargs"]]
-    arguments = [*node["args"], *named]
-    while len(arguments) == 1 and isinstance(arguments[0], list | tuple):
-        arguments = list(arguments[0])
-    return arguments
-
-
-def _require_plain_call(layer: keras.layers.Layer, node: Config, tensors: int) -> None:
-    """Check that a call has no arguments other than tensors, such as a training mode."""
-    options = [
-        name
-        for name, value in node["kwargs"].items()
-        if name not in _TENSOR_ARGUMENTS and not _has_no_effect(value)
-    ]
-    if options or len(_arguments(node)) != tensors:
-        what = ", ".join(options) or "numbers as well as tensors"
-        raise ValueError(
-            f'Layer "{layer.name}" ({type(layer).__name__}) is called with {what}, for which '
-            "bounds have no rule; call it on tensors alone."
-        )
-
-
-def _has_no_effect(value: Config) -> bool:
-    """Return whether an argument has its default value, as masks do for unmasked tensors."""
-    if isinstance(value, list | tuple):
-        return all(map(_has_no_effect, value))
-    return value in (None, False)
+    found = read_calls(net, require_rule)
+    # Later calls do not affect the output.
+    return found.calls[: found.outputs[0]]

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hydra_tf.bounds.layer_calls import Call
 from hydra_tf.bounds.rules.nodes import Node
 from hydra_tf.bounds.rules.registry import require_rule
+from hydra_tf.core.layer_calls import Call
 
 
 @dataclass(frozen=True, eq=False)

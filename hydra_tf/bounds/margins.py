@@ -9,11 +9,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from hydra_tf.bounds.base import Bound, build
-from hydra_tf.bounds.layer_calls import functional_model, list_calls
+from hydra_tf.bounds.layer_calls import list_calls
 from hydra_tf.bounds.layer_graph import LayerGraph
 from hydra_tf.bounds.rounding import TINY, U
 from hydra_tf.checks.labels import check_labels, is_one_hot, sparse_labels
 from hydra_tf.core.graphs import Graphs
+from hydra_tf.core.layer_calls import functional_model
 from hydra_tf.core.lazy import keras, tf
 from hydra_tf.core.pixels import clipped_pixels, require_pixel_range
 from hydra_tf.core.types import Images, Interval, Labels, Logits, require_linf_radius

@@ -19,6 +19,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
+from hydra_tf.core.specs import split_outside, without_brackets
+
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
 
@@ -78,7 +80,9 @@ def _type_name(hint: Any) -> str:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(_type_name(part) for part in typing.get_args(hint))
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
-    return "none" if hint is type(None) else names.get(hint, getattr(hint, "__name__", str(hint)))
+    names |= {type(None): "none", Mapping: "a mapping"}
+    hint = typing.get_origin(hint) or hint
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 def _plain(value: Any) -> Any:
@@ -89,8 +93,20 @@ def _plain(value: Any) -> Any:
 
 
 def _fields(part: Any) -> dict[str, Any]:
+    """Return the parameters of a part; one that is a part itself is given by its config."""
     fields = (field.name for field in dataclasses.fields(part) if field.init)
-    return {name: getattr(part, name) for name in fields}
+    return {name: _as_config(getattr(part, name)) for name in fields}
+
+
+def _as_config(value: Any) -> Any:
+    registry = _REGISTRIES.get(type(value))
+    if registry is not None:
+        return registry.config(value)
+    if dataclasses.is_dataclass(value):
+        raise TypeError(
+            f"{value!r} is of a class that is not registered, so it cannot be written to a config."
+        )
+    return value
 
 
 class Registry(Generic[T]):
@@ -127,18 +143,25 @@ class Registry(Generic[T]):
             if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise ValueError(f'The {self.kind} "{key}" is already registered by {other!r}.')
             self._parts[key] = (cls, preset)
+            _REGISTRIES[cls] = self
             return cls
 
         return decorate
 
-    def names(self) -> tuple[str, ...]:
-        """Return all registered names, sorted."""
+    def names(self, base: type = object) -> tuple[str, ...]:
+        """Return the registered names, sorted.
+
+        Args:
+            base: only the names of its subclasses.
+        """
         if not self._complete:
             package = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(package.__path__):
                 importlib.import_module(f"{self.package}.{module.name}")
             self._complete = True
-        return tuple(sorted(self._parts))
+        return tuple(
+            sorted(name for name, (cls, _) in self._parts.items() if issubclass(cls, base))
+        )
 
     def parameters(self, name: str) -> dict[str, Any]:
         """Return the parameter names of a part with their type annotations.
@@ -157,7 +180,8 @@ class Registry(Generic[T]):
 
         Args:
             spec: ``"name"``, ``"name:key=value,key=value"``, or a mapping with the key
-                ``"name"`` and a key for each parameter.
+                ``"name"`` and a key for each parameter. A value in brackets may contain commas,
+                as one that is a spec itself does: ``"pgd:attack=(apgd:steps=5,restarts=2)"``.
 
         Raises:
             ValueError: when the spec is not of that form.
@@ -174,17 +198,18 @@ class Registry(Generic[T]):
             if not isinstance(params.get("name"), str):
                 raise ValueError(f'The {self.kind} given as a mapping needs the key "name".')
             return params.pop("name"), params
-        name, _, tail = spec.partition(":")
+        name, *tail = split_outside(spec, ":")
         params = {}
-        for pair in filter(None, (part.strip() for part in tail.split(","))):
+        for pair in filter(None, map(str.strip, split_outside(":".join(tail), ","))):
             key, equals, value = pair.partition("=")
-            if not equals or not value.strip():
+            value = without_brackets(value)
+            if not equals or not value:
                 raise ValueError(
                     f'"{pair}" in the {self.kind} "{spec}" is not of the form parameter=value.'
                 )
             if key.strip() in params:
                 raise ValueError(f'"{key.strip()}" is given twice in the {self.kind} "{spec}".')
-            params[key.strip()] = value.strip()
+            params[key.strip()] = value
         return name.strip(), params
 
     def build(self, spec: Any, **defaults: Any) -> T:
@@ -248,3 +273,7 @@ class Registry(Generic[T]):
         raise TypeError(
             f"{part!r} is not a registered {self.kind}, so it cannot be written to a config."
         )
+
+
+# The registry of each registered class, for parts that are parameters of others.
+_REGISTRIES: dict[type, Registry[Any]] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hydra_tf.core.lazy import tf
+from hydra_tf.core.specs import split_outside
 
 _SHARE = 0.5
 
@@ -30,7 +31,7 @@ def split_share(spec: object) -> tuple[object, float]:
     share: str | float = _SHARE
     if isinstance(spec, str):
         name, colon, tail = spec.partition(":")
-        pairs = tail.split(",")
+        pairs = split_outside(tail, ",")
         share_pairs = [p for p in pairs if p.partition("=")[0].strip() == "share"]
         if share_pairs:
             share = share_pairs[-1].partition("=")[2].strip()

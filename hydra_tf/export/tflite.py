@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import io
 import os
-import pathlib
-import re
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -20,9 +13,8 @@ from absl import logging
 from hydra_tf.core.files import replacing
 from hydra_tf.core.keras_models import wrapped_network
 from hydra_tf.core.registry import unknown
-from hydra_tf.core.stderr import hidden_stderr
 from hydra_tf.export.dead_layers import explain_dead_layers
-from hydra_tf.export.litert import run_file
+from hydra_tf.export.examiner import LIMITS, Examiner, Limits, convert
 from hydra_tf.export.prepare import (
     computes_in_half,
     for_one_image,
@@ -34,7 +26,6 @@ from hydra_tf.export.probes import (
     CALIBRATION,
     PROBES,
     Comparison,
-    compare,
     keras_outputs,
     random_probes,
     representative_images,
@@ -42,34 +33,20 @@ from hydra_tf.export.probes import (
 )
 from hydra_tf.export.size import ExportReport, measure
 
-
-@dataclasses.dataclass(frozen=True)
-class _Limits:
-    """What a file must satisfy to be kept: maximum relative error, minimum agreement."""
-
-    relative_error: float
-    agreement: float
-
-
-_LIMITS = {
-    None: _Limits(1e-4, 0.0),
-    "float16": _Limits(1e-2, 0.95),
-    "int8": _Limits(0.25, 0.9),
-}
 _DENSE_ONLY = {
     "float16": "LiteRT gives NaN or crashes on sparsely stored float16 weights",
     "int8": "LiteRT cannot load sparsely stored int8 weights",
 }
 
 
-def _limits(quantization: str | None, tolerance: float | None, agreement: float | None) -> _Limits:
+def _limits(quantization: str | None, tolerance: float | None, agreement: float | None) -> Limits:
     """Return the limits of a quantization, with the user's values in place of the defaults."""
-    if quantization not in _LIMITS:
-        known = [name for name in _LIMITS if name]
+    if quantization not in LIMITS:
+        known = [name for name in LIMITS if name]
         sentence = unknown("quantization", str(quantization), known)
         raise ValueError(f"{sentence} Leave it out for float32.")
-    default = _LIMITS[quantization]
-    limits = _Limits(
+    default = LIMITS[quantization]
+    limits = Limits(
         default.relative_error if tolerance is None else tolerance,
         default.agreement if agreement is None else agreement,
     )
@@ -78,26 +55,6 @@ def _limits(quantization: str | None, tolerance: float | None, agreement: float 
     if not 0 <= limits.agreement <= 1:
         raise ValueError(f"min_agreement must be in [0, 1], not {agreement}.")
     return limits
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the messages and warnings of the converter."""
-    with (
-        hidden_stderr(),
-        contextlib.redirect_stdout(io.StringIO()),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _reason(error: Exception) -> str:
-    """Return the line with the cause from a converter's message, which can be very long."""
-    missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
-    if missing:
-        return f"TFLite has no operation for {', '.join(missing)}."
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _convert(
@@ -118,43 +75,7 @@ def _convert(
         images = calibration
         converter.representative_dataset = lambda: ([image[None]] for image in images)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    try:
-        with _quiet():
-            content: bytes = converter.convert()
-    # The converter raises errors of many types.
-    except Exception as error:
-        raise RuntimeError(
-            f"TensorFlow cannot convert the model to TFLite: {_reason(error)}"
-        ) from error
-    return content
-
-
-@dataclasses.dataclass(frozen=True)
-class _Examiner:
-    """Writes a candidate file, and accepts it only if its outputs match those of Keras."""
-
-    file: pathlib.Path
-    probes: np.ndarray
-    expected: np.ndarray
-    limits: _Limits
-
-    def accept(self, content: bytes) -> tuple[Comparison, bool]:
-        """Return the comparison with Keras, and whether the file is stored sparsely."""
-        self.file.write_bytes(content)
-        outputs, sparse_tensors = run_file(self.file, self.probes)
-        comparison = compare(outputs, self.expected)
-        if not comparison.relative_error <= self.limits.relative_error:
-            raise RuntimeError(
-                f"The TFLite file's outputs differ from Keras's by up to "
-                f"{comparison.max_abs_error:g}, {comparison.relative_error:.2g} of the largest "
-                f"output, but the tolerance is {self.limits.relative_error:g}."
-            )
-        if comparison.agreement < self.limits.agreement:
-            raise RuntimeError(
-                f"The TFLite file predicts Keras's class on only {comparison.agreement:.1%} of "
-                f"{comparison.probes} images, but at least {self.limits.agreement:.1%} is required."
-            )
-        return comparison, sparse_tensors > 0
+    return convert(converter)
 
 
 def _smallest(
@@ -162,7 +83,7 @@ def _smallest(
     quantization: str | None,
     sparse: bool,
     calibration: np.ndarray[Any, Any] | None,
-    examiner: _Examiner,
+    examiner: Examiner,
 ) -> tuple[Comparison, bool, str]:
     """Write the smallest correct file; return what `accept` returns, and a note."""
     dense = _convert(single, quantization, False, calibration)
@@ -247,7 +168,7 @@ def to_tflite(
         if representative is not None:
             images = representative_images(representative, shape)
             probes, calibration = spaced_evenly(images, PROBES), spaced_evenly(images, CALIBRATION)
-        examiner = _Examiner(temporary, probes, keras_outputs(reference, probes), limits)
+        examiner = Examiner(temporary, probes, keras_outputs(reference, probes), limits)
         try:
             comparison, sparse_encoding, note = _smallest(
                 for_one_image(plain), quantization, sparse, calibration, examiner

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_MODULES = ("tfmot",)
+_MODULES = ("tfmot", "torch")
 
 
 def __getattr__(name: str) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from hydra_tf.attacks.ascent import ascend
+from hydra_tf.attacks.base import ATTACKS, Attack, LossAttack, attack_name
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import Loss
 from hydra_tf.attacks.norms import random_start
@@ -21,6 +24,7 @@ from hydra_tf.core.types import (
     Logits,
     LossTerms,
     Norm,
+    Seed,
     StepContext,
 )
 from hydra_tf.objectives.validation import ValidationSpec
@@ -115,7 +119,11 @@ class Replayed(Objective):
 
 @dataclass(frozen=True)
 class Adversarial(Objective):
-    """An objective whose adversarial images come from PGD in a norm ball.
+    """An objective whose adversarial images come from an attack in a norm ball.
+
+    By default the attack is projected steepest ascent, which returns the last iterate. Any
+    registered attack that climbs a loss may take its place: the objective gives the ball, the start
+    and the loss, and the attack decides how to climb.
 
     Args:
         norm: ``"linf"`` or ``"l2"``.
@@ -127,9 +135,14 @@ class Adversarial(Objective):
         ramp: share of the phase, in [0, 1], over which epsilon grows linearly from 0.
         label_smoothing: share of the label that is spread over all classes in the cross-entropy
             of the loss, in [0, 1); the attack does not use it.
+        attack: the registered attack that makes the images, a spec or an instance, such as
+            ``"cleverhans_pgd"`` or, within a spec, ``"attack=(apgd:steps=5)"``. Where it leaves
+            them out, `steps` and `step_size` are those of the objective. The validation attack
+            stays PGD.
 
     Raises:
-        ValueError: for a parameter out of range.
+        ValueError: for a parameter out of range, an attack that does not climb a loss, or an
+            attack with another ball, start or loss.
     """
 
     norm: Norm = "linf"
@@ -139,12 +152,15 @@ class Adversarial(Objective):
     start: Literal["uniform", "normal", "zero"] = "uniform"
     ramp: float = 0.0
     label_smoothing: float = 0.0
+    attack: Attack | str | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         Ball(self.norm, self.epsilon)  # validates norm and epsilon
         check_label_smoothing(self.label_smoothing)
         check_ramp(self.ramp)
         check_steps(self.steps, self.step_size)
+        if self.attack is not None:
+            object.__setattr__(self, "attack", inner_attack(self))
 
     def validation_attack(self) -> dict[str, Any] | None:
         """Return PGD with twice the steps in the same ball, from a uniform start."""
@@ -163,10 +179,17 @@ class Adversarial(Objective):
         """
         epsilon_share = ramp_value(context, self.ramp)
         epsilon = epsilon_share * self.epsilon
+
+        def start(seed: Seed) -> Images:
+            return random_start(x, self.norm, epsilon, seed, self.start)
+
+        if isinstance(self.attack, LossAttack):
+            images = self.attack.climb(predict, x, loss, start, context.seed, epsilon_share)
+            return tf.stop_gradient(images)
         return ascend(
             predict,
             x,
-            random_start(x, self.norm, epsilon, context.seed, self.start),
+            start(context.seed),
             loss,
             norm=self.norm,
             epsilon=epsilon,
@@ -174,6 +197,45 @@ class Adversarial(Objective):
             * step_size_or_default(self.step_size, self.epsilon, self.steps),
             steps=self.steps,
         )
+
+
+def inner_attack(objective: Adversarial) -> LossAttack:
+    """Return the attack of an objective, in the objective's ball.
+
+    Args:
+        objective: an objective with a spec or an instance of an attack.
+
+    Raises:
+        ValueError: for an attack that does not climb a loss, or one with another ball, start or
+            loss than the objective.
+
+    Example:
+        >>> from hydra_tf.objectives.pgd import PGDTraining
+        >>> PGDTraining(epsilon=0.1, attack="apgd:steps=5").attack.epsilon
+        0.1
+    """
+    shared = {"norm": objective.norm, "epsilon": objective.epsilon, "start": objective.start}
+    shared["random_start"] = objective.start != "zero"
+    own = {"steps": objective.steps, "step_size": objective.step_size}
+    attack = ATTACKS.build(objective.attack, **shared, **own)
+    name = attack_name(attack)
+    if not isinstance(attack, LossAttack):
+        raise ValueError(
+            f'The attack "{name}" does not climb a loss, so that an objective cannot use it; use '
+            f"one of: {', '.join(ATTACKS.names(LossAttack))}."
+        )
+    if objective.step_size is not None and not hasattr(attack, "step_size"):
+        raise ValueError(f'The attack "{name}" has no step_size; leave out that of the objective.')
+    defaults = {field.name: field.default for field in dataclasses.fields(attack)}
+    expected = {**shared, **{key: defaults[key] for key in attack.loss_parameters}}
+    for key, value in expected.items():
+        if getattr(attack, key, value) != value:
+            raise ValueError(
+                f"The attack within an objective has the ball, the start and the loss of the "
+                f'objective, but {key} of "{name}" is {getattr(attack, key)!r} instead of '
+                f"{value!r}; leave it out of the attack."
+            )
+    return attack
 
 
 def check_ramp(ramp: float) -> None:

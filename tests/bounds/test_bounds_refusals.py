@@ -100,7 +100,7 @@ def two_inputs():
             lambda: flat(layers.Dense(2, dtype="mixed_bfloat16", name="half")),
             'Layer "half" computes in bfloat16, but bounds hold for float32',
         ),
-        (in_training_mode, r"\(Dropout\) is called with training, for which bounds have no rule"),
+        (in_training_mode, r"\(Dropout\) is called with training, which is not supported"),
         (plus_one, "is called with numbers as well as tensors"),
         (
             lambda: ends_in(keras.ops.log_softmax),

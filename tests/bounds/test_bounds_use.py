@@ -200,6 +200,14 @@ def test_calls_of_nested_and_shared_layers_are_in_order():
     ]  # fmt: skip
 
 
+def test_a_functional_model_may_be_the_last_layer():
+    images = keras.Input([2])
+    inner = keras.Model(images, layers.Dense(2, name="dense")(images))
+    net = keras.Sequential([keras.Input([2]), inner, layers.ReLU(name="relu"), inner])
+    calls = [(call.layer.name, call.sources) for call in list_calls(net)]
+    assert calls == [("dense", (0,)), ("relu", (1,)), ("dense", (2,))]
+
+
 def test_graphs_do_not_keep_the_model_alive():
     net = keras.Sequential([keras.Input([2]), layers.Dense(2)])
     bounds.bound(net, [[0.5, 0.5]], 0.1)

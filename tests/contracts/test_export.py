@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from hydra_tf.export import tflite, to_tflite
+from hydra_tf.export import examiner, to_tflite
 from tests.contracts import export_contract as contract
 
-LIMITS = {name: limits.relative_error for name, limits in tflite._LIMITS.items()}
+LIMITS = {name: limits.relative_error for name, limits in examiner.LIMITS.items()}
 
 
 # Conversions take seconds; by default the last of each table is enough.

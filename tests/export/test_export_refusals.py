@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hydra_tf.export import litert, to_keras, to_tflite
+from hydra_tf.export import examiner, litert, to_keras, to_tflite
 from hydra_tf.export import tflite as tflite_module
 from hydra_tf.export.litert import run_file
 from hydra_tf.export.probes import compare
@@ -118,7 +118,7 @@ def test_too_little_agreement_keeps_the_older_file(tmp_path, monkeypatch, nets):
     two_swapped = expected.copy()
     two_swapped[:2] = expected[:2, ::-1]
     flips = np.mean(two_swapped.argmax(1) == expected.argmax(1))
-    monkeypatch.setattr(tflite_module, "run_file", lambda *_: (two_swapped, 0))
+    monkeypatch.setattr(examiner, "run_file", lambda *_: (two_swapped, 0))
     message = rf"Keras's class on only {flips:.1%} of 10 images, but at least 99\.0%"
     options = {"representative": images, "tolerance": 10.0, "min_agreement": 0.99}
     check_refused(net, tmp_path / "net.tflite", message, **options)
@@ -211,7 +211,7 @@ def test_wrong_sparse_file_falls_back_to_a_dense_one(tmp_path, monkeypatch, nets
         outputs, sparse = run_file(path, images)
         return outputs * (np.nan if len(sizes) == 1 else 1), sparse
 
-    monkeypatch.setattr(tflite_module, "run_file", first_time_wrong)
+    monkeypatch.setattr(examiner, "run_file", first_time_wrong)
     report = to_tflite(net, tmp_path / "net.tflite")
     assert sizes[0] < sizes[1] == report.bytes == os.path.getsize(tmp_path / "net.tflite")
     assert not report.sparse_encoding

@@ -17,9 +17,10 @@ import pytest
 import hydra_tf  # noqa: F401 - its layers are in the files
 
 ROOT = Path(__file__).resolve().parents[2]
+OBJECTIVE = "trades:epsilon=0.1,steps=2,start=uniform"
 SMALL = [
     "--dataset=digits", "--model=mnist_cnn", "--density=0.1", "--batch_size=100", "--verbose=0",
-    "--objective=trades:epsilon=0.1,steps=2,start=uniform", "--learning_rate=0.05",
+    f"--objective={OBJECTIVE}", "--learning_rate=0.05",
     "--attacks=pgd:steps=2", "--prune_epochs=1", "--finetune_epochs=1",
 ]  # fmt: skip
 
@@ -96,14 +97,26 @@ def assert_same_network(one, other, atol):
             np.testing.assert_allclose(a, b, atol=atol)
 
 
-def test_two_workers_equal_one_device(workers, tmp_path):
-    flags = ["--pretrain_epochs=1"]
+@pytest.mark.parametrize(
+    "attack", ["", pytest.param(",attack=cleverhans_pgd", marks=pytest.mark.slow(seconds=60))]
+)
+def test_two_workers_equal_one_device(attack, workers, tmp_path):
+    flags = ["--pretrain_epochs=1", f"--objective={OBJECTIVE}{attack}"]
     finish(*workers(tmp_path / "both", *flags))
     finish(start(tmp_path / "alone", *flags))
     # The order of sums differs over 39 steps.
     assert_same_network(tmp_path / "alone", tmp_path / "both", atol=1e-4)
     reports = [json.loads((tmp_path / n / "report.json").read_text()) for n in ("alone", "both")]
     assert abs(reports[0]["benign_accuracy"] - reports[1]["benign_accuracy"]) <= 0.01
+
+
+def test_workers_refuse_an_attack_without_a_loss(tmp_path):
+    # Before the worker waits for the other one, which never starts.
+    worker = start(tmp_path / "run", "--objective=pgd:attack=fab", index=0, ports=free_ports(2))
+    _, errors = worker.communicate(timeout=60)
+    assert worker.returncode == 2
+    assert 'The attack "fab" does not climb a loss, so that an objective cannot use it' in errors
+    assert len(errors.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -32,3 +34,19 @@ def test_first_robust_pruning():
     assert 40 < float(robust) <= float(benign)
     assert "['Conv2D', 'Conv2D', 'Flatten', 'Dense', 'Dense']" in printed
     assert "zeros in the first kernel: 137 of 144" in printed
+
+
+@pytest.mark.slow(seconds=200)
+def test_quantization_aware():
+    printed = run("03_quantization_aware.py")
+    assert re.findall(r"pruned weights, (\d+) of them not 0", printed) == ["0"] * 4
+    number = r"\s+([\d.]+)%?"
+    rows = {
+        name: [float(value) for value in re.search(name + 5 * number, printed).groups()]
+        for name in ("float32", "int8, rounded afterwards", "int8, trained with rounding")
+    }
+    for _, zeros, benign, pgd, square in rows.values():
+        assert zeros == 90.0
+        assert benign > 85 and 65 < pgd <= benign and pgd <= square <= benign
+    dense, afterwards, trained = (values[0] for values in rows.values())
+    assert max(afterwards, trained) < dense / 2

@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _VARIABLE = "TF_USE_LEGACY_KERAS"
@@ -48,9 +47,8 @@ def import_tfmot() -> Any:
 
 def _import(name: str) -> Any:
     # A module that is being imported by another thread is in sys.modules, but not complete.
-    with _lock:
-        with _legacy_keras():
-            return importlib.import_module(name)
+    with _lock, _legacy_keras():
+        return importlib.import_module(name)
 
 
 @contextlib.contextmanager
@@ -60,7 +58,7 @@ def _legacy_keras() -> Iterator[None]:
     Outside of it these names may not have been used yet. TensorFlow then decides at their first use
     which Keras they stand for, so they are put back unused.
     """
-    load = importlib.import_module
+    load: Callable[[str], Any] = importlib.import_module
     # tf_keras is loaded first: it imports these modules of TensorFlow anew, under these names.
     keras = load("tf_keras")
     legacy = {

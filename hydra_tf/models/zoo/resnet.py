@@ -11,7 +11,7 @@ from hydra_tf.models.zoo.wiring import Wiring
 
 # Number of units in each of the four stages (64, 128, 256 and 512 channels), and whether units
 # are bottlenecks of three convolutions.
-_STAGES = {18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False), 50: ((3, 4, 6, 3), True)}
+STAGES = {18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False), 50: ((3, 4, 6, 3), True)}
 _FILTERS = (64, 128, 256, 512)
 _SMALL = 64  # images up to this size are not reduced before the first stage
 
@@ -39,7 +39,7 @@ class ResNet(Network):
     least_size: ClassVar[int] = 8
 
     def __post_init__(self) -> None:
-        if self.depth not in _STAGES:
+        if self.depth not in STAGES:
             raise ValueError(f"The depth of a ResNet must be 18, 34 or 50, not {self.depth}.")
 
     @property
@@ -55,7 +55,7 @@ class ResNet(Network):
         x = wire.relu(wire.norm(x, "bn1"), "relu1")
         if not small:
             x = wire.max_pool(x, "pool1", size=3, stride=2)
-        units, bottleneck = _STAGES[self.depth]
+        units, bottleneck = STAGES[self.depth]
         unit = _bottleneck if bottleneck else _basic
         for stage, (count, filters) in enumerate(zip(units, _FILTERS, strict=True), start=1):
             for i in range(1, count + 1):

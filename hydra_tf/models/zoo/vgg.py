@@ -10,7 +10,7 @@ from hydra_tf.models.zoo.base import MODELS, Network
 from hydra_tf.models.zoo.wiring import Wiring
 
 # Number of 3x3 convolutions in each of the five stages, of 64, 128, 256, 512, 512 channels.
-_STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _FILTERS = (64, 128, 256, 512, 512)
 
 
@@ -38,7 +38,7 @@ class VGG(Network):
     least_size: ClassVar[int] = 16
 
     def __post_init__(self) -> None:
-        if self.depth not in _STAGES:
+        if self.depth not in STAGES:
             raise ValueError(f"The depth of a VGG must be 11, 13, 16 or 19, not {self.depth}.")
 
     @property
@@ -49,7 +49,7 @@ class VGG(Network):
     def connect(self, wire: Wiring, x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
         """Return the logits; see :class:`Network`."""
         i = 0
-        for stage, (convs, filters) in enumerate(zip(_STAGES[self.depth], _FILTERS, strict=True)):
+        for stage, (convs, filters) in enumerate(zip(STAGES[self.depth], _FILTERS, strict=True)):
             if stage:
                 x = keras.layers.MaxPooling2D(2, name=f"pool{stage}")(x)
             for _ in range(convs):

@@ -20,6 +20,7 @@ from hydra_tf.training.robust_model import RobustModel
 from hydra_tf.training.step.optimizer import optimizer_settings
 
 _DATA = "data"
+_OBJECTIVE = "objective"
 
 
 def run_identity(
@@ -57,7 +58,7 @@ def run_identity(
     # The keys are part of the file format of checkpoints.
     content = {
         "seed": model.seed,
-        "objective": _objective_config(model.objective),
+        _OBJECTIVE: _objective_config(model.objective),
         "steps of an epoch": steps_per_epoch,
         "phases": pipeline.plan,
         "method": pipeline.method,
@@ -96,6 +97,7 @@ def require_same_run(stored: str, identity: Mapping[str, Any], folder: str) -> N
     before = json.loads(stored)
     if before.get(_DATA) is None:  # of an older version
         before[_DATA] = identity.get(_DATA)
+    before[_OBJECTIVE] = _completed(before.get(_OBJECTIVE))
     differing = [k for k in {**before, **identity} if before.get(k) != identity.get(k)]
     if differing == [_DATA]:
         raise ValueError(
@@ -131,6 +133,16 @@ def _objective_config(objective: Any) -> Any:
         return OBJECTIVES.config(objective)
     except TypeError:
         return _as_json(objective)
+
+
+def _completed(config: Any) -> Any:
+    """Return the config of an objective with the parameters that an older version did not have."""
+    if not isinstance(config, Mapping):
+        return config
+    try:
+        return json.loads(json.dumps(OBJECTIVES.config(OBJECTIVES.build(config))))
+    except (TypeError, ValueError):  # the config of another version, which has other parameters
+        return config
 
 
 def _as_json(value: Any) -> Any:
