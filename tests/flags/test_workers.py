@@ -97,9 +97,8 @@ def assert_same_network(one, other, atol):
             np.testing.assert_allclose(a, b, atol=atol)
 
 
-@pytest.mark.parametrize(
-    "attack", ["", pytest.param(",attack=cleverhans_pgd", marks=pytest.mark.slow(seconds=60))]
-)
+@pytest.mark.slow(seconds=60)
+@pytest.mark.parametrize("attack", ["", ",attack=cleverhans_pgd"])
 def test_two_workers_equal_one_device(attack, workers, tmp_path):
     flags = ["--pretrain_epochs=1", f"--objective={OBJECTIVE}{attack}"]
     finish(*workers(tmp_path / "both", *flags))

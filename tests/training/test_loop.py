@@ -92,12 +92,15 @@ def test_batches_are_split_over_replicas_in_order(two_replicas):
         (LoopOptions(steps_per_execution=2), TRADES, 0.0),
         (LoopOptions(step=StepOptions(microbatches=3)), TRADES, 2e-4),
         # XLA draws other random numbers, so the objective must not draw any.
-        (LoopOptions(step=StepOptions(jit_compile=True)), "crown_ibp:epsilon=0.02", 2e-4),
+        pytest.param(
+            LoopOptions(step=StepOptions(jit_compile=True)), "crown_ibp:epsilon=0.02", 2e-4,
+            marks=pytest.mark.slow(seconds=40),
+        ),
         # The last batch has 22 images: some of the 24 microbatches are empty.
         (LoopOptions(step=StepOptions(microbatches=24)), "natural", 2e-4),
     ],
     ids=["steps_per_execution", "microbatches", "jit", "empty microbatches"],
-)
+)  # fmt: skip
 def test_options_of_the_machine_do_not_change_results(options, objective, atol, batches_from):
     plain, other = make_model(objective), make_model(objective)
     train(plain, batches_from, STEPS, phases(1, 2, 1), verbose=0)

@@ -38,7 +38,7 @@ def test_first_robust_pruning():
 
 @pytest.mark.slow(seconds=200)
 def test_quantization_aware():
-    printed = run("03_quantization_aware.py")
+    printed = run("02_quantization_aware.py")
     assert re.findall(r"pruned weights, (\d+) of them not 0", printed) == ["0"] * 4
     number = r"\s+([\d.]+)%?"
     rows = {
