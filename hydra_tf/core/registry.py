@@ -182,6 +182,7 @@ class Registry(Generic[T]):
             spec: ``"name"``, ``"name:key=value,key=value"``, or a mapping with the key
                 ``"name"`` and a key for each parameter. A value in brackets may contain commas,
                 as one that is a spec itself does: ``"pgd:attack=(apgd:steps=5,restarts=2)"``.
+                Brackets in a string must be balanced, and the outer pair is not part of the value.
 
         Raises:
             ValueError: when the spec is not of that form.

@@ -153,7 +153,9 @@ class MaskedLayer(keras.layers.Layer):
         """
         if not self.layer.built and _has_build(self.layer):
             parameters = inspect.signature(self.layer.build).parameters.values()
-            if sum(p.default is inspect.Parameter.empty for p in parameters) > 1:
+            single = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+            shapes = [p for p in parameters if p.kind in single and p.default is p.empty]
+            if len(shapes) > 1:
                 raise ValueError(
                     f'The layer "{self.layer.name}" ({type(self.layer).__name__}) has several '
                     "inputs; build it before it is wrapped, or wrap it as part of a model."

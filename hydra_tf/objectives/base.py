@@ -226,6 +226,13 @@ def inner_attack(objective: Adversarial) -> LossAttack:
         )
     if objective.step_size is not None and not hasattr(attack, "step_size"):
         raise ValueError(f'The attack "{name}" has no step_size; leave out that of the objective.')
+    if objective.step_size not in (None, getattr(attack, "step_size", None)):
+        raise ValueError(
+            f'The attack "{name}" has a step_size of {getattr(attack, "step_size", None)}, and the '
+            f"objective one of {objective.step_size}; leave out one of them."
+        )
+    if objective.steps != type(objective).steps and not hasattr(attack, "steps"):
+        raise ValueError(f'The attack "{name}" has no steps; leave out those of the objective.')
     defaults = {field.name: field.default for field in dataclasses.fields(attack)}
     expected = {**shared, **{key: defaults[key] for key in attack.loss_parameters}}
     for key, value in expected.items():

@@ -137,8 +137,8 @@ class Lamp(Allocation):
     """The weights of largest LAMP score in the whole network (Lee et al., ICLR 2021).
 
     The LAMP score of a weight is its squared score, divided by the sum of the squared scores of its
-    layer that are not smaller. It does not depend on the scale of a layer, and the largest weight of
-    each layer has the score 1.
+    layer that are not smaller. It does not depend on the scale of a layer, and the largest weight
+    of each layer has the score 1.
     """
 
     def __call__(self, scores: Scores, density: float) -> dict[str, float]:
@@ -233,7 +233,7 @@ def with_fixed(scores: Scores, density: float, fixed: Mapping[str, float]) -> di
             f"{high:.6g}, which contradicts density={density:g}; change one of them."
         )
     shared = min(1.0, rest / room) if room else 0.0
-    return {name: fixed[name] if name in fixed else shared for name in sizes}
+    return {name: fixed.get(name, shared) for name in sizes}
 
 
 def kept_per_layer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from hydra_tf.core.registry import Registry
@@ -55,7 +56,7 @@ class Polynomial(DensitySchedule):
         initial_density: density at the begin, in (0, 1]; before, no weight is pruned.
         begin: share of the phase, in [0, 1), at which the density begins to fall.
         end: share of the phase, above `begin` and at most 1, at which it is at its last value.
-        updates: number of times that the density changes, at most once a step.
+        updates: largest number of times that the density falls, at most once a step.
         power: exponent, above 0.
 
     Raises:
@@ -100,7 +101,7 @@ class Polynomial(DensitySchedule):
             return None
         if step >= last:
             return density
-        interval = max(1, (last - first) // self.updates)
+        interval = max(1, math.ceil((last - first) / self.updates))
         if (step - first) % interval:
             return None
         left = (1.0 - (step - first) / (last - first)) ** self.power

@@ -150,6 +150,29 @@ def warn_of_unmasked(model: keras.Model, density: float | None = None) -> None:
     )
 
 
+def refuse_self_pruned(model: keras.Model, user: str) -> None:
+    """Check that no layer of a model chooses its mask itself, as those of prune_low_magnitude do.
+
+    Args:
+        model: a Keras model.
+        user: what sets the masks, for the error.
+
+    Raises:
+        ValueError: with the name of the layer and what to do.
+
+    Example:
+        >>> import keras
+        >>> refuse_self_pruned(keras.Sequential([keras.Input([2]), keras.layers.Dense(1)]), "train")
+    """
+    for layer in all_layers(model):
+        if getattr(layer, "prunes_itself", False):
+            raise ValueError(
+                f'The layer "{layer.name}" is pruned by a schedule of its own, that of '
+                f"prune_low_magnitude, which {user} cannot set; call strip_pruning on the network, "
+                "then hydra_tf.mask_model(net, keep_zeros=True)."
+            )
+
+
 def refresh_masks(model: keras.Model) -> None:
     """Choose the mask of every layer again from its scores.
 

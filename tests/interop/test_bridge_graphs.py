@@ -271,3 +271,9 @@ def test_the_policies_of_the_program_do_not_matter():
         keras.config.set_dtype_policy("float32")
         import_tf_keras().mixed_precision.set_global_policy("float32")
     assert {layer.compute_dtype for layer in again.layers} == {"float32"}
+
+
+def test_synchronized_batchnorm_infers_as_any_other():
+    net = keras.Sequential([keras.Input([4]), keras.layers.BatchNormalization(synchronized=True)])
+    x = np.random.default_rng(0).random((3, 4)).astype("float32")
+    np.testing.assert_allclose(to_tf_keras(net)(x), net(x), rtol=0, atol=1e-6)

@@ -99,10 +99,6 @@ def twice_the_same_name():
             r'"flat" \(Flatten\) has data_format="channels_first", but only "channels_last" can',
         ),
         (
-            lambda: stack(layers.BatchNormalization(synchronized=True, name="norm")),
-            r'^Layer "norm" \(BatchNormalization\) has synchronized=True, which cannot be',
-        ),
-        (
             lambda: stack(layers.Dense(2, kernel_regularizer=Cubed(), name="dense")),
             r'^Layer "dense" \(Dense\) cannot be made in tf_keras: .*Cubed.*\.$',
         ),

@@ -1,4 +1,4 @@
-"""Magnitude pruning of Keras 3 models against TFMOT on tf_keras."""
+"""Magnitude pruning of Keras 3 models with the names and the meaning of TFMOT."""
 
 import subprocess
 import sys
@@ -10,156 +10,14 @@ import tensorflow as tf
 
 import hydra_tf
 from hydra_tf.interop import tfmot
-from hydra_tf.sparsity import masked_layers
-
-RNG = np.random.default_rng(0)
-IMAGES = RNG.random((32, 6, 6, 2)).astype("float32")
-TARGETS = RNG.normal(size=(32, 5)).astype("float32")
-STEPS = 12
+from hydra_tf.training import train
+from tests.interop.tfmot_networks import EveryOther, X, fitted, small
 
 
 @pytest.fixture(scope="module")
 def original():
     """TFMOT itself."""
     return tfmot.import_tfmot()
-
-
-def network(library):
-    """The same layers in Keras 3 or in tf_keras."""
-    layers = library.layers
-    return library.Sequential(
-        [
-            layers.InputLayer(shape=(6, 6, 2))
-            if library is keras
-            else layers.InputLayer((6, 6, 2)),
-            layers.Conv2D(8, 3, activation="relu", name="conv"),
-            layers.LayerNormalization(name="norm"),
-            layers.DepthwiseConv2D(3, name="depthwise"),
-            layers.SeparableConv2D(4, 2, name="separable"),
-            layers.Flatten(name="flatten"),
-            layers.Dense(5, name="dense"),
-        ]
-    )
-
-
-class Masks:
-    """Records weights and masks after each step."""
-
-    def __init__(self, library, read):
-        class Recorder(library.callbacks.Callback):
-            def on_train_batch_end(self, batch, logs=None):
-                masks.append([np.asarray(mask) > 0 for mask in read(self.model)])
-                after.append([np.asarray(w) for w in weights(self.model)])
-
-        self.masks, self.weights = masks, after = [], []
-        self.callback = Recorder()
-
-
-def weights(model):
-    """The weights of the layers inside wrappers, in the order of the layers."""
-    inner = [getattr(layer, "layer", layer) for layer in model.layers]
-    return [np.asarray(w) for layer in inner for w in layer.get_weights()]
-
-
-def trained_by_tfmot(original, schedule, optimizer, starts):
-    """Train with TFMOT on tf_keras; return what was recorded, and the model."""
-    tf_keras = tfmot.import_tf_keras()
-    net = network(tf_keras)
-    net.set_weights(starts)
-    pruned = original.sparsity.keras.prune_low_magnitude(net, pruning_schedule=schedule)
-    record = Masks(
-        tf_keras,
-        lambda model: [mask for layer in model.layers for _, mask, _ in _vars(layer)],
-    )
-    pruned.compile(getattr(tf_keras.optimizers, optimizer)(0.05), "mse")
-    callbacks = [original.sparsity.keras.UpdatePruningStep(), record.callback]
-    pruned.fit(
-        IMAGES, TARGETS, batch_size=8, epochs=3, shuffle=False, verbose=0, callbacks=callbacks
-    )
-    return record, pruned
-
-
-def _vars(layer):
-    return getattr(layer, "pruning_vars", [])
-
-
-def trained_here(schedule, optimizer, starts):
-    """Train the Keras 3 twin; return what was recorded, and the model."""
-    net = network(keras)
-    net.set_weights(starts)
-    pruned = tfmot.sparsity.keras.prune_low_magnitude(net, pruning_schedule=schedule)
-    record = Masks(keras, lambda model: [mask.mask for mask in masked_layers(model)])
-    pruned.compile(getattr(keras.optimizers, optimizer)(0.05), "mse")
-    callbacks = [tfmot.sparsity.keras.UpdatePruningStep(), record.callback]
-    pruned.fit(
-        IMAGES, TARGETS, batch_size=8, epochs=3, shuffle=False, verbose=0, callbacks=callbacks
-    )
-    return record, pruned
-
-
-@pytest.mark.parametrize(
-    ("schedule", "optimizer", "rounding"),
-    [
-        (("PolynomialDecay", (0.2, 0.9, 2, 10), {"frequency": 2}), "SGD", 1e-5),
-        # Adam divides by the size of gradients, some of which are as small as rounding errors.
-        (("ConstantSparsity", (0.7, 3), {"frequency": 1}), "Adam", 1e-4),
-    ],
-)
-def test_training_equals_tfmot_step_by_step(original, schedule, optimizer, rounding):
-    name, args, options = schedule
-    made = getattr(tfmot.sparsity.keras, name)(*args, **options)
-    starts = network(keras).get_weights()
-    theirs, their_model = trained_by_tfmot(original, made, optimizer, starts)
-    ours, our_model = trained_here(made, optimizer, starts)
-    assert len(ours.masks) == len(theirs.masks) == STEPS
-    for step, (one, other) in enumerate(zip(ours.masks, theirs.masks, strict=True)):
-        for mask, twin in zip(one, other, strict=True):
-            assert (mask == twin).all(), f"step {step}"
-    for one, other in zip(ours.weights, theirs.weights, strict=True):
-        for weight, twin in zip(one, other, strict=True):
-            np.testing.assert_allclose(weight, twin, rtol=0, atol=rounding)
-    stripped = tfmot.sparsity.keras.strip_pruning(our_model)
-    twin = original.sparsity.keras.strip_pruning(their_model)
-    assert [layer.name for layer in stripped.layers] == [layer.name for layer in twin.layers]
-    for weight, other in zip(stripped.get_weights(), twin.get_weights(), strict=True):
-        np.testing.assert_array_equal(weight == 0, other == 0)
-    outputs = our_model.predict(IMAGES, verbose=0)
-    np.testing.assert_array_equal(stripped.predict(IMAGES, verbose=0), outputs)
-    np.testing.assert_allclose(twin.predict(IMAGES, verbose=0), outputs, rtol=0, atol=10 * rounding)
-
-
-def test_masks_of_tfmots_weights_are_tfmots(original):
-    """From the same weights at every step, so that rounding errors of training do not matter."""
-    schedule = tfmot.sparsity.keras.PolynomialDecay(0.1, 0.95, 0, 11, frequency=1)
-    theirs, _ = trained_by_tfmot(original, schedule, "SGD", network(keras).get_weights())
-    pruned = tfmot.prune_low_magnitude(network(keras), schedule)
-    layers = [layer for layer in pruned.layers if hasattr(layer, "pruning_step")]
-    callback = tfmot.UpdatePruningStep()
-    callback.set_model(pruned)
-    callback.on_train_begin()
-    for step in range(1, STEPS - 1):
-        net = network(keras)
-        net.set_weights(theirs.weights[step])  # after the step, before the next one chooses masks
-        copies = {layer.name: layer for layer in net.layers}
-        for layer in layers:
-            layer.layer.set_weights(copies[layer.layer.name].get_weights())
-            layer.pruning_step.assign(step + 1)
-        pruned(IMAGES[:2], training=True)
-        masks = [np.asarray(mask.mask) for mask in masked_layers(pruned)]
-        for mask, twin in zip(masks, theirs.masks[step + 1], strict=True):
-            np.testing.assert_array_equal(mask, twin)
-
-
-def small(name="dense", units=4):
-    return keras.Sequential([keras.Input([6]), keras.layers.Dense(units, name=name)])
-
-
-def fitted(model, epochs, callbacks=None, initial_epoch=0):
-    """Train on the same data in every epoch."""
-    x, y = IMAGES.reshape(32, -1)[:, :6], TARGETS[:, :4]
-    callbacks = [tfmot.UpdatePruningStep()] if callbacks is None else callbacks
-    options = {"batch_size": 8, "shuffle": False, "verbose": 0, "initial_epoch": initial_epoch}
-    return model.fit(x, y, epochs=epochs, callbacks=callbacks, **options)
 
 
 def test_kept_weights_are_counted_exactly_and_grow_back():
@@ -200,24 +58,6 @@ def test_a_saved_model_continues_its_schedule(tmp_path):
     for weight, other in zip(resumed.get_weights(), whole.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, other)
     assert hydra_tf.sparsity.report(resumed)["total"]["kept"] == 6
-
-
-@keras.saving.register_keras_serializable("tests")
-class EveryOther:
-    """A schedule of a user's own."""
-
-    def __init__(self, sparsity):
-        self.sparsity = sparsity
-
-    def __call__(self, step):
-        return step % 2 == 0, self.sparsity
-
-    def get_config(self):
-        return {"sparsity": self.sparsity}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 def test_schedules_of_users_are_called_and_saved(tmp_path):
@@ -270,7 +110,7 @@ def test_nested_models_and_shared_layers_stay_so():
     images = keras.Input([6])
     net = keras.Model(images, keras.layers.Dense(4, name="out")(inner(inner(images))))
     pruned = tfmot.prune_low_magnitude(net, EveryOther(0.5))
-    x = IMAGES.reshape(32, -1)[:, :6]
+    x = X
     np.testing.assert_array_equal(pruned(x), net(x))
     pruned.compile("sgd", "mse")
     fitted(pruned, 1)
@@ -301,34 +141,6 @@ def test_prunable_layers_of_tfmot_name_their_weights(original):
     assert [row["shape"] for row in rows] == [[6], [6, 4]]
     masked = hydra_tf.mask_model(net)
     assert [row["shape"] for row in hydra_tf.sparsity.report(masked)["layers"]] == [[6], [6, 4]]
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "shape"),
-    [
-        ("Conv1D", {"filters": 3, "kernel_size": 2}, (5, 4)),
-        ("Conv2DTranspose", {"filters": 3, "kernel_size": 2}, (5, 5, 4)),
-        ("DepthwiseConv2D", {"kernel_size": 2}, (5, 5, 4)),
-        ("SeparableConv1D", {"filters": 3, "kernel_size": 2}, (5, 4)),
-        ("Embedding", {"input_dim": 7, "output_dim": 3}, (5,)),
-        ("LSTM", {"units": 3}, (5, 4)),
-        ("GRU", {"units": 3}, (5, 4)),
-        ("BatchNormalization", {}, (4,)),
-    ],
-)
-def test_the_weights_that_tfmot_prunes(original, kind, options, shape):
-    tf_keras, schedule = tfmot.import_tf_keras(), EveryOther(0.5)
-
-    def built(library, prune):
-        layer = getattr(library.layers, kind)(**options)
-        inputs = library.Input(shape)
-        wrapped = prune(layer, pruning_schedule=schedule)
-        return wrapped, wrapped(inputs)
-
-    ours, _ = built(keras, tfmot.prune_low_magnitude)
-    theirs, _ = built(tf_keras, original.sparsity.keras.prune_low_magnitude)
-    masks = [tuple(mask.kernel.shape) for mask in getattr(ours, "masks", [])]
-    assert masks == [tuple(mask.shape) for _, mask, _ in theirs.pruning_vars]
 
 
 def test_a_layer_with_several_inputs_is_built_first():
@@ -400,7 +212,7 @@ def test_a_robust_model_is_pruned_gradually():
     net = tfmot.prune_low_magnitude(small(), schedule)
     model = hydra_tf.RobustModel(net, "trades:epsilon=0.05,steps=2")
     model.compile("sgd", metrics=["accuracy"])
-    x, y = IMAGES.reshape(32, -1)[:, :6], np.arange(32) % 4
+    x, y = X, np.arange(32) % 4
     model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[tfmot.UpdatePruningStep()])
     assert hydra_tf.sparsity.report(model)["total"]["kept"] == 6
     plain = tfmot.strip_pruning(model)
@@ -457,3 +269,57 @@ def test_other_objects_and_policies_for_keras_2_are_refused(original):
     subclassed.built = True
     with pytest.raises(TypeError, match="subclassed model"):
         tfmot.prune_low_magnitude(subclassed)
+
+
+def test_schedules_with_conditions_of_python(original):
+    class Late(EveryOther):
+        def __call__(self, step):
+            if step > 2:
+                return True, self.sparsity
+            return False, 0.0
+
+    model = tfmot.prune_low_magnitude(small(), Late(0.5))
+    model.compile("sgd", "mse")
+    fitted(model, 1)
+    assert hydra_tf.sparsity.report(model)["total"]["kept"] == 12
+
+
+def test_xla_is_turned_off(warned):
+    model = tfmot.prune_low_magnitude(small(), EveryOther(0.5))
+    model.compile("sgd", "mse", jit_compile=True)
+    with pytest.warns(UserWarning, match="Proceeding with `jit_compile=False`"):
+        fitted(model, 1)
+    assert hydra_tf.sparsity.report(model)["total"]["kept"] == 12
+
+
+@pytest.mark.parametrize("loop", [False, True], ids=["fit", "loop"])
+def test_a_pipeline_cannot_set_masks_that_layers_choose_themselves(loop):
+    net = tfmot.prune_low_magnitude(small(), EveryOther(0.5))
+    model = hydra_tf.RobustModel(net, "natural")
+    model.compile("sgd")
+    pipeline = hydra_tf.HydraCallback(0.1, 0, 1, 1)
+    data = tf.data.Dataset.from_tensor_slices((X, np.arange(32) % 4)).batch(8)
+
+    def run():
+        if loop:
+            train(model, lambda epoch, step: data.skip(step).repeat(), 4, pipeline, verbose=0)
+        else:
+            model.fit(data, epochs=2, verbose=0, callbacks=[pipeline])
+
+    with pytest.raises(ValueError, match=r"_dense\" is pruned by a schedule .* call strip_pruning"):
+        run()
+
+
+def test_misuse_is_named(tmp_path):
+    with pytest.raises(TypeError, match=r"takes a list of Keras layers, not \[3\]"):
+        tfmot.prune_low_magnitude([3], EveryOther(0.5))
+    for several in (small(), [keras.layers.Dense(2)]):
+        with pytest.raises(TypeError, match="does not know the arguments schedule for a model or"):
+            tfmot.prune_low_magnitude(several, schedule=EveryOther(0.5))
+    with pytest.raises(ValueError, match=r"block_size=1\) is not supported"):
+        tfmot.prune_low_magnitude(small(), block_size=1)
+    with pytest.raises(ValueError, match=r'"dense" has a mask already; call hydra_tf\.strip'):
+        tfmot.prune_low_magnitude(hydra_tf.mask_model(small()))
+    unbuilt = keras.Sequential([tfmot.prune_low_magnitude(keras.layers.Dense(2))])
+    with pytest.raises(ValueError, match="is not built yet, so that it has no masks to save"):
+        unbuilt.save(tmp_path / "unbuilt.keras")

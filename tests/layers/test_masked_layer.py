@@ -259,6 +259,20 @@ def test_use_without_mask_model():
     assert (row["name"], row["masked"]) == ("lstm/cell/recurrent_kernel", False)
 
 
+def test_layers_whose_build_takes_further_arguments():
+    class Named(keras.layers.Dense):
+        def build(self, input_shape, **kwargs):
+            super().build(input_shape)
+
+    class Any(keras.layers.Dense):
+        def build(self, *args, **kwargs):
+            super().build(*args)
+
+    for kind in (Named, Any):
+        layer = MaskedLayer(kind(3))
+        assert tuple(layer(tf.ones([2, 4])).shape) == (2, 3)
+
+
 def test_wrong_uses_raise():
     with pytest.raises(TypeError, match="MaskedLayer wraps a Keras layer, not 3"):
         MaskedLayer(3)
@@ -402,7 +416,9 @@ def test_blocks_as_users_write_them(tmp_path):
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "net.keras")(x), masked(x))
     again = hydra_tf.mask_model(masked, keep_zeros=True)
     np.testing.assert_array_equal(again(x), masked(x))
-    hydra_tf.set_density(masked, 0.5, allocation={"block": 0.3, labels[-1]: 1.0})
+    *block, last = [int(np.prod(mask.kernel.shape)) for mask in masked_layers(masked)]
+    density = (0.3 * sum(block) + last) / (sum(block) + last)
+    hydra_tf.set_density(masked, density, allocation={"block": 0.3, labels[-1]: 1.0})
     assert [round(mask.density, 1) for mask in masked_layers(masked)] == [0.3] * 7 + [1.0]
 
 

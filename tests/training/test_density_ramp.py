@@ -48,6 +48,12 @@ def test_polynomial_by_hand():
     assert [v if v is None else round(v, 12) for v in values[2:]] == falling
 
 
+def test_the_density_changes_no_more_often_than_asked():
+    for steps in (100, 150, 200, 401):
+        values = [Polynomial(end=1.0, updates=50)(step, steps, 0.1) for step in range(steps)]
+        assert 25 < len([value for value in values[1:] if value is not None]) <= 50
+
+
 def test_schedules_of_tfmot_are_read_step_by_step():
     schedule = decay(begin=2, end=17, frequency=3, last=0.9)
     ramp = DensityRamp(schedule, 0.1)
@@ -132,6 +138,33 @@ def test_resumed_ramps_have_the_same_bits(tmp_path, batches_from, validation):
     assert_same(run(str(tmp_path / "stopped")), whole)
     # An allocation may depend on the scores, so that only changes of the density call it.
     assert densities == [0.3]
+
+
+def test_a_resumed_fit_allocates_again_only_when_the_density_changes(tmp_path, batches_from):
+    data = batches_from(0, 0).take(STEPS).repeat()
+    densities = []
+
+    def allocation(scores, density):
+        densities.append(density)
+        return dict.fromkeys(scores, density)
+
+    def run(epochs, stop=None):
+        model, plan = (
+            make_model("natural"),
+            phases(0, 4, 0, density_schedule="cubic:end=0.4,updates=2", allocation=allocation),
+        )
+        backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"), delete_checkpoint=False)
+        stops = [FaultAt(stop)] if stop else []
+        densities.clear()
+        model.fit(
+            data, epochs=epochs, steps_per_epoch=STEPS, verbose=0, callbacks=[plan, backup, *stops]
+        )
+
+    with pytest.raises(FaultError):
+        run(4, stop=2 * STEPS + 2)  # the second epoch is complete; the density has its last value
+    assert densities == [1.0, pytest.approx(0.3 + 0.7 / 8), 0.3]
+    run(4)
+    assert densities == []
 
 
 def test_executions_of_several_steps_end_at_the_density(batches_from):

@@ -170,7 +170,9 @@ def _connect(
         if own is None:
             values.append(arguments[0])
             continue
-        _, layer = layers.setdefault(id(call.layer), (own, make(own)))
+        if id(call.layer) not in layers:
+            layers[id(call.layer)] = own, make(own)
+        layer = layers[id(call.layer)][1]
         values.append(layer(arguments if own.kind in _MERGING else arguments[0]))
     names: set[str] = set()
     for own, layer in layers.values():

@@ -38,7 +38,7 @@ _WEIGHTS = (
 
 # Entries of a config that need not be the same in both libraries: weights are copied, and dtype is
 # always float32.
-_UNUSED = ("batch_input_shape", "dtype", "name", "renorm_momentum", "trainable")
+_UNUSED = ("batch_input_shape", "dtype", "name", "renorm_momentum", "synchronized", "trainable")
 
 
 @dataclass(frozen=True)

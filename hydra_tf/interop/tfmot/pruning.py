@@ -14,10 +14,11 @@ from hydra_tf.interop.tfmot.importing import import_tfmot
 from hydra_tf.interop.tfmot.pruning_wrapper import PruneLowMagnitude
 from hydra_tf.interop.tfmot.schedules import PruningSchedule, require_schedule
 from hydra_tf.layers.masked import MaskedKernel
-from hydra_tf.layers.masked_layer import MaskedLayer, refuse_unsupported
+from hydra_tf.layers.masked_layer import refuse_unsupported
 from hydra_tf.models.cloning import clone_layers, copy_built, require_cloneable
 from hydra_tf.models.masking import strip_masks
 from hydra_tf.sparsity.kernel_weights import kernel_weights
+from hydra_tf.sparsity.model import masked_layers
 
 
 def prune_low_magnitude(
@@ -68,7 +69,14 @@ def prune_low_magnitude(
     if pruning_schedule is None:
         pruning_schedule = import_tfmot().sparsity.keras.ConstantSparsity(0.5, 0)
     require_schedule(pruning_schedule)
+    if kwargs and (isinstance(to_prune, list | keras.Model)):
+        raise TypeError(
+            f"prune_low_magnitude does not know the arguments {', '.join(kwargs)} for a model or a "
+            "list of layers."
+        )
     if isinstance(to_prune, list):
+        if not all(isinstance(layer, keras.layers.Layer) for layer in to_prune):
+            raise TypeError(f"prune_low_magnitude takes a list of Keras layers, not {to_prune!r}.")
         return [_wrapped(layer, pruning_schedule) for layer in to_prune]
     if isinstance(to_prune, keras.Model):
         return _pruned_model(to_prune, pruning_schedule, pruning_policy)
@@ -123,8 +131,8 @@ def _pruned_model(model: keras.Model, schedule: PruningSchedule, policy: Any) ->
     require_cloneable(model)
 
     def replace(layer: Any) -> Any:
-        masked = isinstance(layer, MaskedKernel | MaskedLayer)
-        if masked or not isinstance(layer, keras.layers.Layer) or not allowed(layer):
+        done = isinstance(layer, PruneLowMagnitude) or not isinstance(layer, keras.layers.Layer)
+        if done or not allowed(layer):
             return copy_built(layer)
         copy = _wrapped(copy_layer(layer), schedule, built=layer)
         if isinstance(copy, PruneLowMagnitude):
@@ -135,13 +143,16 @@ def _pruned_model(model: keras.Model, schedule: PruningSchedule, policy: Any) ->
 
 
 def _wrapped(
-    layer: Any, schedule: PruningSchedule, built: keras.layers.Layer | None = None, **kwargs: Any
+    layer: Any,
+    pruning_schedule: PruningSchedule,
+    built: keras.layers.Layer | None = None,
+    **kwargs: Any,
 ) -> Any:
     """Return a layer in a wrapper, or the layer itself if it has nothing to prune.
 
     Args:
         layer: a layer.
-        schedule: a pruning schedule.
+        pruning_schedule: a pruning schedule.
         built: a built layer with the same weights; `layer` itself by default.
         **kwargs: further arguments of the wrapper.
     """
@@ -150,17 +161,22 @@ def _wrapped(
         return layer
     if built.built and not kernel_weights(built, embeddings=True):
         return layer
+    if masked_layers(layer) or isinstance(layer, MaskedKernel):
+        raise ValueError(
+            f'The layer "{layer.name}" has a mask already; call hydra_tf.strip_masks on the model '
+            "before prune_low_magnitude."
+        )
     refuse_unsupported(layer)
-    return PruneLowMagnitude(layer, schedule, **kwargs)
+    return PruneLowMagnitude(layer, pruning_schedule, **kwargs)
 
 
 def _refuse_groups(block_size: Sequence[int], block_pooling_type: str, m_by_n: Any) -> None:
     """Refuse to prune weights in groups."""
     if block_pooling_type not in ("AVG", "MAX"):
         raise ValueError(f'block_pooling_type must be "AVG" or "MAX", not {block_pooling_type!r}.')
-    if tuple(block_size) != (1, 1):
+    if not isinstance(block_size, Sequence) or tuple(block_size) != (1, 1):
         raise ValueError(
-            f"prune_low_magnitude(block_size={tuple(block_size)}) is not supported: masks keep "
+            f"prune_low_magnitude(block_size={block_size}) is not supported: masks keep "
             "single weights only; leave block_size out."
         )
     if m_by_n is not None:

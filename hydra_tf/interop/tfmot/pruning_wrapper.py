@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from hydra_tf.interop.tfmot.schedules import (
     PruningSchedule,
+    in_graph,
     require_schedule,
     schedule_config,
     schedule_from_config,
@@ -55,6 +56,7 @@ class PruneLowMagnitude(MaskedLayer):
 
     trainable_scores = False  # they are the magnitudes of the weights
     takes_training = True
+    prunes_itself = True
 
     def __init__(
         self,
@@ -70,6 +72,8 @@ class PruneLowMagnitude(MaskedLayer):
         if isinstance(layer, keras.layers.Layer):  # which the base class checks
             kwargs.setdefault("name", f"prune_low_magnitude_{layer.name}")
         super().__init__(layer, paths, masks, **kwargs)
+        self.supports_jit = False  # XLA cannot compile the selection, and drops the check of steps
+        self._schedule_in_graph = in_graph(pruning_schedule)
 
     def _add_masks(self) -> None:
         """Create scores, masks and the number of training steps, once."""
@@ -120,7 +124,7 @@ class PruneLowMagnitude(MaskedLayer):
         counted = tf.debugging.assert_greater_equal(step, tf.ones([], step.dtype), _NO_CALLBACK)
         with tf.control_dependencies([counted] if counted is not None else []):
             self.pruning_step.assign(step)
-        should_prune, sparsity = self.pruning_schedule(step)
+        should_prune, sparsity = self._schedule_in_graph(step)
         should_prune = tf.convert_to_tensor(should_prune)
         for mask in self.masks:
             self._choose(mask, should_prune, tf.cast(sparsity, tf.float32))
@@ -139,7 +143,16 @@ class PruneLowMagnitude(MaskedLayer):
         mask.mask.assign(chosen)
 
     def save_own_variables(self, store: Any) -> None:
-        """Save the number of masks and of training steps."""
+        """Save the number of masks and of training steps.
+
+        Raises:
+            ValueError: for a layer that is not built.
+        """
+        if not self.built:
+            raise ValueError(
+                f'The layer "{self.name}" is not built yet, so that it has no masks to save; call '
+                "the model on a batch, or train it."
+            )
         super().save_own_variables(store)
         store["pruning_step"] = keras.ops.convert_to_numpy(self.pruning_step)
 

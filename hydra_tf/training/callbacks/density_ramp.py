@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -88,6 +89,17 @@ class DensityRamp:
         last = min(step + self.steps_per_execution, len(self.densities)) - 1
         return float(self.densities[max(0, last)])
 
+    def resume(self, step: int, steps_per_epoch: int) -> None:
+        """Take the density of the last step as set, if it is not known, when an epoch begins.
+
+        Args:
+            step: number of optimizer steps done in the phase.
+            steps_per_epoch: number of optimizer steps of an epoch.
+        """
+        if self.current is None and step:
+            last = steps_per_epoch % self.steps_per_execution or self.steps_per_execution
+            self.current = self.at(step - last)
+
     def apply(self, model: keras.Model, step: int, allocation: Any, granularity: str) -> None:
         """Set the density of a model for the next steps, if it changes.
 
@@ -134,11 +146,13 @@ def schedule_config(schedule: Any) -> Any:
 
 def _densities_of_tfmot(schedule: Callable[..., Any], steps: int) -> list[float | None]:
     """Return the density at each step, None where a pruning schedule of TFMOT changes nothing."""
+    # With Python's conditions, as TFMOT traces schedules.
+    in_graph: Any = tf.function(schedule if inspect.isroutine(schedule) else schedule.__call__)
 
     @functools.partial(tf.function, autograph=False)
     def table() -> tf.Tensor:
         def row(step: tf.Tensor) -> tf.Tensor:
-            changes, sparsity = schedule(step)
+            changes, sparsity = in_graph(step)
             density = 1.0 - tf.cast(sparsity, tf.float32)
             return tf.where(tf.convert_to_tensor(changes), density, np.nan)
 

@@ -15,6 +15,7 @@ from hydra_tf.sparsity.granularity import GRANULARITIES
 from hydra_tf.sparsity.methods import METHODS, plan_of
 from hydra_tf.sparsity.model import (
     layer_densities,
+    refuse_self_pruned,
     report,
     set_density,
     set_selection,
@@ -181,6 +182,7 @@ class HydraCallback(keras.callbacks.Callback):
         """Check the arguments of `fit` and the schedules, and prepare the first phase."""
         if not hasattr(self.model, "saved_phase"):
             raise TypeError("HydraCallback needs a hydra_tf.RobustModel; wrap the network in one.")
+        refuse_self_pruned(self.model.net, "HydraCallback")
         if self.params["epochs"] != self.epochs:
             phases = " + ".join(f"{length} {name}" for name, length in self.plan.items())
             raise ValueError(
@@ -231,6 +233,14 @@ class HydraCallback(keras.callbacks.Callback):
             set_selection(self.model, self.allocation, self.granularity)
             self.model.set_phase(name, steps)
             self.best.resume(name)
+        if name == "prune" and not self.ramp.is_constant:
+            epoch_steps = self.params["steps"] * self.model.replays
+            self.ramp.resume(self._steps_done, epoch_steps)
+
+    @property
+    def _steps_done(self) -> int:
+        """Number of optimizer steps done in the phase."""
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
 
     def _steps(self, name: str) -> int:
         """Return the number of optimizer steps of a phase."""
@@ -239,8 +249,7 @@ class HydraCallback(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Set density and learning rate of the next step, or of all steps on the next batch."""
         if self.model.phase.name == "prune" and not self.ramp.is_constant:
-            done = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-            self.ramp.apply(self.model, done, self.allocation, self.granularity)
+            self.ramp.apply(self.model, self._steps_done, self.allocation, self.granularity)
         rates = self.rates(1) if self._sets_rate else None
         if rates is not None:
             self.model.compiled_rate.set(rates[0])
@@ -259,8 +268,7 @@ class HydraCallback(keras.callbacks.Callback):
         if self._schedule is None:
             return None
         # Counted in batches, so that the last step has the last rate for any number of replays.
-        done = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-        done //= self.model.replays
+        done = self._steps_done // self.model.replays
         batches = self.model.phase_steps // self.model.replays
         peak = self._peak(self.model.phase)
         return [self._schedule(done + i, batches, peak, self.warmup) for i in range(count)]

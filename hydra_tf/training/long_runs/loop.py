@@ -314,7 +314,7 @@ class _Loop:
         raise PreemptionError(f"{where}; the same command resumes from the checkpoint there.")
 
     def _graph(self, count: int, sets_rate: bool) -> Callable[..., tf.Tensor]:
-        """Return the graph of `count` steps, retraced for each phase and change of the selection."""
+        """Return the graph of `count` steps, traced again for a phase or another selection."""
         selection = selection_settings(self.model.net)
         key = (self.model.phase, self.model.phase_steps, sets_rate, selection)
         if self._graphs_key != key:
