@@ -286,9 +286,9 @@ def test_schedules_with_conditions_of_python(original):
 
 def test_xla_is_turned_off(warned):
     model = tfmot.prune_low_magnitude(small(), EveryOther(0.5))
-    model.compile("sgd", "mse", jit_compile=True)
     with pytest.warns(UserWarning, match="Proceeding with `jit_compile=False`"):
-        fitted(model, 1)
+        model.compile("sgd", "mse", jit_compile=True)
+    fitted(model, 1)
     assert hydra_tf.sparsity.report(model)["total"]["kept"] == 12
 
 

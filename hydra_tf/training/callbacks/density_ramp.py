@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -144,10 +144,10 @@ def schedule_config(schedule: Any) -> Any:
     return DENSITY_SCHEDULES.config(schedule) if isinstance(schedule, DensitySchedule) else schedule
 
 
-def _densities_of_tfmot(schedule: Callable[..., Any], steps: int) -> list[float | None]:
+def _densities_of_tfmot(schedule: Any, steps: int) -> list[float | None]:
     """Return the density at each step, None where a pruning schedule of TFMOT changes nothing."""
     # With Python's conditions, as TFMOT traces schedules.
-    in_graph: Any = tf.function(schedule if inspect.isroutine(schedule) else schedule.__call__)
+    in_graph = tf.function(schedule if inspect.isroutine(schedule) else schedule.__call__)
 
     @functools.partial(tf.function, autograph=False)
     def table() -> tf.Tensor:
