@@ -1,7 +1,7 @@
 """A pruning step compared with the same robust step on the plain, unmasked network.
 
     python -m benchmarks.pruning_step [--networks=mnist_cnn,cnn_large] [--rounds=15]
-        [--objective=trades:steps=10]
+        [--objective=trades:steps=10] [--allocation=uniform]
 
 Both steps are those of the objective, by default TRADES with ten attack steps, with SGD and
 momentum; they alternate in one process, so that the ratio is reliable on a noisy machine. The
@@ -68,15 +68,21 @@ def network(name: str):
     return net, shape, batch
 
 
-def make_step(name: str, masked: bool, spec: str):
-    """Return a function that takes one training step of an objective on fixed random images."""
+def make_step(name: str, allocation: str | None, spec: str):
+    """Return a function that takes one training step of an objective on fixed random images.
+
+    Args:
+        name: name of the network.
+        allocation: allocation of the densities; None for a plain step.
+        spec: the objective.
+    """
     import hydra_tf
 
     net, shape, batch = network(name)
-    if masked:
+    if allocation:
         net = hydra_tf.mask_model(net)
-        hydra_tf.set_density(net, 0.1)
-    return training_step(net, "prune" if masked else "pretrain", shape, batch, spec)
+        hydra_tf.set_density(net, 0.1, allocation)
+    return training_step(net, "prune" if allocation else "pretrain", shape, batch, spec)
 
 
 def training_step(net, phase_name: str, shape: tuple[int, ...], batch: int, spec: str):
@@ -113,9 +119,9 @@ def seconds(step) -> float:
     return time.perf_counter() - start
 
 
-def compare(name: str, rounds: int, spec: str) -> None:
+def compare(name: str, rounds: int, spec: str, allocation: str) -> None:
     """Print one row: median seconds of both steps, and the median of the paired ratios."""
-    plain, masked = (make_step(name, masked, spec) for masked in (False, True))
+    plain, masked = (make_step(name, kind, spec) for kind in (None, allocation))
     for step in (plain, masked, plain, masked):
         step()
     pairs = []
@@ -129,7 +135,7 @@ def compare(name: str, rounds: int, spec: str) -> None:
     times = np.array(pairs)
     ratios = times[:, 1] / times[:, 0]
     low, middle, high = np.percentile(ratios, [25, 50, 75])
-    memory = peak_memory(name, True, spec) / peak_memory(name, False, spec)
+    memory = peak_memory(name, allocation, spec) / peak_memory(name, "", spec)
     median = np.median(times, axis=0)
     print(
         f"| {name} | {median[0]:.3f} | {median[1]:.3f} | {middle:.3f} ({low:.3f}-{high:.3f}) "
@@ -138,9 +144,9 @@ def compare(name: str, rounds: int, spec: str) -> None:
     )
 
 
-def peak_memory(name: str, masked: bool, spec: str) -> float:
+def peak_memory(name: str, allocation: str, spec: str) -> float:
     """Return the peak memory in kB (median of three processes) of three steps of one kind."""
-    command = isolated_command("benchmarks.pruning_step", "--probe", name, int(masked), spec)
+    command = isolated_command("benchmarks.pruning_step", "--probe", name, allocation, spec)
     runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3)]
     return float(np.median([int(run.stdout.split()[-1]) for run in runs]))
 
@@ -151,11 +157,12 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join([*ZOO, *OTHERS]))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--objective", default="trades:steps=10")
+    parser.add_argument("--allocation", default="uniform")
     parser.add_argument("--probe", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.probe:
-        name, masked, spec = arguments.probe
-        step = make_step(name, masked == "1", spec)
+        name, allocation, spec = arguments.probe
+        step = make_step(name, allocation or None, spec)
         gc.collect()  # frees the plain network that was masked
         for _ in range(3):
             step()
@@ -166,7 +173,7 @@ def main() -> None:
     print("| network | plain step (s) | pruning step (s) | ratio (quartiles) | peak memory ratio |")
     print("|---|---|---|---|---|")
     for name in arguments.networks.split(","):
-        compare(name, arguments.rounds, arguments.objective)
+        compare(name, arguments.rounds, arguments.objective, arguments.allocation)
 
 
 if __name__ == "__main__":
