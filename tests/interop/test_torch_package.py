@@ -129,4 +129,6 @@ def test_values_move_to_the_place_where_pytorch_has_them() -> None:
 )
 def test_the_way_back_is_the_inverse(arrangement: Arrangement, shape: tuple[int, ...]) -> None:
     array = np.random.default_rng(0).random(shape)
-    np.testing.assert_array_equal(arrangement.to_keras(arrangement.to_torch(array)), array)
+    moved = arrangement.to_torch(array)
+    np.testing.assert_array_equal(arrangement.to_keras(moved), array)
+    assert arrangement.torch_shape(shape) == moved.shape

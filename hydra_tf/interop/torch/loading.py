@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 
 import keras
+import tensorflow as tf
 
-from hydra_tf.interop.torch.layouts import layout_of, nearest_layout
+from hydra_tf.interop.torch.layouts import Layout, layout_of, nearest_layout
 from hydra_tf.interop.torch.masks import harp_kept, hydra_kept
 from hydra_tf.interop.torch.reading import Shapes, TorchFile, read_torch_file
 from hydra_tf.interop.torch.requirement import require_torch
@@ -17,7 +18,7 @@ from hydra_tf.models import build, mask_model
 from hydra_tf.sparsity.model import MaskedLike, masked_layers
 from hydra_tf.sparsity.topk import kept_count
 
-_SCORES, _RATE = ".popup_scores", ".k_score"
+_WEIGHT, _SCORES, _RATE = ".weight", ".popup_scores", ".k_score"
 _SHOWN = 3  # tensors of a kind in an error
 
 
@@ -56,8 +57,11 @@ def load_checkpoint(
     Raises:
         FileNotFoundError: when there is no file.
         ImportError: without PyTorch.
+        TypeError: for an `input_shape` that is not a sequence.
         ValueError: for a file that is damaged, wants to execute code, or does not fit the
-            architecture; for a density that is missing, superfluous or outside (0, 1].
+            architecture; for tensors without elements, or with NaN, infinite or complex values;
+            for a density that is missing, superfluous or outside (0, 1]; for an `input_shape`
+            that is not three whole numbers.
     """
     if density is not None:
         kept_count(density, 1)
@@ -66,15 +70,12 @@ def load_checkpoint(
     _check_density(file, density, scored)
     nearest = nearest_layout(file.shapes)
     proposed = nearest.architecture(file.shapes)
-    shape = input_shape or nearest.image_shape(file.shapes)
-    net = build(architecture or proposed, shape, nearest.num_classes(file.shapes))
-    layout = layout_of(net)
-    model = mask_model(net) if scored else net
-    links = tensor_links(model, layout)
-    expected = {link.name: link.shape for link in links}
-    if any(name.endswith(_RATE) for name in file.tensors):
-        rates = [name.removesuffix(_SCORES) + _RATE for name in expected if name.endswith(_SCORES)]
-        expected |= dict.fromkeys(rates, ())
+    shape = nearest.image_shape(file.shapes) if input_shape is None else input_shape
+    chosen = (architecture or proposed, shape, nearest.num_classes(file.shapes))
+    with tf.Graph().as_default():  # shapes alone: a small file could claim a huge network
+        sketch = build(*chosen, seed=0)
+    layout = layout_of(sketch)
+    expected = _expected(sketch, layout, file)
     if difference := _difference(layout.used(file.shapes), expected):
         if architecture is None:
             start = f"{file.path}{_called(file)} is nearest to {proposed}, but does not fit"
@@ -83,11 +84,26 @@ def load_checkpoint(
             f"{file.path}{_called(file)} does not fit {architecture}: {difference}; the nearest "
             f"architecture is {proposed}."
         )
-    for link in links:
+    net = build(*chosen, seed=0)
+    model = mask_model(net) if scored else net
+    for link in tensor_links(model, layout):
         link.variable.assign(link.arrangement.to_keras(file.tensors[link.name]))
     for layer in masked_layers(model):
         _choose_mask(layer, file, layout.modules[layer.name], density or 1.0)
     return model
+
+
+def _expected(net: keras.Model, layout: Layout, file: TorchFile) -> Shapes:
+    """Return the tensors of a plain network, with scores and rates if a file has any."""
+    expected = {link.name: link.shape for link in tensor_links(net, layout)}
+    for part, shape in ((_SCORES, None), (_RATE, ())):
+        if any(name.endswith(part) for name in file.tensors):
+            expected |= {
+                name.removesuffix(_WEIGHT) + part: weight if shape is None else shape
+                for name, weight in expected.items()
+                if name.endswith(_WEIGHT) and len(weight) > 1  # not of BatchNorm
+            }
+    return expected
 
 
 def _called(file: TorchFile) -> str:

@@ -63,7 +63,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> TorchFile:
         raise FileNotFoundError(f"{path} does not exist.")
     torch = require_torch()
     try:
-        _compare_checksums(path)
+        _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the internals of old files
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -80,10 +80,15 @@ def read_torch_file(path: str | os.PathLike[str]) -> TorchFile:
     return _checked(path, content, torch)
 
 
-def _compare_checksums(path: str) -> None:
-    """Compare the checksums of an archive, which PyTorch does not; older files are none."""
+def _check_archive(path: str) -> None:
+    """Check what PyTorch does not: compression and checksums; older files are no archives."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
+            # A small compressed file could fill the memory.
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError(
+                    "it is compressed, as TorchScript is and files of torch.save are not"
+                )
             if damaged := archive.testzip():
                 raise ValueError(f"the checksum of its {damaged} is wrong")
 
@@ -156,11 +161,26 @@ def _checked(path: str, content: Any, torch: Any) -> TorchFile:
     prefix = "module." if all(name.startswith("module.") for name in state) else ""
     try:
         tensors = {
-            name.removeprefix(prefix): tensor.detach().to(torch.float32).numpy()
+            name.removeprefix(prefix): _array(name, tensor, torch)
             for name, tensor in state.items()
             if not name.endswith(".num_batches_tracked")  # which no network computes with
         }
     except (RuntimeError, TypeError) as error:  # of sparse tensors, and without values
         raise ValueError(f"{path} has tensors that are not arrays: {_reason(error)}.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} does not contain a network: {error}.") from error
     arch = content.get("arch")
     return TorchFile(path, arch if isinstance(arch, str) else None, tensors)
+
+
+def _array(name: str, tensor: Any, torch: Any) -> np.ndarray[Any, Any]:
+    """Return a tensor as an array of finite float32."""
+    shown = f"its {name[:_LONGEST]!r}"
+    if tensor.numel() == 0:  # whose shape could claim any size
+        raise ValueError(f"{shown} has no elements")
+    if tensor.is_complex():
+        raise ValueError(f"{shown} has complex values")
+    array: np.ndarray[Any, Any] = tensor.detach().to(torch.float32).numpy()
+    if not np.isfinite(array).all():
+        raise ValueError(f"{shown} has values that are NaN or infinite in float32")
+    return array

@@ -14,6 +14,7 @@ from hydra_tf.core.keras_models import wrapped_network
 from hydra_tf.interop.torch.layouts import Layout, layout_of
 from hydra_tf.interop.torch.masks import as_hydra, common_density, hydra_kept
 from hydra_tf.interop.torch.reading import Tensors
+from hydra_tf.interop.torch.rebuilding import require_zoo_network
 from hydra_tf.interop.torch.requirement import require_torch
 from hydra_tf.interop.torch.tensors import tensor_links
 from hydra_tf.sparsity.model import MaskedLike, kernels, masked_layers
@@ -46,8 +47,10 @@ def save_checkpoint(
     Raises:
         ImportError: without PyTorch.
         TypeError: for something that is not a Keras model.
-        ValueError: for a model that is not from the zoo, for masks of different densities or that
-            are not chosen by the scores, and for `sub_block1` of another architecture.
+        ValueError: for a model that is not from the zoo or computes something else, such as one
+            with another activation; for outputs that are not finite; for masks of different
+            densities or that are not chosen by the scores; and for `sub_block1` of another
+            architecture.
         OSError: a missing folder, a path that is a folder, or no permission to write.
     """
     net = wrapped_network(model)
@@ -57,6 +60,7 @@ def save_checkpoint(
     if sub_block1 and not layout.unused:
         raise ValueError(f"{layout.name} has no sub_block1; only wide residual networks do.")
     torch = require_torch()
+    require_zoo_network(net, layout)
     density, changed = _as_hydra(net)
     tensors: Tensors = {}
     for link in tensor_links(net, layout):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +42,12 @@ class Arrangement:
             array = array.reshape(len(array), -1)
         return np.ascontiguousarray(array)
 
+    def torch_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape in PyTorch of an array that has another one in Keras."""
+        sizes = (*(self.flattened or shape[:-1]), shape[-1])
+        moved = tuple(sizes[axis] for axis in self.axes)
+        return (moved[0], math.prod(moved[1:])) if self.flattened else moved
+
     def to_keras(self, array: Array) -> Array:
         """Return an array of PyTorch in the order of Keras."""
         if self.flattened:
@@ -71,7 +79,7 @@ class TensorLink:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the tensor in PyTorch."""
-        return self.arrangement.to_torch(np.empty(self.variable.shape, bool)).shape
+        return self.arrangement.torch_shape(self.variable.shape)
 
 
 def tensor_links(model: keras.Model, layout: Layout) -> list[TensorLink]:

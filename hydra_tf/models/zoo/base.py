@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import abc
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, ClassVar
 
 from hydra_tf.core.lazy import keras
@@ -92,13 +94,19 @@ def build(
 
 def _image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     """Return (height, width, channels), after checking that they are whole numbers above 0."""
-    sizes = tuple(shape)
-    whole = all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
+    sentence = (
+        "input_shape must be (height, width, channels), whole numbers that are each at least 1, "
+        f"not {reprlib.repr(shape)}."
+    )
+    try:
+        sizes: tuple[Any, ...] = tuple(shape)
+    except TypeError as error:
+        raise TypeError(sentence) from error
+    whole = all(isinstance(size, Integral) and not isinstance(size, bool) for size in sizes)
     if len(sizes) != 3 or not whole or min(sizes) < 1:
-        raise ValueError(
-            f"input_shape must be (height, width, channels), each at least 1, not {shape!r}."
-        )
-    return sizes
+        raise ValueError(sentence)
+    height, width, channels = map(int, sizes)  # also numbers of NumPy
+    return height, width, channels
 
 
 def _check_classes(num_classes: int) -> None:

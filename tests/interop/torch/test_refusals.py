@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import pathlib
 import pickle
 import random
+import zipfile
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks._fuzz_files import torch_files
-from hydra_tf.interop.torch import load_checkpoint
+from hydra_tf import models
+from hydra_tf.interop.torch import load_checkpoint, loading
 from tests.interop.torch import twins
 
 pytestmark = pytest.mark.torch
@@ -139,6 +143,24 @@ def test_something_else_is_refused(tmp_path: pathlib.Path) -> None:
         load_checkpoint(path)
 
 
+def test_a_compressed_file_is_refused_before_it_is_read(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, path = tmp_path / "stored.pt", tmp_path / "compressed.pt"
+    torch.save({"0.weight": torch.zeros(250_000)}, stored)
+    with zipfile.ZipFile(stored) as source, zipfile.ZipFile(path, "w") as target:
+        for entry in source.infolist():
+            method = zipfile.ZIP_DEFLATED if entry.file_size > 10**6 - 1 else zipfile.ZIP_STORED
+            target.writestr(entry.filename, source.read(entry), method)
+    assert path.stat().st_size < 3_000
+    opened: list[str] = []
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda _, name, *__: opened.append(name))
+    sentence = r"^\S+compressed\.pt is damaged, or not a PyTorch file: it is compressed, as .*\.$"
+    with pytest.raises(ValueError, match=sentence):
+        load_checkpoint(path)
+    assert opened == []
+
+
 @pytest.fixture(scope="module")
 def state() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
@@ -203,6 +225,80 @@ def test_rates_of_harp_are_scalars_of_all_layers(tmp_path: pathlib.Path) -> None
     channels["2.popup_scores"] = torch.zeros(1, 16, 1, 1)  # pruned by channels
     text = refusal(channels, tmp_path, density=0.1)
     assert "2.popup_scores is [1, 16, 1, 1] instead of [32, 16, 4, 4]" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "reason"),
+    [
+        ("7.weight", torch.zeros(5_000_000, 0), "no elements"),
+        ("7.weight", torch.full((10, 100), math.nan), "values that are NaN or infinite in float32"),
+        ("0.bias", torch.tensor([0.0] * 15 + [-math.inf]), "values that are NaN or infinite"),
+        ("0.bias", torch.full((16,), 1e39, dtype=torch.float64), "values that are NaN or infinite"),
+        ("2.popup_scores", torch.full((32, 16, 4, 4), math.inf), "values that are NaN or infinite"),
+        ("5.k_score", torch.tensor(math.nan), "values that are NaN or infinite in float32"),
+        ("2.bias", torch.zeros(32, dtype=torch.complex64), "complex values"),
+    ],
+)
+def test_tensors_that_no_network_has_are_refused_by_name(
+    name: str, tensor: torch.Tensor, reason: str, tmp_path: pathlib.Path
+) -> None:
+    state = {**twins.small(twins.Layers("harp"), 1, 28).state_dict(), name: tensor}
+    text = refusal({"state_dict": state}, tmp_path, density=0.1)
+    assert text.startswith(f"/a.pt does not contain a network: its '{name}' has {reason}")
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"0.weight": (1, 1, 1, 1), "2.weight": (1, 1, 1, 1), "5.weight": (1, 30_000)},
+        {"0.weight": (16, 1, 4, 4), "5.weight": (1, 1), "7.weight": (4_000_000, 1)},
+        {"conv1.weight": (1,), "block3.layer.0.conv1.weight": (640_000,), "fc.weight": (1, 1)},
+    ],
+    ids=["image size", "classes", "width"],
+)
+def test_a_network_larger_than_the_file_is_refused_before_it_is_built(
+    claims: dict[str, tuple[int, ...]], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[bool] = []
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        net = models.build(*arguments, **options)
+        made.append(any(hasattr(variable.value.handle, "numpy") for variable in net.variables))
+        return net
+
+    monkeypatch.setattr(loading, "build", recorded)
+    state = {name: torch.zeros(shape, dtype=torch.uint8) for name, shape in claims.items()}
+    assert "does not fit: it has no " in refusal(state, tmp_path)
+    assert made == [False]  # no memory for values
+
+
+@pytest.mark.parametrize("shape", [np.array([28, 28, 1]), [28, 28, np.int64(1)], (28, 28, 1)])
+def test_any_sequence_of_three_whole_numbers_is_an_input_shape(
+    shape: Any, tmp_path: pathlib.Path
+) -> None:
+    torch.save(twins.small(twins.Layers(), 1, 28).state_dict(), tmp_path / "a.pt")
+    model = load_checkpoint(tmp_path / "a.pt", input_shape=shape)
+    assert model.input_shape == (None, 28, 28, 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [
+        (28, TypeError),
+        (np.array(28), TypeError),
+        ((), ValueError),
+        ((28, 28), ValueError),
+        ((28, 28.0, 1), ValueError),
+        ((28, 28, True), ValueError),
+        (np.array([28.0, 28.0, 1.0]), ValueError),
+        ("28x", ValueError),
+    ],
+)
+def test_another_input_shape_is_refused(shape: Any, kind: Any, tmp_path: pathlib.Path) -> None:
+    torch.save(twins.small(twins.Layers(), 1, 28).state_dict(), tmp_path / "a.pt")
+    sentence = r"^input_shape must be \(height, width, channels\), whole numbers .*, not .*\.$"
+    with pytest.raises(kind, match=sentence):
+        load_checkpoint(tmp_path / "a.pt", input_shape=shape)
 
 
 def test_changed_files_give_a_network_or_one_sentence(tmp_path: pathlib.Path) -> None:

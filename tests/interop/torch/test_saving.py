@@ -248,6 +248,85 @@ def test_what_hydra_cannot_express_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def like_cnn_small(
+    activation: str = "relu",
+    padding: str = "same",
+    images: tuple[int | None, ...] = (8, 8, 1),
+    rescaled: bool = False,
+    hidden: int = 100,
+) -> keras.Model:
+    """Return a network with the layer names and kernel sizes of cnn_small."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input(images),
+            *([layers.Rescaling(2.0, -1.0)] if rescaled else []),
+            layers.Conv2D(16, 4, strides=2, padding=padding, activation=activation, name="conv1"),
+            layers.Conv2D(32, 4, strides=2, padding="same", activation="relu", name="conv2"),
+            layers.Flatten() if images[0] else layers.GlobalAveragePooling2D(),
+            layers.Dense(hidden, activation="relu", name="fc1"),
+            layers.Dense(10, name="logits"),
+        ]
+    )
+
+
+OUTPUTS = r"with the same weights its outputs differ by up to [\d.]+%; only networks of hydra_tf"
+SHAPES_DIFFER = "its inputs, weights or outputs have other shapes; only networks of hydra_tf"
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"activation": "tanh"}, OUTPUTS),
+        ({"activation": "relu6"}, OUTPUTS),  # which differs only above 6
+        ({"rescaled": True}, OUTPUTS),
+        ({"padding": "valid", "images": (10, 10, 1)}, OUTPUTS),
+        ({"hidden": 50}, SHAPES_DIFFER),
+        ({"images": (None, None, 1)}, r"input_shape must be .*, not \(None, None, 1\)"),
+    ],
+)
+def test_another_network_with_the_same_names_is_refused(
+    changes: Any, reason: str, masked: bool, tmp_path: pathlib.Path
+) -> None:
+    keras.utils.set_random_seed(0)
+    net = like_cnn_small(**changes)
+    net = hydra_tf.mask_model(net) if masked else net
+    start = r'^The model "\w+" has the layer names of mnist_cnn, but is another network: '
+    with pytest.raises(ValueError, match=rf"{start}{reason}.*\.$"):
+        save_checkpoint(net, tmp_path / "a.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_epsilon_of_batchnorm_is_refused(tmp_path: pathlib.Path) -> None:
+    net = models.build("wide_resnet:depth=10,width=1", (8, 8, 3), 10, seed=0)
+    save_checkpoint(net, tmp_path / "a.pt")
+    net.get_layer("bn1").epsilon = 1e-3
+    with pytest.raises(ValueError, match=OUTPUTS):
+        save_checkpoint(net, tmp_path / "b.pt")
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+def test_networks_in_other_precisions_are_written(policy: str, tmp_path: pathlib.Path) -> None:
+    keras.config.set_dtype_policy(policy)
+    try:
+        net = models.build("wide_resnet:depth=28,width=1", (16, 16, 3), 10, seed=0)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    save_checkpoint(net, tmp_path / "a.pt")
+    again = load_checkpoint(tmp_path / "a.pt", input_shape=(16, 16, 3))
+    for one, other in zip(net.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(np.asarray(one, np.float32), other)
+
+
+def test_a_network_of_nan_is_refused(tmp_path: pathlib.Path) -> None:
+    net = models.build("mnist_cnn", (8, 8, 1), 10, seed=0)
+    net.get_layer("fc1").bias.assign(np.full(100, np.nan))
+    with pytest.raises(ValueError, match="returns NaN or infinite outputs"):
+        save_checkpoint(net, tmp_path / "a.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bad_arguments_are_refused(tmp_path: pathlib.Path) -> None:
     net, _ = trained("mnist_model")
     with pytest.raises(ValueError, match="cnn_small has no sub_block1; only wide"):

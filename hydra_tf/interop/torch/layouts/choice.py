@@ -48,8 +48,8 @@ def layout_of(model: Any) -> Layout:
     """
     names = {layer.name for layer in model.layers if layer.weights}
     for layout in (each for each in LAYOUTS if set(each.modules) == names):
-        first = model.get_layer(next(iter(layout.modules)))
-        if first.kernel.shape[0] == layout.first_kernel:
+        kernel = getattr(model.get_layer(next(iter(layout.modules))), "kernel", None)
+        if kernel is not None and tuple(kernel.shape[:1]) == (layout.first_kernel,):
             return layout
     known = sorted({layout.name for layout in LAYOUTS})
     raise ValueError(
