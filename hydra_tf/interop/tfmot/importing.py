@@ -59,7 +59,7 @@ def _legacy_keras() -> Iterator[None]:
     which Keras they stand for, so they are put back unused.
     """
     load: Callable[[str], Any] = importlib.import_module
-    # tf_keras is loaded first: it imports these modules of TensorFlow anew, under these names.
+    # tf_keras is loaded first: it imports these modules of TensorFlow again, under these names.
     keras = load("tf_keras")
     legacy = {
         load("tensorflow"): keras,

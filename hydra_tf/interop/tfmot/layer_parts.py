@@ -1,4 +1,4 @@
-"""What a layer consists of, read from one of the two libraries and made anew in the other."""
+"""What a layer consists of, read from one of the two libraries and made again in the other."""
 
 from __future__ import annotations
 
