@@ -231,8 +231,6 @@ def inner_attack(objective: Adversarial) -> LossAttack:
             f'The attack "{name}" has a step_size of {getattr(attack, "step_size", None)}, and the '
             f"objective one of {objective.step_size}; leave out one of them."
         )
-    if objective.steps != type(objective).steps and not hasattr(attack, "steps"):
-        raise ValueError(f'The attack "{name}" has no steps; leave out those of the objective.')
     defaults = {field.name: field.default for field in dataclasses.fields(attack)}
     expected = {**shared, **{key: defaults[key] for key in attack.loss_parameters}}
     for key, value in expected.items():

@@ -213,7 +213,6 @@ def test_attacks_without_a_loss_are_refused_by_name(objective, name):
         ("pgd:step_size=0.01,attack=apgd", 'The attack "apgd" has no step_size; leave out that'),
         ("pgd:epsilon=0.1,step_size=0.2,attack=cleverhans_pgd", "step_size of at most epsilon"),
         ("pgd:step_size=0.02,attack=(pgd:step_size=0.01)", "has a step_size of 0.01, and the obje"),
-        ("pgd:steps=50,attack=fgsm", 'The attack "fgsm" has no steps; leave out those of the obje'),
         ("trades:start=zero,attack=cleverhans_pgd", "TRADES cannot start its attack at the unpert"),
         ("pgd:attack=(apgd:step=3)", 'Unknown parameter of attack "apgd": "step"; did you mean'),
         ("pgd:attack=apgdd", 'Unknown attack "apgdd"; did you mean "apgd"'),

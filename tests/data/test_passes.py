@@ -118,7 +118,8 @@ def test_a_stream_is_not_read_far_ahead() -> None:
     batches = iter(data.load(source, batch_size=4).train)
     for _ in range(25):
         next(batches)
-    assert 100 + 64 <= next(read) < 2_000
+    # The place of the last image in the shuffle buffer may not be filled again yet.
+    assert 100 + 63 <= next(read) < 2_000
 
 
 def test_shuffle_buffers_hold_encoded_images_or_indices(offline_specs: Specs) -> None:
