@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 import types
 import weakref
@@ -17,6 +18,23 @@ from hydra_tf.core.lazy import keras, tf
 # The assertions of this library end in a full stop; those of TensorFlow do not.
 _ASSERTED = re.compile(r"assertion failed: \[(.+?\.)\]")
 _PLAIN = (bool, int, float, str, bytes, type(None))
+
+
+def converted(function: Any) -> Any:
+    """Return a callable as a graph, in which Python's conditions become those of TensorFlow.
+
+    Args:
+        function: a function, or an object that can be called.
+
+    Example:
+        >>> def sign(x):
+        ...     if x > 0:
+        ...         return 1.0
+        ...     return -1.0
+        >>> float(converted(sign)(tf.constant(-3)))
+        -1.0
+    """
+    return tf.function(function if inspect.isroutine(function) else function.__call__)
 
 
 class Graphs:

@@ -45,3 +45,20 @@ def assert_same(actual, expected, atol=0.0):
             np.testing.assert_array_equal(array, other)
         else:
             np.testing.assert_allclose(array, other, atol=atol)
+
+
+class StopError(Exception):
+    pass
+
+
+class FaultAfter(keras.callbacks.Callback):
+    """Raises after a number of steps."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps_left = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps_left -= 1
+        if self.steps_left == 0:
+            raise StopError

@@ -11,7 +11,15 @@ from hydra_tf.sparsity.allocation import kept_per_layer
 from hydra_tf.sparsity.density_schedules import Polynomial
 from hydra_tf.training import Checkpoints, LoopOptions, train
 from hydra_tf.training.callbacks.density_ramp import DensityRamp
-from tests.training.loops import STEPS, assert_same, make_model, phases, weights_of
+from tests.training.loops import (
+    STEPS,
+    FaultAfter,
+    StopError,
+    assert_same,
+    make_model,
+    phases,
+    weights_of,
+)
 
 CUBIC = "cubic:end=0.8,updates=10"
 SLOW = "cubic:end=0.8,updates=2"  # changes at the steps 0, 4 and 8
@@ -96,21 +104,6 @@ def test_fit_and_loop_follow_the_schedule(schedule, batches_from, validation):
     assert_same(weights_of(other), weights_of(model))
 
 
-class FaultError(Exception):
-    pass
-
-
-class FaultAt(keras.callbacks.Callback):
-    def __init__(self, step):
-        super().__init__()
-        self.left = step
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if not self.left:
-            raise FaultError
-
-
 def test_resumed_ramps_have_the_same_bits(tmp_path, batches_from, validation):
     densities = []
 
@@ -133,8 +126,8 @@ def test_resumed_ramps_have_the_same_bits(tmp_path, batches_from, validation):
     whole = run(str(tmp_path / "whole"))
     assert densities == [1.0, pytest.approx(0.3 + 0.7 / 8), 0.3]
     for steps in (2, 5, 6):  # the last start resumes in the prune phase, after step 5
-        with pytest.raises(FaultError):
-            run(str(tmp_path / "stopped"), FaultAt(steps))
+        with pytest.raises(StopError):
+            run(str(tmp_path / "stopped"), FaultAfter(steps))
     assert_same(run(str(tmp_path / "stopped")), whole)
     # An allocation may depend on the scores, so that only changes of the density call it.
     assert densities == [0.3]
@@ -154,13 +147,13 @@ def test_a_resumed_fit_allocates_again_only_when_the_density_changes(tmp_path, b
             phases(0, 4, 0, density_schedule="cubic:end=0.4,updates=2", allocation=allocation),
         )
         backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"), delete_checkpoint=False)
-        stops = [FaultAt(stop)] if stop else []
+        stops = [FaultAfter(stop)] if stop else []
         densities.clear()
         model.fit(
             data, epochs=epochs, steps_per_epoch=STEPS, verbose=0, callbacks=[plan, backup, *stops]
         )
 
-    with pytest.raises(FaultError):
+    with pytest.raises(StopError):
         run(4, stop=2 * STEPS + 2)  # the second epoch is complete; the density has its last value
     assert densities == [1.0, pytest.approx(0.3 + 0.7 / 8), 0.3]
     run(4)
@@ -240,6 +233,34 @@ def test_a_schedule_needs_a_prune_phase(options):
         )
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"density": 0.001},
+            "A budget of 1 of 772 weights is too small: the layers keep at least 3",
+        ),
+        (
+            {"density": 0.05, "allocation": "uniform_plus"},
+            "density from .* contradicts density=0.05",
+        ),
+        # The phase begins with all weights, of which this layer would keep 30%.
+        (
+            {"density_schedule": CUBIC, "allocation": {"conv*": 0.3}},
+            "contradicts density=1;",
+        ),
+    ],
+)
+def test_budgets_that_cannot_be_met_are_refused_before_pretraining(options, sentence, batches_from):
+    first = Kept()
+    with pytest.raises(ValueError, match=sentence):
+        train(
+            make_model("natural"), batches_from, STEPS, phases(1, 2, 1, **options),
+            callbacks=[first], verbose=0,
+        )  # fmt: skip
+    assert not first.counts
+
+
 def test_another_schedule_is_another_run(tmp_path, batches_from):
     def run(schedule, *callbacks):
         train(
@@ -248,7 +269,7 @@ def test_another_schedule_is_another_run(tmp_path, batches_from):
             options=LoopOptions(checkpoint_seconds=0.0),
         )  # fmt: skip
 
-    with pytest.raises(FaultError):
-        run(CUBIC, FaultAt(2))
+    with pytest.raises(StopError):
+        run(CUBIC, FaultAfter(2))
     with pytest.raises(ValueError, match="another run, which differs in: density schedule"):
         run("linear")

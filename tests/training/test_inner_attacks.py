@@ -10,28 +10,19 @@ import hydra_tf
 from hydra_tf import attacks, objectives
 from hydra_tf.training import Checkpoints, LoopOptions, StepOptions, train
 from hydra_tf.training.long_runs.checkpoints import RunPosition
-from tests.training.loops import STEPS, assert_same, make_model, phases, weights_of
+from tests.training.loops import (
+    STEPS,
+    FaultAfter,
+    StopError,
+    assert_same,
+    make_model,
+    phases,
+    weights_of,
+)
 
 TRADES = "trades:epsilon=0.1,steps=2,step_size=0.05,start=uniform"
 CLEVERHANS = f"{TRADES},attack=cleverhans_pgd"
 APGD = "pgd:epsilon=0.1,attack=(apgd:steps=2,restarts=2)"
-
-
-class StopError(Exception):
-    pass
-
-
-class FaultAfter(keras.callbacks.Callback):
-    """Raises after a number of steps."""
-
-    def __init__(self, steps):
-        super().__init__()
-        self.steps_left = steps
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.steps_left -= 1
-        if self.steps_left == 0:
-            raise StopError
 
 
 def run(objective, batches_from, folder=None, strategy=None, steps=None, options=None, plan=(1, 1)):

@@ -11,24 +11,15 @@ from hydra_tf.core.files import unfinished
 from hydra_tf.training import Checkpoints, LoopOptions, train
 from hydra_tf.training.long_runs.callback_state import callback_state, restore_callback_state
 from hydra_tf.training.long_runs.checkpoints import RunPosition
-from tests.training.loops import STEPS, assert_same, make_model, phases, weights_of
-
-
-class StopError(Exception):
-    pass
-
-
-class FaultAfter(keras.callbacks.Callback):
-    """Raises after a number of steps."""
-
-    def __init__(self, steps):
-        super().__init__()
-        self.steps_left = steps
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.steps_left -= 1
-        if self.steps_left == 0:
-            raise StopError
+from tests.training.loops import (
+    STEPS,
+    FaultAfter,
+    StopError,
+    assert_same,
+    make_model,
+    phases,
+    weights_of,
+)
 
 
 def run(folder, batches_from, validation, *callbacks, plan=(8,), model=None, **options):

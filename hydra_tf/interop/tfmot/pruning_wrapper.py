@@ -10,9 +10,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from hydra_tf.core.graphs import converted
 from hydra_tf.interop.tfmot.schedules import (
     PruningSchedule,
-    in_graph,
     require_schedule,
     schedule_config,
     schedule_from_config,
@@ -73,7 +73,7 @@ class PruneLowMagnitude(MaskedLayer):
             kwargs.setdefault("name", f"prune_low_magnitude_{layer.name}")
         super().__init__(layer, paths, masks, **kwargs)
         self.supports_jit = False  # XLA cannot compile the selection, and drops the check of steps
-        self._schedule_in_graph = in_graph(pruning_schedule)
+        self._schedule_in_graph = converted(pruning_schedule)
 
     def _add_masks(self) -> None:
         """Create scores, masks and the number of training steps, once."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -35,20 +34,6 @@ def require_schedule(schedule: Any) -> None:
             "pruning_schedule must be a PruningSchedule of TFMOT, such as "
             f"PolynomialDecay(0.0, 0.9, begin_step=0, end_step=1000), not {schedule!r}."
         )
-
-
-def in_graph(schedule: Any) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """Return a schedule as a graph, in which Python's conditions become those of TensorFlow.
-
-    Args:
-        schedule: a pruning schedule.
-
-    Example:
-        >>> schedule = import_tfmot().sparsity.keras.ConstantSparsity(0.5, 0, frequency=2)
-        >>> [bool(in_graph(schedule)(tf.constant(step))[0]) for step in (1, 2)]
-        [False, True]
-    """
-    return tf.function(schedule if inspect.isroutine(schedule) else schedule.__call__)
 
 
 def schedule_config(schedule: Any) -> dict[str, Any]:

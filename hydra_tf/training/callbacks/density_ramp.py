@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from hydra_tf.core.graphs import converted
 from hydra_tf.sparsity.density_schedules import DENSITY_SCHEDULES, DensitySchedule, OneShot
 from hydra_tf.sparsity.model import set_density
 
@@ -84,6 +84,11 @@ class DensityRamp:
             )
         self.densities[np.abs(self.densities - self.density) <= _TOLERANCE] = self.density
 
+    @property
+    def highest(self) -> float:
+        """The largest density of the phase, once it is prepared."""
+        return float(np.max(self.densities, initial=self.density))
+
     def at(self, step: int) -> float:
         """Return the density for the steps from `step` until the next call of :meth:`apply`."""
         last = min(step + self.steps_per_execution, len(self.densities)) - 1
@@ -146,8 +151,7 @@ def schedule_config(schedule: Any) -> Any:
 
 def _densities_of_tfmot(schedule: Any, steps: int) -> list[float | None]:
     """Return the density at each step, None where a pruning schedule of TFMOT changes nothing."""
-    # With Python's conditions, as TFMOT traces schedules.
-    in_graph = tf.function(schedule if inspect.isroutine(schedule) else schedule.__call__)
+    in_graph = converted(schedule)  # as TFMOT traces schedules
 
     @functools.partial(tf.function, autograph=False)
     def table() -> tf.Tensor:

@@ -10,7 +10,7 @@ import keras
 from absl import logging
 
 from hydra_tf.core.registry import unknown
-from hydra_tf.sparsity.allocation import ALLOCATIONS
+from hydra_tf.sparsity.allocation import Allocation, allocation_of
 from hydra_tf.sparsity.granularity import GRANULARITIES
 from hydra_tf.sparsity.methods import METHODS, plan_of
 from hydra_tf.sparsity.model import (
@@ -109,8 +109,7 @@ class HydraCallback(keras.callbacks.Callback):
         super().__init__()
         kept_count(density, 1)
         self._method = METHODS.build(method)
-        if not isinstance(allocation, Mapping):
-            ALLOCATIONS.build(allocation)
+        allocation_of(allocation)
         GRANULARITIES.build(granularity)
         self.plan = plan_of(method, pretrain_epochs, prune_epochs, finetune_epochs)
         self.density_schedule = density_schedule
@@ -340,8 +339,11 @@ class HydraCallback(keras.callbacks.Callback):
 
     def _check_pruning(self) -> None:
         """Raise the errors now that would otherwise occur when pruning begins."""
-        if isinstance(self.allocation, Mapping):
-            layer_densities(self.model, self.density, self.allocation)
+        # Whether a budget can be met does not depend on the scores, except for a callable.
+        part = allocation_of(self.allocation)
+        if isinstance(part, Mapping | Allocation):
+            for density in {self.density, self.ramp.highest}:
+                layer_densities(self.model, density, self.allocation)
         if self._method.needs_gradient and self.model.first_batch is None:
             raise ValueError(
                 f'The score initialisation "{self._method.score_init}" needs a batch to start '
