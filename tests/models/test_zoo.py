@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -87,6 +88,27 @@ def test_small_networks_have_the_size_worked_out_by_hand(
     name: str, shape: tuple[int, ...], count: int
 ) -> None:
     assert models.build(name, shape, 10).count_params() == count
+
+
+@pytest.mark.parametrize(("width", "channels"), [(1, (32, 64, 128, 128, 256, 256, 256))])
+def test_edge_net_has_the_size_worked_out_by_hand(width: float, channels: tuple[int, ...]) -> None:
+    model = models.build(f"edge_net:width={width}", (32, 32, 3), 10)
+    count = 27 * channels[0] + 2 * channels[0]
+    for inputs, outputs in itertools.pairwise(channels):
+        count += 9 * inputs + 2 * inputs + inputs * outputs + 2 * outputs
+    assert _trainable(model) == count + 257 * 10
+
+
+def test_edge_net_is_in_the_pattern_of_sparse_kernels() -> None:
+    first, *others = [
+        layer
+        for layer in models.build("edge_net:width=0.25", (32, 32, 3), 10).layers
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D)
+    ]
+    assert (first.kernel_size, first.strides, first.kernel.shape[2]) == ((3, 3), (2, 2), 3)
+    for layer in others:
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        assert layer.kernel_size == ((3, 3) if depthwise else (1, 1))
 
 
 def test_layers_of_one_shape_and_networks_without_a_seed_differ() -> None:

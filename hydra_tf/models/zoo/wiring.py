@@ -43,18 +43,34 @@ class Wiring:
         Initialised with Kaiming normal weights on the outgoing connections (He et al., 2015)
         and biases of 0.
         """
-        padding = (kernel - 1) // 2
-        same = all(_same_is_symmetric(n, kernel, stride, padding) for n in x.shape[1:3])
-        if padding and not same:
-            # Keras pads even sizes at the bottom and right only, which shifts every window.
-            x = keras.layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
+        x, padding = _padded(x, name, kernel, stride)
         return keras.layers.Conv2D(
             filters,
             kernel,
             strides=stride,
-            padding="same" if padding and same else "valid",
+            padding=padding,
             use_bias=bias,
             kernel_initializer=self._scaled(name, 2.0, "fan_out", "untruncated_normal"),
+            name=name,
+        )(x)
+
+    def depthwise(
+        self, x: keras.KerasTensor, name: str, kernel: int = 3, stride: int = 1
+    ) -> keras.KerasTensor:
+        """Convolve each channel on its own, padded as in :meth:`conv`, without a bias.
+
+        Initialised with normal weights of variance 2 / kernel**2.
+        """
+        x, padding = _padded(x, name, kernel, stride)
+        initializer = keras.initializers.RandomNormal(
+            stddev=2.0**0.5 / kernel, seed=self._seed(name)
+        )
+        return keras.layers.DepthwiseConv2D(
+            kernel,
+            strides=stride,
+            padding=padding,
+            use_bias=False,
+            depthwise_initializer=initializer,
             name=name,
         )(x)
 
@@ -65,12 +81,8 @@ class Wiring:
 
         Padding with zeros requires inputs that are never negative, such as the output of a ReLU.
         """
-        padding = (size - 1) // 2
-        same = all(_same_is_symmetric(n, size, stride, padding) for n in x.shape[1:3])
-        if padding and not same:
-            x = keras.layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
-        mode = "same" if padding and same else "valid"
-        return keras.layers.MaxPooling2D(size, stride, mode, name=name)(x)
+        x, padding = _padded(x, name, size, stride)
+        return keras.layers.MaxPooling2D(size, stride, padding, name=name)(x)
 
     def norm(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         """Normalise over the batch; each batch has weight 0.1 in the moving averages."""
@@ -110,6 +122,21 @@ class Wiring:
         distribution: Literal["untruncated_normal", "uniform"],
     ) -> keras.initializers.Initializer:
         return keras.initializers.VarianceScaling(scale, mode, distribution, seed=self._seed(name))
+
+
+def _padded(
+    x: keras.KerasTensor, name: str, kernel: int, stride: int
+) -> tuple[keras.KerasTensor, Literal["same", "valid"]]:
+    """Return an input and the padding of a layer, so that (kernel - 1) // 2 zeros surround it.
+
+    Keras pads even sizes at the bottom and right only, which shifts every window; a layer of zeros
+    is added there.
+    """
+    padding = (kernel - 1) // 2
+    same = all(_same_is_symmetric(n, kernel, stride, padding) for n in x.shape[1:3])
+    if padding and not same:
+        x = keras.layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
+    return x, "same" if padding and same else "valid"
 
 
 def _same_is_symmetric(size: int, kernel: int, stride: int, padding: int) -> bool:
