@@ -154,10 +154,10 @@ def correct_under_each(
     results: list[Array] = []
     gradients: list[list[Any]] = [[] for _ in attack_list]
     for i, (x, y) in enumerate(checked_batches(model, data)):
-        rows = [_correct(model, x, y)]
+        rows = [correct_on(model, x, y)]
         for attack, found in zip(attack_list, gradients, strict=True):
             perturbed = run_attack(attack, model, x, y, tf.constant([seed, i]))
-            rows.append(rows[0] & _correct(model, perturbed.images, y))
+            rows.append(rows[0] & correct_on(model, perturbed.images, y))
             found.append(perturbed.gradients)
         results.append(np.stack(rows))
         bar.show(i + 1, np.mean(np.concatenate(results, axis=1)[-1]))
@@ -175,8 +175,18 @@ def correct_under_each(
     return measured
 
 
-def _correct(model: Classifier, x: Images, y: Labels) -> Array:
-    """Return [batch] booleans: the label has the largest logit, and no logit is NaN."""
+def correct_on(model: Classifier, x: Images, y: Labels) -> Array:
+    """Return [batch] booleans: the label has the largest logit, and no logit is NaN.
+
+    Args:
+        model: a Keras model that outputs logits.
+        x: [batch, ...] images.
+        y: [batch] int32 labels.
+
+    Example:
+        >>> correct_on(lambda x, training: x, tf.constant([[0.2, 0.7]]), tf.constant([1]))
+        array([ True])
+    """
     logits = model(x, training=False)
     right = tf.argmax(logits, axis=-1, output_type=tf.int32) == y
     result: Array = (right & ~tf.reduce_any(tf.math.is_nan(logits), axis=-1)).numpy()

@@ -7,12 +7,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hydra_tf.export.dense import to_keras
+    from hydra_tf.export.file_model import load_tflite
+    from hydra_tf.export.judgement import Judgement, judge
+    from hydra_tf.export.latency import Latency, measure_latency
     from hydra_tf.export.size import ExportReport
     from hydra_tf.export.tflite import to_tflite
 
-__all__ = ["ExportReport", "to_keras", "to_tflite"]
+__all__ = [
+    "ExportReport",
+    "Judgement",
+    "Latency",
+    "judge",
+    "load_tflite",
+    "measure_latency",
+    "to_keras",
+    "to_tflite",
+]
 
-_MODULES = {"ExportReport": "size", "to_keras": "dense", "to_tflite": "tflite"}
+_MODULES = {
+    "ExportReport": "size",
+    "Judgement": "judgement",
+    "Latency": "latency",
+    "judge": "judgement",
+    "load_tflite": "file_model",
+    "measure_latency": "latency",
+    "to_keras": "dense",
+    "to_tflite": "tflite",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -186,6 +186,20 @@ def test_export_writes_a_file_that_agrees(finished):
     assert content["max_abs_error"] < 1e-3
 
 
+@pytest.mark.slow
+def test_export_judges_the_file(finished):
+    out, _ = finished
+    flags = ["--judge_samples=20", "--judge_search=square:queries=5", "--judge_attacks=fgsm"]
+    result = call("export", f"--run={out}", "--judge", *flags)
+    assert result.returncode == 0, result.stderr
+    judged = json.loads((out / "export.json").read_text())["judgement"]
+    assert judged["samples"] == 20
+    assert [attack["images_from"] for attack in judged["attacks"]] == ["keras", "file"]
+    assert judged["latency"]["milliseconds"] > 0 and judged["dense_latency"] is not None
+    result = call("export", f"--run={out}", "--judge", "--judge_search=pgd")
+    assert result.returncode == 2 and "--judge_search=pgd follows gradients" in result.stderr
+
+
 def test_a_network_that_cannot_be_loaded_is_explained(finished, tmp_path):
     out, _ = finished
     whole = (out / "model.keras").read_bytes()
