@@ -94,6 +94,9 @@ def _define_phases() -> None:
         "erk:min_kept=4; uniform:per_layer=true rounds as the paper does.",
     )
     flags.DEFINE_string(
+        "granularity", "element", "Unit that is kept or pruned as one: element, a single weight."
+    )
+    flags.DEFINE_string(
         "density_schedule",
         None,
         "Density during the prune phase of methods that have one, such as linear, "
@@ -163,8 +166,11 @@ def training_settings() -> Config:
     # Settings that only some binaries have flags for.
     fixed = {"split": "test", "certify_n": 0, "certify_samples": 0}
     settings = {**fixed, **{name: FLAGS[name].value for name in _SETTINGS}}
-    if FLAGS.density_schedule is not None:  # configs of older runs do not have it
+    # Configs of older runs do not have these.
+    if FLAGS.density_schedule is not None:
         settings["density_schedule"] = FLAGS.density_schedule
+    if FLAGS.granularity != "element":
+        settings["granularity"] = FLAGS.granularity
     return settings
 
 
@@ -174,11 +180,13 @@ def _check_specs() -> None:
     from hydra_tf.data import extra_images as mixing
     from hydra_tf.sparsity.allocation import ALLOCATIONS
     from hydra_tf.sparsity.density_schedules import DENSITY_SCHEDULES
+    from hydra_tf.sparsity.granularity import GRANULARITIES
 
     data.DATASETS.build(FLAGS.dataset)
     models.MODELS.build(FLAGS.model)
     objective = objectives.build(FLAGS.objective)
     ALLOCATIONS.build(FLAGS.allocation)
+    GRANULARITIES.build(FLAGS.granularity)
     if FLAGS.density_schedule is not None:
         DENSITY_SCHEDULES.build(FLAGS.density_schedule)
     if FLAGS.extra:

@@ -180,6 +180,7 @@ def _pipeline(settings: Settings, density: float, method: str) -> hydra_tf.Hydra
         **{f"{name}_epochs": settings[f"{name}_epochs"] for name in names},
         method=method,
         allocation=settings["allocation"],
+        granularity=settings.get("granularity", "element"),
         density_schedule=settings.get("density_schedule") if prunes else None,
         learning_rate={name: settings[f"{name}_learning_rate"] for name in names},
         schedule=settings["schedule"],

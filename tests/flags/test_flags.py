@@ -284,32 +284,6 @@ def test_study_tabulates_and_resumes(tmp_path):
     assert stamp == {p: p.stat().st_mtime_ns for p in tmp_path.glob("seed*/*/model.keras")}
 
 
-def test_a_study_and_an_evaluation_show_attacks_without_gradients():
-    from flags.shared.run_report import gradient_note
-    from flags.study import markdown, summarise
-
-    row = {"method": "dense", "density": 1.0, "era": 0.5, "zero_gradient_share": 0.25}
-    other = {**row, "method": "lwm", "density": 0.1}
-    del other["zero_gradient_share"]  # as in reports of earlier versions
-    table = markdown(summarise([row, other])).splitlines()
-    assert table[0] == "| density | method | robust (era) | no gradient | seeds |"
-    assert table[2] == "| 100% | dense | 50.0 | 25.0 | 1 |"
-    assert table[3] == "| 10% | lwm | 50.0 | unknown | 1 |"
-    assert "no gradient" not in markdown(summarise([{**row, "zero_gradient_share": 0.01}]))
-    assert gradient_note({"zero_gradient_share": 0.25}) == " (no gradient for 25.0% of the images)"
-    assert gradient_note({"zero_gradient_share": 0.01}) == gradient_note({}) == ""
-
-
-def test_networks_of_a_study_have_separate_folders(tmp_path):
-    code = "import sys; from flags.study import _folder; print(_folder(sys.argv[1], 0.05))"
-    command = [sys.executable, "-c", code, "hydra:score_init=snip"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout == "hydra-score_init-snip-0.05\n"
-    result = call("study", *SMALL, "--methods=lwm,lwm", f"--out={tmp_path / 'a'}")
-    assert result.returncode == 2
-    assert "give 2 networks the folder 'lwm-0.1'; list each of them once" in result.stderr
-
-
 def test_overwrite_keeps_folders_that_are_not_runs(tmp_path):
     precious = tmp_path / "backup" / "precious"
     precious.parent.mkdir()
@@ -363,6 +337,18 @@ def test_a_pretrained_run_that_is_missing_is_named(binary, tmp_path):
     assert result.returncode == 2
     assert "no/run/model.keras does not exist" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_the_granularity_of_the_settings_is_used():
+    from flags.shared.training_run import _pipeline
+
+    names = ("pretrain_epochs", "prune_epochs", "finetune_epochs")
+    rates = ("pretrain_learning_rate", "prune_learning_rate", "finetune_learning_rate")
+    settings = {**dict.fromkeys(names, 1), **dict.fromkeys(rates), "schedule": "constant"}
+    settings |= {"allocation": "erk", "warmup": 0.0}
+    assert _pipeline(settings, 0.1, "lwm").granularity == "element"
+    with pytest.raises(ValueError, match='Unknown granularity "elements"'):
+        _pipeline({**settings, "granularity": "elements"}, 0.1, "lwm")
 
 
 def test_a_pretrained_network_must_fit_the_data(finished, tmp_path):
