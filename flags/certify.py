@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from .shared import flag_values, launcher, networks, run_directory, run_files, training_run
+from .shared import (
+    flag_values,
+    launcher,
+    networks,
+    run_directory,
+    run_files,
+    run_report,
+    training_run,
+)
 from .shared.launcher import FLAGS, UsageError
 from .shared.types import Config, Report
 
@@ -153,14 +161,10 @@ def _smoothing(net: keras.Model, images: tf.data.Dataset, samples: int) -> Repor
 
 def _bounds(net: keras.Model, images: tf.data.Dataset, samples: int) -> Report:
     """Return the verified accuracy by bounds."""
-    import tensorflow as tf
-
     from hydra_tf import bounds, evaluation
 
     epsilon, (name, parameters) = _epsilon(), bounds.BOUNDS.parse(FLAGS.method)
-    # The progress bar needs the number of images.
-    cardinality = tf.data.experimental.assert_cardinality(samples)
-    chosen = images.unbatch().take(samples).apply(cardinality).batch(FLAGS.batch_size)
+    chosen = run_report.first_images(images, samples, FLAGS.batch_size)
     share = evaluation.verified_accuracy(
         net, chosen, epsilon, method=FLAGS.method, verbose=FLAGS.verbose
     )

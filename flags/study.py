@@ -1,31 +1,33 @@
-"""Compare pruning methods over densities and seeds."""
+"""Compare pruning methods over allocations, densities and seeds."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
 
+from hydra_tf.core import locks
 from hydra_tf.core.files import replacing
 
 from .shared import (
     flag_values,
+    further_attacks,
     launcher,
     networks,
     run_directory,
-    run_files,
     run_report,
+    study_d95,
+    study_results,
     training_flags,
     training_run,
 )
 from .shared.launcher import FLAGS, UsageError
-from .shared.types import Config, Report, Settings
+from .shared.study_cells import Cell, Study
 
 if TYPE_CHECKING:
     import keras
@@ -33,13 +35,24 @@ if TYPE_CHECKING:
     from hydra_tf.data import DataSplits
 
 DESCRIPTION = """
-Train one dense network per seed, prune a copy of it by each method to each density and
-fine-tune it, evaluate all networks on the test split, and write a table and plots. The same
-command resumes an unfinished study; finished networks are kept.
+Train one dense network per seed, prune a copy of it by each method and allocation to each density
+and fine-tune it, evaluate all networks on the test split, and write tables (table.md, cells.csv,
+report.json) and plots.
 
   python -m flags.study --methods=hydra,lwm --densities=0.1,0.05,0.01 --seeds=3 \\
       --objective=trades:epsilon=0.2,start=uniform --learning_rate=0.05 \\
       --pretrain_epochs=20 --prune_epochs=10 --finetune_epochs=10 --out=runs/study
+
+The same command resumes an unfinished study; finished networks are kept. With further methods,
+allocations, densities or seeds it adds networks, and with further attacks it evaluates the networks
+that it names again; the tables have all finished networks of the folder. Processes with different
+seeds (--first_seed) can work in one folder at the same time.
+
+To compare allocations, also under a stronger attack on the first 500 images and with a dense
+network of as many epochs as a pruned one:
+
+  python -m flags.study --allocations=uniform,erk,global --dense_epochs=total \\
+      --further_attacks=autoattack --attack_samples=500 ... --out=runs/allocations
 
 To choose hyperparameters, evaluate on the validation split and start from the same dense
 networks each time:
@@ -48,27 +61,39 @@ networks each time:
       --pretrain_epochs=0 --finetune_learning_rate=0.02 ... --out=runs/choice/0.02
 """
 
-MEASURES = {
-    "benign_accuracy": "benign",
-    "era": "robust (era)",
-    "vra_s": "certified (VRA-s)",
-    "vra_m": "verified (VRA-m)",
-    "vra_t": "verified (VRA-t)",
-}
-
-# Of the images, those for which the attack that found the fewest gradients found none.
-_SHARE = "zero_gradient_share"
-
 training_flags.define_training()
-flags.DEFINE_list("methods", ["hydra", "lwm"], training_flags.methods_help("Pruning methods"))
+flags.DEFINE_string("methods", "hydra,lwm", training_flags.methods_help("Pruning methods"))
+flags.DEFINE_string(
+    "allocations",
+    None,
+    "Allocations to compare, each as in --allocation, and in brackets if it has commas: "
+    "uniform,erk,(global:min_kept=4,every_output=true). By default that of --allocation, which is "
+    "left out of folder names.",
+)
 flags.DEFINE_list("densities", ["0.1", "0.05", "0.01"], "Shares of the weights to keep.")
-flags.DEFINE_integer("seeds", 1, "Number of seeds; the first is 0.")
+flags.DEFINE_integer("seeds", 1, "Number of seeds.")
+flags.DEFINE_integer("first_seed", 0, "The first seed.")
 flags.DEFINE_string("out", None, "Directory to write.")
 flags.DEFINE_enum(
     "split",
     "test",
     ["test", "validation"],
     "Split for the evaluation: validation to choose hyperparameters, test for results.",
+)
+flags.DEFINE_string(
+    "dense_epochs",
+    None,
+    "Epochs of a second dense network per seed, dense_long, which is not pruned: a number, or "
+    "total for all epochs of a pruned network. By default there is none.",
+)
+flags.DEFINE_string(
+    "further_attacks",
+    "",
+    "Attacks that each have a column of their own and do not count for era, separated by "
+    "semicolons, such as autoattack; they can be added to finished networks.",
+)
+flags.DEFINE_integer(
+    "attack_samples", 0, "Number of images for --further_attacks, from the first on; 0 for all."
 )
 flags.DEFINE_integer(
     "certify_n",
@@ -80,30 +105,19 @@ flags.DEFINE_integer("certify_samples", 0, "Number of images to certify; 0 for a
 flags.DEFINE_bool("tflite", False, "Also write a TFLite file of every network.")
 
 
-def validate() -> Config:
-    """Check the flags and return the settings and densities, without TensorFlow."""
-    from hydra_tf.sparsity.methods import METHODS
-    from hydra_tf.sparsity.topk import kept_count
-
+def validate() -> tuple[Study, list[Cell]]:
+    """Check the flags and return the study and its networks, without TensorFlow."""
     settings = training_flags.training_settings()
-    for method in FLAGS.methods:
-        METHODS.build(method)
-    densities = flag_values.number_list("densities", FLAGS.densities, float)
-    for density in densities:
-        kept_count(density, 1)
-    folders = Counter(_folder(method, d) for method in FLAGS.methods for d in densities)
-    for folder, count in folders.items():
-        if count > 1:
-            raise UsageError(
-                f"--methods and --densities give {count} networks the folder {folder!r}; list each "
-                "of them once."
-            )
+    methods = flag_values.spec_list(FLAGS.methods)
+    cells = _pruned(methods)
     flag_values.at_least("seeds", 1)
+    flag_values.seed("first_seed")
     flag_values.at_least("pretrain_epochs", 0 if FLAGS.pretrained else 1)
-    training_flags.check_epochs(FLAGS.methods, pretrained=True)
+    training_flags.check_epochs(methods, pretrained=True)
     if not FLAGS.out:
         raise UsageError("--out is missing: name the directory to write.")
-    for seed in range(FLAGS.seeds if FLAGS.pretrained else 0):
+    seeds = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds)
+    for seed in seeds if FLAGS.pretrained else ():
         pretrained = FLAGS.pretrained.replace("{seed}", str(seed))
         networks.network_path(pretrained)
         if os.path.isdir(pretrained):
@@ -112,9 +126,59 @@ def validate() -> Config:
         flag_values.at_least(name, 0)
         settings[name] = FLAGS[name].value
     _check_draws()
-    settings["split"] = FLAGS.split
-    _check_directory(settings, densities)
-    return {**settings, "densities": densities}
+    flag_values.at_least("attack_samples", 0)
+    for spec in flag_values.attack_specs(FLAGS.further_attacks):
+        further_attacks.parameters(spec, settings)
+    study = Study(FLAGS.out, {**settings, "split": FLAGS.split})
+    epochs = _dense_epochs()
+    work = []
+    for seed in seeds:
+        work.append(study.dense(seed))
+        work += [study.dense_long(seed, epochs)] if epochs else []
+        work += [dataclasses.replace(cell, seed=seed) for cell in cells]
+    study.check_folders(work)
+    study.prepare(work)
+    return study, work
+
+
+def _pruned(methods: Sequence[str]) -> list[Cell]:
+    """Check methods, allocations and densities; return the pruned networks of a seed."""
+    from hydra_tf.sparsity.allocation import ALLOCATIONS
+    from hydra_tf.sparsity.methods import METHODS
+    from hydra_tf.sparsity.topk import kept_count
+
+    for method in methods:
+        METHODS.build(method)
+    allocations = [FLAGS.allocation]
+    if FLAGS.allocations is not None:
+        allocations = flag_values.spec_list(FLAGS.allocations)
+    for allocation in allocations:
+        ALLOCATIONS.build(allocation)
+    densities = flag_values.number_list("densities", FLAGS.densities, float)
+    for density in densities:
+        kept_count(density, 1)
+    return [
+        Cell(method, allocation, density, FLAGS.first_seed)
+        for density in densities
+        for allocation in allocations
+        for method in methods
+    ]
+
+
+def _dense_epochs() -> int:
+    """Check --dense_epochs; return the epochs of the second dense network, 0 for none."""
+    text = FLAGS.dense_epochs
+    if text is None:
+        return 0
+    if text == "total":
+        return FLAGS.pretrain_epochs + FLAGS.prune_epochs + FLAGS.finetune_epochs
+    try:
+        epochs = int(text)
+    except ValueError:
+        epochs = 0
+    if epochs < 1:
+        raise UsageError(f"--dense_epochs must be total or a number of at least 1, not {text!r}.")
+    return epochs
 
 
 def _check_draws() -> None:
@@ -127,104 +191,71 @@ def _check_draws() -> None:
         Sampling(certificate["sigma"], n=FLAGS.certify_n)
 
 
-def _check_directory(settings: Settings, densities: Sequence[float]) -> None:
-    """Create and lock the directory; check the networks in it that are finished or begun."""
-    if os.path.exists(os.path.join(FLAGS.out, "config.json")):
-        raise UsageError(f"{FLAGS.out} holds a run of flags.train; choose another --out.")
-    os.makedirs(FLAGS.out, exist_ok=True)
-    run_directory.lock(FLAGS.out)
-    for cell in _cells(densities):
-        run_directory.is_finished(_directory(*cell), _config(settings, *cell))
+def run(plan: tuple[Study, list[Cell]]) -> None:
+    """Train and evaluate every unfinished network, then write the tables and the plots."""
+    study, cells = plan
+    training_run.set_precision(study.settings)
+    specs = flag_values.attack_specs(FLAGS.further_attacks)
+    for cell in cells:
+        if not study.is_finished(cell):
+            _train(study, cell)
+        if specs:
+            out, config = study.directory(cell), study.config(cell)
+            further_attacks.add(out, config, specs, FLAGS.attack_samples, FLAGS.verbose)
+    path = os.path.join(study.out, "tables.lock")
+    with open(path, "a", encoding="utf-8"), locks.locked(path, wait=True):
+        sys.stdout.write(_write_tables(study))
 
 
-def run(plan: Config) -> None:
-    """Train and evaluate every unfinished network, then write the table and the plots."""
+def _write_tables(study: Study) -> str:
+    """Write tables and plots of all finished networks of the folder; return the tables."""
     from hydra_tf import evaluation
-    from hydra_tf.evaluation import plots
 
-    densities = plan.pop("densities")
-    training_run.set_precision(plan)
-    rows = [_row(plan, *cell) for cell in _cells(densities)]
-    summary = summarise(rows)
-    evaluation.write_json(os.path.join(FLAGS.out, "report.json"), {"rows": rows, "table": summary})
-    table = markdown(summary)
-    with replacing(os.path.join(FLAGS.out, "table.md")) as temporary:
-        temporary.write_text(table, encoding="utf-8")
-    for measure in list(MEASURES)[1:]:
-        if any(measure in row for row in rows):
-            target = os.path.join(FLAGS.out, f"{measure}.png")
-            plots.accuracy_against_density(rows, target, measure)
-    sys.stdout.write(table)
+    rows = [study_results.row_of(study, cell) for cell in study.finished()]
+    summary, d95 = study_results.summarise(rows), study_d95.smallest_densities(rows)
+    content = {"rows": rows, "table": summary, "d95": d95}
+    evaluation.write_json(os.path.join(study.out, "report.json"), content)
+    study_results.write_csv(rows, os.path.join(study.out, "cells.csv"))
+    text = study_results.markdown(summary) + study_d95.markdown(d95)
+    with replacing(os.path.join(study.out, "table.md")) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    study_results.write_plots(rows, study.out)
+    return text
 
 
-def _folder(method: str, density: float) -> str:
-    """Return the folder name of a network; method specs may have characters such as colons."""
-    name = re.sub(r"[^\w.]+", "-", method)
-    return name if method == "dense" else f"{name}-{density:g}"
-
-
-def _cells(densities: Sequence[float]) -> Iterator[tuple[str, float, int]]:
-    """Yield method, density and seed of every network, in the order of the work."""
-    for seed in range(FLAGS.seeds):
-        yield "dense", 1.0, seed
-        yield from ((method, density, seed) for density in densities for method in FLAGS.methods)
-
-
-def _directory(method: str, density: float, seed: int) -> str:
-    """Return the run directory of a network."""
-    return os.path.join(FLAGS.out, f"seed{seed}", _folder(method, density))
-
-
-def _config(settings: Settings, method: str, density: float, seed: int) -> Config:
-    """Return the config of the run of a network."""
-    skipped = ("prune_epochs", "finetune_epochs") if method == "dense" else ("pretrain_epochs",)
-    config = {**settings, **dict.fromkeys(skipped, 0)}
-    if config["pretrained"]:
-        config["pretrained"] = config["pretrained"].replace("{seed}", str(seed))
-    return {**config, "density": density, "method": method, "seed": seed}
-
-
-def _row(settings: Settings, method: str, density: float, seed: int) -> Report:
-    """Train and evaluate one network unless it is finished; return its row of the table."""
-    out = _directory(method, density, seed)
-    config = _config(settings, method, density, seed)
-    if not run_directory.is_finished(out, config):
-        _train(config, out)
-    report = run_files.read_report(out)
-    row = {"method": method, "density": density, "seed": seed}
-    shares = [entry[_SHARE] for entry in report.get("attacks", []) if _SHARE in entry]
-    row |= {_SHARE: max(shares)} if shares else {}  # none in reports of earlier versions
-    return {**row, **{key: report[key] for key in MEASURES if key in report}}
-
-
-def _train(config: Config, out: str) -> None:
+def _train(study: Study, cell: Cell) -> None:
     """Train and evaluate one network, and write its run directory."""
-    seed, is_dense = config["seed"], config["method"] == "dense"
+    out, config = study.directory(cell), study.config(cell)
+    if not cell.is_dense:
+        run_directory.use(study.directory(study.dense(cell.seed)))
     sys.stdout.write(f"\n{out}\n")
-    data = training_run.load_data(config, seed)
-    if is_dense:
-        net = networks.build_network(config, data, seed)
+    data = training_run.load_data(config, cell.seed)
+    if cell.is_dense:
+        net = networks.build_network(config, data, cell.seed)
     else:
-        dense_run = _directory("dense", 1.0, seed)
-        run_directory.use(dense_run)
-        net = networks.load_network(dense_run)
+        net = networks.load_network(study.directory(study.dense(cell.seed)))
+    resumed = run_directory.has_checkpoints(out)
     run_directory.prepare(out, config)
-    if not is_dense or config["pretrain_epochs"]:
+    start = time.monotonic()
+    if not cell.is_dense or config["pretrain_epochs"]:
         net = training_run.train_network(
             net,
             data,
             config,
             out,
-            density=config["density"],
-            method="hydra" if is_dense else config["method"],
-            seed=seed,
+            density=cell.density,
+            method="hydra" if cell.is_dense else cell.method,
+            seed=cell.seed,
             verbose=FLAGS.verbose,
             options=training_flags.loop_options(),
         )
+    seconds = time.monotonic() - start
     networks.save_masked_and_dense(net, out)
     if FLAGS.tflite:
         _export(net, data, out)
-    run_report.write_report(net, data, config, out, seed=seed, verbose=FLAGS.verbose)
+    run_report.write_report(net, data, config, out, seed=cell.seed, verbose=FLAGS.verbose)
+    if not resumed:  # else they are not all seconds of the run
+        run_report.add_to_report(out, {"seconds": round(seconds, 3)})
     run_directory.remove_checkpoints(out)
     run_directory.share(out)  # a finished network can be evaluated while the study goes on
 
@@ -238,47 +269,6 @@ def _export(net: keras.Model, data: DataSplits, out: str) -> None:
     images = np.concatenate([x for x, _ in data.validation.take(1)])
     report = export.to_tflite(net, os.path.join(out, "model.tflite"), representative=images)
     evaluation.write_json(os.path.join(out, "export.json"), dataclasses.asdict(report))
-
-
-def summarise(rows: Sequence[Report]) -> list[Report]:
-    """Return the mean and population standard deviation over seeds per method and density."""
-    import numpy as np
-
-    groups: dict[tuple[float, str], list[Report]] = {}
-    for row in rows:
-        groups.setdefault((-row["density"], row["method"]), []).append(row)
-    table = []
-    for (density, method), group in sorted(groups.items()):
-        entry: Report = {"method": method, "density": -density, "seeds": len(group)}
-        for key in (*MEASURES, _SHARE):
-            if all(key in row for row in group):
-                values = [row[key] for row in group]
-                entry[key] = {"mean": float(np.mean(values)), "std": float(np.std(values))}
-        table.append(entry)
-    return table
-
-
-def markdown(table: Sequence[Report]) -> str:
-    """Return the summary as a Markdown table, in percent."""
-
-    def cell(entry: Report, key: str) -> str:
-        if key not in entry:
-            return "unknown"
-        deviation = f" ± {100 * entry[key]['std']:.1f}" if entry["seeds"] > 1 else ""
-        return f"{100 * entry[key]['mean']:.1f}{deviation}"
-
-    from hydra_tf.attacks.gradients import MAX_SHARE
-
-    measures = {key: head for key, head in MEASURES.items() if table and key in table[0]}
-    if any(entry.get(_SHARE, {"mean": 0.0})["mean"] > MAX_SHARE for entry in table):
-        measures[_SHARE] = "no gradient"
-    heads = ["density", "method", *measures.values(), "seeds"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for entry in table:
-        cells = [f"{100 * entry['density']:g}%", entry["method"]]
-        cells += [cell(entry, key) for key in measures]
-        lines.append(f"| {' | '.join([*cells, str(entry['seeds'])])} |")
-    return "\n".join(lines) + "\n"
 
 
 def main() -> None:

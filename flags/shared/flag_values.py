@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from hydra_tf.core.specs import split_outside
+from hydra_tf.core.specs import split_outside, without_brackets
 
 from .launcher import FLAGS, UsageError
 
@@ -36,6 +36,16 @@ def seed(name: str) -> None:
 def attack_specs(text: str) -> list[str]:
     """Return the specs in a text such as ``"pgd:steps=50;fgsm"``."""
     return [spec.strip() for spec in split_outside(text, ";") if spec.strip()]
+
+
+def spec_list(text: str) -> list[str]:
+    """Return the specs in a text; one that has commas itself is in brackets.
+
+    Example:
+        >>> spec_list("uniform,(erk:min_kept=4,every_output=true)")
+        ['uniform', 'erk:min_kept=4,every_output=true']
+    """
+    return [without_brackets(spec) for spec in split_outside(text, ",")] if text else []
 
 
 def ball_of(objective: object) -> dict[str, Any]:

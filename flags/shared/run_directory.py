@@ -50,8 +50,13 @@ def _settings(config: Settings) -> Config:
     return {key: value for key, value in config.items() if key not in _OF_VERSION}
 
 
-def _is_same_run(out: str, config: Settings) -> bool:
-    """Return whether a directory belongs to the run of this config."""
+def is_same_run(out: str, config: Settings) -> bool:
+    """Return whether a directory belongs to the run of this config.
+
+    Args:
+        out: the run directory.
+        config: settings of the run.
+    """
     return {**read_config(out), "versions": None} == {**_stamped(config), "versions": None}
 
 
@@ -62,11 +67,15 @@ def has_finished(out: str) -> bool:
         out: the run directory.
     """
     # A run that is killed while its network is evaluated still has checkpoints.
-    return os.path.exists(os.path.join(out, "report.json")) and not _has_checkpoints(out)
+    return os.path.exists(os.path.join(out, "report.json")) and not has_checkpoints(out)
 
 
-def _has_checkpoints(out: str) -> bool:
-    """Return whether a run directory has a checkpoint; an empty folder of them is ignored."""
+def has_checkpoints(out: str) -> bool:
+    """Return whether a run directory has a checkpoint; an empty folder of them is ignored.
+
+    Args:
+        out: the run directory.
+    """
     return bool(glob.glob(os.path.join(glob.escape(out), _CHECKPOINTS, "at-*.npz")))
 
 
@@ -119,7 +128,7 @@ def is_finished(out: str, config: Settings, overwrite: bool = False) -> bool:
     if replaced_run.is_aside(out):
         _restore(out)
     if os.path.exists(os.path.join(out, "config.json")):
-        same, finished = _is_same_run(out, config), has_finished(out)
+        same, finished = is_same_run(out, config), has_finished(out)
         if not (same or overwrite):
             _refuse_other_run(out, config)
         if not same or (overwrite and finished):
@@ -185,7 +194,7 @@ def _replace_other_run(out: str, config: Settings, overwrite: bool) -> dict[str,
     """Move the files of another run aside if `overwrite`; return the versions of this run."""
     if not os.path.exists(os.path.join(out, "config.json")):
         return _versions()
-    if _is_same_run(out, config) and not has_finished(out):
+    if is_same_run(out, config) and not has_finished(out):
         return _first_versions(out)  # resumed, even with --overwrite
     if overwrite:
         replaced_run.move_aside(out)
@@ -284,7 +293,7 @@ def require_finished(run: str) -> None:
     Raises:
         UsageError: when the run has checkpoints, so that training would continue.
     """
-    if _has_checkpoints(run):
+    if has_checkpoints(run):
         raise UsageError(
             f"The run in {run} is not finished; run its flags.train or flags.study command again, "
             "which resumes it."

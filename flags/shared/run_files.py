@@ -19,7 +19,7 @@ _SPLITS = ("test", "validation")
 # Keys that a report may have.
 _SHARES = ("benign_accuracy", "era", "vra_s", "vra_m", "vra_t", "density")
 _MAPPINGS = ("verified", "smoothing", "certificate", "pretrained")
-_LISTS = ("attacks", "layers")
+_LISTS = ("attacks", "layers", "further_attacks")
 
 
 def read_config(run: str) -> Config:
@@ -105,11 +105,28 @@ def _report_problem(content: Mapping[str, Any]) -> str | None:
                 return f"an entry of {key} must be an object, not {reprlib.repr(entry)}"
     for key in _SHARES:
         value = content.get(key, 0)
-        if type(value) not in (int, float) or not 0 <= value <= 1:
+        if not _is_share(value):
             return f"{key} must be a number from 0 to 1, not {reprlib.repr(value)}"
     if content.get("split", "test") not in _SPLITS:
         return f"split must be {' or '.join(_SPLITS)}, not {reprlib.repr(content['split'])}"
+    if not _is_count(content.get("samples", 1)):
+        return f"samples must be a whole number from 1, not {reprlib.repr(content['samples'])}"
+    for entry in content.get("further_attacks", ()):
+        if not (isinstance(entry.get("spec"), str) and _is_count(entry.get("samples"))):
+            return "an entry of further_attacks needs the text spec and the whole number samples"
+        if not _is_share(entry.get("robust_accuracy")):
+            return "an entry of further_attacks needs robust_accuracy, a number from 0 to 1"
     return None
+
+
+def _is_count(value: object) -> bool:
+    """Return whether a value is a whole number from 1."""
+    return type(value) is int and value >= 1
+
+
+def _is_share(value: Any) -> bool:
+    """Return whether a value is a number from 0 to 1."""
+    return type(value) in (int, float) and 0 <= value <= 1
 
 
 def read_metrics(run: str) -> list[Report]:

@@ -11,23 +11,55 @@ from .types import Report, Settings
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
 
     from hydra_tf.data import DataSplits
 
 
 def evaluate_network(
-    net: keras.Model, data: DataSplits, settings: Settings, *, seed: int, verbose: int
+    net: keras.Model,
+    data: DataSplits,
+    settings: Settings,
+    *,
+    seed: int,
+    verbose: int,
+    samples: int | None = None,
 ) -> Report:
-    """Return the report of :func:`hydra_tf.evaluation.evaluate_model` on the settings' split."""
+    """Return the report of :func:`hydra_tf.evaluation.evaluate_model` on the settings' split.
+
+    Args:
+        net: the network.
+        data: data splits.
+        settings: see :func:`training_flags.training_settings`.
+        seed: seed of the attacks.
+        verbose: as in Keras.
+        samples: number of images, from the first on; None for all.
+    """
     from hydra_tf import evaluation, objectives
 
     split = settings["split"]
     ball = ball_of(objectives.build(settings["objective"]))
     specs = attack_specs(settings["attacks"])
-    report = evaluation.evaluate_model(
-        net, getattr(data, split), specs, seed=seed, verbose=verbose, **ball
-    )
+    images = getattr(data, split)
+    if samples is not None:
+        images = first_images(images, samples, settings["batch_size"])
+    report = evaluation.evaluate_model(net, images, specs, seed=seed, verbose=verbose, **ball)
     return {"split": split, **report}
+
+
+def first_images(images: tf.data.Dataset, samples: int, batch_size: int) -> tf.data.Dataset:
+    """Return the first images of a data set of batches.
+
+    Args:
+        images: batches of (images, labels).
+        samples: number of images to return, at most all.
+        batch_size: number of images in each batch that is returned.
+    """
+    import tensorflow as tf
+
+    # A progress bar needs the number of images.
+    cardinality = tf.data.experimental.assert_cardinality(samples)
+    return images.unbatch().take(samples).apply(cardinality).batch(batch_size)
 
 
 def gradient_note(attack: Report) -> str:
@@ -77,7 +109,7 @@ def certify_network(
         details |= {"n": settings["certify_n"], "radius": evaluation.VRA_S_RADIUS}
         value = evaluation.certified_accuracy(rows)
     else:
-        chosen = images.unbatch().take(samples).batch(settings["batch_size"])
+        chosen = first_images(images, samples, settings["batch_size"])
         value = evaluation.verified_accuracy(
             net, chosen, certificate["epsilon"], certificate["method"], verbose=verbose
         )
@@ -126,3 +158,17 @@ def write_report(
         plots.layer_densities(report["layers"], os.path.join(out, "plots", "layers.png"))
         evaluation.write_json(path, report)
     return report
+
+
+def add_to_report(out: str, entries: Report) -> None:
+    """Add entries to the report.json of a run directory.
+
+    Args:
+        out: run directory, locked by this process.
+        entries: measured numbers by name; they replace those of the same name.
+    """
+    from hydra_tf import evaluation
+
+    with run_directory.writing(out):
+        report = {**run_files.read_report(out), **entries}
+        evaluation.write_json(os.path.join(out, "report.json"), report)

@@ -10,6 +10,9 @@ import numpy as np
 
 from hydra_tf.core.files import replacing
 
+# Networks that are not pruned, with the styles of their lines.
+_DENSE = {"dense": "--", "dense_long": ":"}
+
 
 def _figure(**options: Any) -> Any:
     """Return a matplotlib figure and axes that need no display."""
@@ -104,8 +107,9 @@ def accuracy_against_density(
     """Plot mean and standard deviation of a measure against density, one line per method.
 
     Args:
-        rows: mappings with ``method``, ``density``, ``seed`` and the metric; the method
-            ``"dense"`` is drawn as a horizontal line. Rows without the metric are left out.
+        rows: mappings with ``method``, ``density``, ``seed`` and the metric; the methods
+            ``"dense"`` and ``"dense_long"``, a dense network of more epochs, are drawn as
+            horizontal lines. Rows without the metric are left out.
         path: image file to write.
         metric: key of the measure, in [0, 1].
 
@@ -114,15 +118,15 @@ def accuracy_against_density(
     """
     rows = [row for row in rows if metric in row]
     figure, axes = _figure(figsize=(6, 4))
-    ticks = sorted({row["density"] for row in rows if row["method"] != "dense"})
+    ticks = sorted({row["density"] for row in rows if row["method"] not in _DENSE})
     for i, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
         of_method = [row for row in rows if row["method"] == method]
         densities = sorted({row["density"] for row in of_method})
         groups = [[row[metric] for row in of_method if row["density"] == d] for d in densities]
         means = np.array([np.mean(group) for group in groups])
         deviations = np.array([np.std(group) for group in groups])
-        if method == "dense":
-            axes.axhline(means[0], color="0.5", ls="--", label="dense")
+        if method in _DENSE:
+            axes.axhline(means[0], color="0.5", ls=_DENSE[method], label=method.replace("_", " "))
             axes.axhspan(means[0] - deviations[0], means[0] + deviations[0], color="0.9", zorder=0)
             continue
         axes.errorbar(

@@ -131,6 +131,17 @@ def test_accuracy_against_density_shows_mean_and_deviation(tmp_path, drawn):
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "10"]
 
 
+def test_a_dense_network_of_more_epochs_is_a_line_too(tmp_path, drawn):
+    rows = [
+        {**STUDY[0], "method": name, "density": 1.0, "era": era}
+        for name, era in (("dense", 0.5), ("dense_long", 0.625))
+    ]
+    plots.accuracy_against_density(rows, tmp_path / "a.png")
+    levels = {line.get_label(): line.get_ydata()[0] for line in drawn[0].get_lines()}
+    assert levels == {"dense": 0.5, "dense long": 0.625}
+    assert not drawn[0].containers
+
+
 def test_certified_accuracy_falls_at_each_radius(tmp_path, drawn):
     plots.certified_accuracy({**CERTIFIED, "none": []}, tmp_path / "a.png", radius=0.3)
     curve, mark = drawn[0].get_lines()

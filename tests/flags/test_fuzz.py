@@ -56,7 +56,10 @@ FLAGS = {
         "pretrain_epochs", "optimizer", "schedule", "warmup", "allocation", "learning_rate",
         "microbatches", "dtype_policy", "clip_norm", "ema", "extra", "pretrained", "flagfile",
     ],
-    "study": ["methods", "densities", "seeds", "split", "certify_n", "objective", "model"],
+    "study": [
+        "methods", "densities", "seeds", "split", "certify_n", "objective", "model", "allocations",
+        "first_seed", "dense_epochs", "further_attacks", "attack_samples", "granularity",
+    ],
     "evaluate": ["run", "attacks", "seed"],
     "certify": ["run", "method", "sigma", "n0", "n", "alpha", "samples", "split", "batch_size"],
     "export": ["run", "quantization"],
@@ -66,7 +69,8 @@ VALID = {
     "seed": {"0"}, "warmup": {"0"}, "pretrained": {""}, "extra": {""}, "certify_n": {"0"},
     "attacks": {"", " ", ";", "trades:"}, "flagfile": {"", " "}, "samples": {"0"},
     "pretrain_epochs": {"0"}, "objective": {"trades:", "trades:beta=6,,"}, "methods": {""},
-    "densities": {""}, "quantization": {"none"},
+    "densities": {""}, "quantization": {"none"}, "allocations": {""}, "first_seed": {"0"},
+    "further_attacks": {"", " ", ";"}, "attack_samples": {"0"},
 }  # fmt: skip
 
 
@@ -151,7 +155,7 @@ def refuse_all(binary, cases):
 
 @pytest.mark.parametrize(
     ("binary", "count"),
-    [("train", 90), ("study", 40), ("evaluate", 15), ("certify", 40), ("export", 15)],
+    [("train", 90), ("study", 60), ("evaluate", 15), ("certify", 40), ("export", 15)],
 )
 def test_broken_command_lines_print_one_line(binary, count, tmp_path):
     refuse_all(binary, cases_for(binary, count, tmp_path))

@@ -85,6 +85,25 @@ def test_files_that_are_not_ours_or_still_needed_are_kept(tmp_path):
         "n=9 draws cannot certify with alpha=0.001": [
             ["study", f"--out={tmp_path / 'new'}", "--objective=smoothing", "--certify_n=9"]
         ],
+        "give 2 networks the folder 'lwm-0.1'; list each of them once": [
+            ["study", f"--out={tmp_path / 'new'}", "--methods=lwm,lwm", "--densities=0.1"],
+            ["study", f"--out={tmp_path / 'new'}", "--methods=lwm", "--densities=0.1,0.10"],
+        ],
+        "--dense_epochs must be total or a number of at least 1, not 'all'": [
+            ["study", f"--out={tmp_path / 'new'}", "--dense_epochs=all"]
+        ],
+        'Unknown allocation "erc"; did you mean "erk"?': [
+            ["study", f"--out={tmp_path / 'new'}", "--allocations=uniform,erc"]
+        ],
+        'Unknown granularity "elements"': [
+            ["train", f"--out={tmp_path / 'new'}", "--granularity=elements"]
+        ],
+        'did you mean "autoattack"?': [
+            ["study", f"--out={tmp_path / 'new'}", "--further_attacks=pgd;autoatack"]
+        ],
+        "--attack_samples must be at least 0, not -1": [
+            ["study", f"--out={tmp_path / 'new'}", "--attack_samples=-1"]
+        ],
     }
     expected = [message for message, commands in cases.items() for _ in commands]
     seen = outcomes(*[command for commands in cases.values() for command in commands])
