@@ -51,7 +51,22 @@ def attack_remaining(
         >>> images.numpy().round(1).tolist(), broken.numpy().tolist()
         ([[0.1], [0.2], [0.8]], [True, False, True])
     """
-    remaining = tf.where(~before.broken)
+    # Without any sample, some convolutions of TensorFlow on CPUs raise an error.
+    return tf.cond(
+        tf.reduce_all(before.broken),
+        lambda: before,
+        lambda: _attack_some(attack, x, y, before, tf.where(~before.broken)),
+    )
+
+
+def _attack_some(
+    attack: Callable[[Images, Labels], Attempt],
+    x: Images,
+    y: Labels,
+    before: Attempt,
+    remaining: tf.Tensor,
+) -> Attempt:
+    """Attack the samples at the positions `remaining`, [count, 1], of which there are some."""
     images, _, gradients = (tf.gather(values, remaining[:, 0]) for values in before)
     now = attack(tf.gather(x, remaining[:, 0]), tf.gather(y, remaining[:, 0]))
     after = Attempt(

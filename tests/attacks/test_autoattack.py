@@ -14,6 +14,7 @@ from hydra_tf.attacks.autoattack import AutoAttack
 from hydra_tf.attacks.fab import FAB
 from hydra_tf.attacks.losses import cross_entropy
 from hydra_tf.attacks.pgd import PGD
+from hydra_tf.attacks.restarts import Attempt, attack_remaining
 from hydra_tf.attacks.square import Square
 from hydra_tf.core.randomness import stateless_seed
 
@@ -23,6 +24,19 @@ SMALL = {"steps": 30, "targets": 3, "queries": 200}
 
 def still_correct(net, x, y):
     return np.argmax(net(x, training=False), -1) == y
+
+
+def test_no_attack_sees_an_empty_batch():
+    def attack(x, y):
+        tf.debugging.assert_positive(tf.shape(x)[0])
+        return Attempt(x + 0.5, tf.ones_like(y, tf.bool), y)
+
+    images, zeros = tf.constant([[0.1], [0.2]]), tf.zeros(2, tf.int32)
+    remaining = tf.function(functools.partial(attack_remaining, attack))
+    for broken, expected in (([True, True], [0.1, 0.2]), ([True, False], [0.1, 0.7])):
+        result = remaining(images, zeros, Attempt(images, tf.constant(broken), zeros))
+        np.testing.assert_allclose(result.images[:, 0], expected)
+        assert result.broken.numpy().all()
 
 
 def test_the_standard_ensemble():
