@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from hydra_tf.core.registry import Registry
 from hydra_tf.core.types import require_number
-from hydra_tf.sparsity.budget import exact_counts
+from hydra_tf.sparsity.budget import cost_of, exact_counts
 from hydra_tf.sparsity.topk import kept_count
 
 Scores: TypeAlias = Mapping[str, np.ndarray[Any, Any]]  # the scores of each layer by its name
@@ -237,12 +238,16 @@ def with_fixed(scores: Scores, density: float, fixed: Mapping[str, float]) -> di
 
 
 def kept_per_layer(
-    allocation: AllocationSpec, scores: Scores, density: float, outputs: int = 1
+    allocation: AllocationSpec,
+    scores: Scores,
+    density: float,
+    outputs: int = 1,
+    costs: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Return the number of weights that each layer keeps.
 
     The numbers add up to ``max(1, round(density * n))`` of all n weights, unless the allocation
-    rounds the number of each layer.
+    rounds the number of each layer. With costs, they cost at most the share `density` of the whole.
 
     Args:
         allocation: a registered name or part; a mapping from layer names, or patterns of them, to
@@ -251,6 +256,7 @@ def kept_per_layer(
         scores: scores of each layer by its name, in the order of the layers.
         density: share of all weights to keep, in (0, 1].
         outputs: number of outputs of the last layer.
+        costs: multiply-adds of one weight of each layer, for a budget of multiply-adds.
 
     Raises:
         ValueError: for an unknown name, a density outside (0, 1], a budget that cannot be met, or a
@@ -271,13 +277,31 @@ def kept_per_layer(
             shares = with_fixed(scores, density, shares)
     if getattr(part, "per_layer", False):
         return {name: kept_count(share, sizes[name]) for name, share in shares.items()}
+    ideal = {name: shares[name] * size for name, size in sizes.items()}
+    floors = smallest_counts(part, sizes, outputs)
+    total = kept_count(density, sum(sizes.values()))
+    if costs is not None:
+        total = math.floor(density * cost_of(sizes, costs) * (1 + 1e-12))
+    return exact_counts(ideal, sizes, floors, total, costs)
+
+
+def smallest_counts(part: Any, sizes: Mapping[str, int], outputs: int) -> dict[str, int]:
+    """Return the smallest number of weights that an allocation keeps in each layer.
+
+    Args:
+        part: as :func:`allocation_of` returns it.
+        sizes: number of weights of each layer by its name, in the order of the layers.
+        outputs: number of outputs of the last layer.
+
+    Example:
+        >>> smallest_counts(Uniform(min_kept=2, every_output=True), {"a": 1, "b": 9}, 3)
+        {'a': 1, 'b': 3}
+    """
     floors = dict.fromkeys(sizes, getattr(part, "min_kept", 1))
     if getattr(part, "every_output", False):
         last = list(sizes)[-1]
         floors[last] = max(floors[last], outputs)
-    floors = {name: min(floor, sizes[name]) for name, floor in floors.items()}
-    ideal = {name: shares[name] * size for name, size in sizes.items()}
-    return exact_counts(ideal, sizes, floors, kept_count(density, sum(sizes.values())))
+    return {name: min(floor, sizes[name]) for name, floor in floors.items()}
 
 
 def allocation_of(allocation: AllocationSpec) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 _ROUNDING = 1e-9  # relative error of a share times a number of weights
 
@@ -13,18 +14,21 @@ def exact_counts(
     sizes: Mapping[str, int],
     floors: Mapping[str, int],
     total: int,
+    costs: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Return a whole number of weights for each layer, which add up to the budget.
 
     Numbers are rounded down, and the layers with the largest remainders get one weight more, ties
     by name. If a floor or the size of a layer changes its number, all others are scaled by one
-    factor.
+    factor. If weights have costs, the budget is never exceeded, and less is left than one more
+    weight of any layer that is not whole would cost.
 
     Args:
         ideal: number of weights of each layer, not rounded, above 0.
         sizes: number of weights that each layer has.
         floors: smallest number of weights of each layer, at most its size.
-        total: the budget.
+        total: the budget, a number of weights; with costs, of multiply-adds.
+        costs: multiply-adds of one weight of each layer; one each when left out.
 
     Raises:
         ValueError: for a budget below the sum of the floors; the sentence names the smallest
@@ -34,31 +38,47 @@ def exact_counts(
         >>> exact_counts({"a": 1.5, "b": 2.5}, {"a": 9, "b": 9}, {"a": 1, "b": 1}, 4)
         {'a': 2, 'b': 2}
     """
-    least, whole = sum(floors.values()), sum(sizes.values())
+    unit = "weights" if costs is None else "multiply-adds"
+    costs = costs or dict.fromkeys(sizes, 1)
+    least, whole = cost_of(floors, costs), cost_of(sizes, costs)
     if total < least:
         raise ValueError(
-            f"A budget of {total} of {whole} weights is too small: the layers keep at least "
+            f"A budget of {total} of {whole} {unit} is too small: the layers keep at least "
             f"{least}, a density of {_density_of(least, whole)}; choose a larger density."
         )
     if total == whole:
         return dict(sizes)
-    factor = _factor(ideal, sizes, floors, total)
+    factor = _factor(ideal, sizes, floors, total, costs)
     exact = {
         name: min(max(factor * value, floors[name]), sizes[name]) for name, value in ideal.items()
     }
     counts = {name: math.floor(value * (1 + _ROUNDING)) for name, value in exact.items()}
-    left = total - sum(counts.values())
+    left = total - cost_of(counts, costs)
     ranked = sorted(exact, key=lambda name: (round(counts[name] - exact[name], 9), name))
-    while left > 0:
+    while any(costs[name] <= left and counts[name] < sizes[name] for name in ranked):
         for name in ranked:
-            if left and counts[name] < sizes[name]:
+            if costs[name] <= left and counts[name] < sizes[name]:
                 counts[name] += 1
-                left -= 1
+                left -= costs[name]
     for name in reversed(ranked):  # rounding errors may have added one too many
         if left < 0 and counts[name] > floors[name]:
             counts[name] -= 1
-            left += 1
+            left += costs[name]
     return counts
+
+
+def cost_of(counts: Mapping[str, float], costs: Mapping[str, int]) -> Any:
+    """Return the cost of the weights of all layers.
+
+    Args:
+        counts: number of weights of each layer.
+        costs: cost of one weight of each layer.
+
+    Example:
+        >>> cost_of({"a": 2, "b": 3}, {"a": 10, "b": 1})
+        23
+    """
+    return sum(costs[name] * count for name, count in counts.items())
 
 
 def _density_of(kept: int, size: int) -> float:
@@ -74,13 +94,16 @@ def _factor(
     sizes: Mapping[str, int],
     floors: Mapping[str, int],
     total: int,
+    costs: Mapping[str, int],
 ) -> float:
     """Return the factor by which the numbers, within floors and sizes, add up to the budget."""
 
     def kept(factor: float) -> float:
-        return sum(
-            min(max(factor * value, floors[name]), sizes[name]) for name, value in ideal.items()
-        )
+        scaled = {
+            name: min(max(factor * value, floors[name]), sizes[name])
+            for name, value in ideal.items()
+        }
+        return float(cost_of(scaled, costs))
 
     if abs(kept(1.0) - total) <= _ROUNDING * total:
         return 1.0

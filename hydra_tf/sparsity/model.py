@@ -15,6 +15,7 @@ from hydra_tf.core.lazy import keras, tf
 from hydra_tf.sparsity.allocation import AllocationSpec, allocation_of, kept_per_layer
 from hydra_tf.sparsity.granularity import GRANULARITIES
 from hydra_tf.sparsity.kernel_weights import kernel_weights
+from hydra_tf.sparsity.multiply_adds import weight_costs
 from hydra_tf.sparsity.selection import Selection
 from hydra_tf.sparsity.topk import kept_count, largest_together, magnitudes
 
@@ -173,18 +174,23 @@ def refuse_self_pruned(model: keras.Model, user: str) -> None:
             )
 
 
-def refresh_masks(model: keras.Model) -> None:
+def refresh_masks(model: keras.Model, kept: Sequence[tf.Tensor] | None = None) -> None:
     """Choose the mask of every layer again from its scores.
 
     In a graph, large layers are processed one after the other, after all scores are updated. In
     parallel, and while gradients are in memory, they would need several times the memory of the
     network and not be faster. Small layers are processed in parallel.
+
+    Args:
+        model: a model with masked layers.
+        kept: number of weights that each mask keeps, scalar integers; as many as now when left out.
     """
     layers = masked_layers(model)
+    numbers = {} if kept is None else {id(k): n for k, n in zip(layers, kept, strict=True)}
     before: list[tf.Tensor] = [tf.convert_to_tensor(layer.scores) for layer in layers]
     for group in _groups([layer for layer in layers if not layer.selection.joint]):
         with tf.control_dependencies(before):
-            before = [layer.refresh_mask() for layer in group]
+            before = [layer.refresh_mask(numbers.get(id(layer))) for layer in group]
     if joint := [layer for layer in layers if layer.selection.joint]:
         with tf.control_dependencies(before):
             _choose_together(joint, tf.add_n([layer.kept() for layer in joint]))
@@ -229,23 +235,44 @@ def layer_densities(
         [0.1]
     """
     layers = masked_layers(model)
-    counts = _kept(layers, density, allocation)
+    counts = _kept(model, density, allocation)
     return [
         kept / math.prod(layer.kernel.shape) for layer, kept in zip(layers, counts, strict=True)
     ]
 
 
-def _kept(layers: Sequence[MaskedLike], density: float, allocation: AllocationSpec) -> list[int]:
+def _kept(model: keras.Model, density: float, allocation: AllocationSpec) -> list[int]:
     """Return the number of weights that each layer keeps."""
     kept_count(density, 1)
+    layers = masked_layers(model)
     if not layers:
         raise ValueError("The model has no masked layers; call hydra_tf.mask_model on it first.")
+    scores = scores_by_name(model)
+    costs = None
+    if getattr(allocation_of(allocation), "budget", "weights") == "flops":
+        costs = dict(zip(scores, weight_costs(model, layers), strict=True))
+    outputs = layers[-1].kernel.shape[-1]
+    counts = kept_per_layer(allocation, scores, density, outputs, costs)
+    return [counts[key] for key in scores]
+
+
+def scores_by_name(model: keras.Model) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the scores of each masked kernel by a name that is unique, in the order of the layers.
+
+    Args:
+        model: a model with masked layers.
+
+    Example:
+        >>> import keras, hydra_tf
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(1, name="dense")])
+        >>> list(scores_by_name(hydra_tf.mask_model(net)))
+        ['dense']
+    """
+    layers = masked_layers(model)
     # Layers of different nested models may have the same name; their keys include a position.
     names = [layer.label for layer in layers]
     keys = [n if names.count(n) == 1 else f"{i}/{n}" for i, n in enumerate(names)]
-    scores = {key: np.asarray(layer.scores) for key, layer in zip(keys, layers, strict=True)}
-    counts = kept_per_layer(allocation, scores, density, outputs=layers[-1].kernel.shape[-1])
-    return [counts[key] for key in keys]
+    return {key: np.asarray(layer.scores) for key, layer in zip(keys, layers, strict=True)}
 
 
 def set_density(
@@ -262,11 +289,12 @@ def set_density(
     Args:
         model: a model with masked layers (see :func:`hydra_tf.mask_model`).
         density: share of the masked layers' weights to keep, in (0, 1].
-        allocation: density per layer: ``"uniform"``, ``"uniform_plus"``, ``"erk"``, ``"lamp"`` or
-            ``"global"`` (see :mod:`hydra_tf.sparsity.allocation`), with parameters, as in
-            ``"erk:min_kept=4"``; a mapping from names of layers, of kernels such as
-            ``"lstm/cell/kernel"``, or patterns of them, to densities, whose other layers share the
-            rest; or a callable ``(scores, density) -> mapping``.
+        allocation: density per layer: ``"uniform"``, ``"uniform_plus"``, ``"erk"``, ``"lamp"``,
+            ``"global"`` (see :mod:`hydra_tf.sparsity.allocation`) or ``"learned"`` (see
+            :mod:`hydra_tf.sparsity.learned`), with parameters, as in ``"erk:min_kept=4"``; a
+            mapping from names of layers, of kernels such as ``"lstm/cell/kernel"``, or patterns of
+            them, to densities, whose other layers share the rest; or a callable
+            ``(scores, density) -> mapping``.
         granularity: unit that is kept or pruned as one: ``"element"``.
 
     Raises:
@@ -283,7 +311,7 @@ def set_density(
     """
     GRANULARITIES.build(granularity)
     layers = masked_layers(model)
-    counts = _kept(layers, density, allocation)
+    counts = _kept(model, density, allocation)
     set_selection(model, allocation, granularity)
     for layer, kept in zip(layers, counts, strict=True):
         layer.set_kept(kept, density)

@@ -12,10 +12,13 @@ from hydra_tf.checks import check_use, first_batch, require_logits
 from hydra_tf.core.types import Images, Logits, require_number
 from hydra_tf.objectives.base import Replayed
 from hydra_tf.objectives.validation import validation_measure
+from hydra_tf.sparsity.allocation import ALLOCATIONS
+from hydra_tf.sparsity.learned import Learned
 from hydra_tf.sparsity.model import masked_layers
 from hydra_tf.training.callbacks.callback_order import ordered_callbacks, warn_of_coarse_rates
 from hydra_tf.training.callbacks.learning_rate import CompiledRate
 from hydra_tf.training.step.batch_checks import plain_sentences
+from hydra_tf.training.step.density_training import DensityTraining
 from hydra_tf.training.step.gradient_watch import GradientWatch
 from hydra_tf.training.step.keras_arguments import (
     check_batch_size,
@@ -110,6 +113,8 @@ class RobustModel(BatchSteps):
             aggregation="only_first_replica",
         )
         self._perturbation: keras.Variable | None = None
+        self.density_training: DensityTraining | None = None
+        self._densities: DensityTraining | None = None  # with its weights, also if it is not used
         self._robust_accuracy = keras.metrics.Mean(name="robust_accuracy")
         self.gradient_watch = GradientWatch()
         self.built = True
@@ -177,6 +182,10 @@ class RobustModel(BatchSteps):
         if name not in PHASES:
             raise ValueError(f'Unknown phase "{name}". Known: {", ".join(PHASES)}.')
         self._phase, self._phase_steps = PHASES[name], steps
+        self._trace_again()
+
+    def _trace_again(self) -> None:
+        """Make the graph of a step again, because what it trains has changed."""
         self.train_function = None
         if self.compiled:
             self.make_train_function(force=True)
@@ -385,6 +394,22 @@ class RobustModel(BatchSteps):
                 aggregation="sum",
             )
 
+    def train_densities(self, part: Learned | None, density: float = 1.0) -> None:
+        """Set whether the prune phase trains the density of each layer.
+
+        Args:
+            part: the allocation that learns densities, or None to train none.
+            density: density of the network at the end of the phase, in (0, 1].
+        """
+        if part is not None and self._densities is None:
+            with self.distribute_strategy.scope():
+                self._densities = DensityTraining(self.net, part, density, self.add_weight)
+        elif part is not None and self._densities is not None:
+            self._densities.set_target(part, density)
+        before, self.density_training = self.density_training, part and self._densities
+        if self.density_training is not before:
+            self._trace_again()
+
     def check_training_data(self, x: Any, y: Any = None) -> None:
         """Check training data as :meth:`check_data` does, and remember the first batch."""
         self._first_batch = self.check_data(x, y)
@@ -408,6 +433,10 @@ class RobustModel(BatchSteps):
         attack = self._attack_spec
         if attack is not None and not isinstance(attack, str | dict):
             attack = attacks.ATTACKS.config(attack)
+        learned = None
+        if self._densities is not None:
+            part = ALLOCATIONS.config(self._densities.part)
+            learned = {"allocation": part, "density": self._densities.density}
         return {
             "name": self.name,
             # Keras wraps the optimizer for loss scaling if this is mixed_float16.
@@ -419,6 +448,7 @@ class RobustModel(BatchSteps):
             "train_batchnorm": self.train_batchnorm,
             "phase": self._phase.name,
             "compiled_rate": self.compiled_rate.rate,
+            "learned": learned,
             "carried": None if self._perturbation is None else list(self._perturbation.shape),
         }
 
@@ -428,9 +458,11 @@ class RobustModel(BatchSteps):
         config = dict(config)
         net = keras.saving.deserialize_keras_object(config["net"], custom_objects=custom_objects)
         phase, rate = config.pop("phase"), config.pop("compiled_rate")
-        stored = config.pop("carried", None)
+        stored, learned = config.pop("carried", None), config.pop("learned", None)
         model = cls(**{**config, "net": net})
         if stored is not None:
             model._allocate_perturbation(tuple(stored))
+        if learned is not None:
+            model.train_densities(ALLOCATIONS.build(learned["allocation"]), learned["density"])
         model._phase, model.compiled_rate = PHASES[phase], CompiledRate(rate)
         return model

@@ -12,6 +12,7 @@ from absl import logging
 from hydra_tf.core.registry import unknown
 from hydra_tf.sparsity.allocation import Allocation, allocation_of
 from hydra_tf.sparsity.granularity import GRANULARITIES
+from hydra_tf.sparsity.learned import Learned, require_prune_phase
 from hydra_tf.sparsity.methods import METHODS, plan_of
 from hydra_tf.sparsity.model import (
     layer_densities,
@@ -119,6 +120,7 @@ class HydraCallback(keras.callbacks.Callback):
                 "HydraCallback(density_schedule=...) changes the density in the prune phase, which "
                 f'method "{method}" with prune_epochs={prune_epochs} does not have; leave it out.'
             )
+        require_prune_phase(allocation, density_schedule, self.plan, method)
         self._compiled_schedule = schedule_of(schedule)
         self._rates = peak_rates(learning_rate, schedule)
         self.warmup = warmup_share(warmup, schedule)
@@ -205,6 +207,8 @@ class HydraCallback(keras.callbacks.Callback):
             executed = self._steps_per_execution or self.model.steps_per_execution
             self.ramp.prepare(self._steps("prune"), executed * self.model.replays)
         self._check_pruning()
+        part = allocation_of(self.allocation)
+        self.model.train_densities(part if isinstance(part, Learned) else None, self.density)
         warn_of_unmasked(self.model.net, self.density)
         first = PHASES[next(iter(self.plan))].index
         # If an earlier fit ended before the first phase of this plan, the pipeline continues it.
@@ -272,10 +276,22 @@ class HydraCallback(keras.callbacks.Callback):
         peak = self._peak(self.model.phase)
         return [self._schedule(done + i, batches, peak, self.warmup) for i in range(count)]
 
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Meet the budget before the epoch is evaluated, if densities are learned."""
+        if self._trains_densities:
+            self.model.density_training.meet_budget()
+
+    @property
+    def _trains_densities(self) -> bool:
+        """Whether the current phase trains the densities of the layers."""
+        return self.model.phase.trains_scores and self.model.density_training is not None
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Compare the epoch with the best one, which is restored at the end of the phase."""
         logs = logs if logs is not None else {}
         self._scores.end(self.model, logs)
+        if self._trains_densities:
+            logs |= self.model.density_training.end_epoch()
         logs["density"] = report(self.model)["total"]["density"]
         monitor = self.monitor or next(
             (key for key in ("val_robust_accuracy", "val_accuracy") if key in logs), None
@@ -331,6 +347,8 @@ class HydraCallback(keras.callbacks.Callback):
             set_density(self.model, density, self.allocation, self.granularity)
         elif name == next(iter(self.plan)):
             set_density(self.model, density, self.allocation, self.granularity)
+        if name == "prune" and self.model.density_training is not None:
+            self.model.density_training.start()
         self.model.reset_optimizer()
         self.model.save_phase(PHASES[name].index)
         self.best.start()

@@ -30,3 +30,8 @@ class PhaseProgbar(keras.callbacks.ProgbarLogger):
         count.label = f" - {self.model.phase.name}, density {density:.3g}"
         self.epochs = count
         super().on_epoch_begin(epoch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Print the metrics of the epoch, without the densities of single layers."""
+        shown = {k: v for k, v in (logs or {}).items() if not k.startswith("density/")}
+        super().on_epoch_end(epoch, shown)

@@ -17,6 +17,7 @@ class SinglePhase(keras.callbacks.Callback):
             ValueError: if the objective's epsilon grows and the number of steps is unknown.
         """
         model, batches = self.model, self.params["steps"]
+        model.train_densities(None)  # which an earlier pipeline may have trained
         if not model.counts_steps:
             return
         ramp = getattr(model.objective, "ramp", 0.0)

@@ -14,6 +14,7 @@ from hydra_tf.objectives.base import Replayed
 from hydra_tf.objectives.validation import Robustness, UnderAttack, ValidationMeasure
 from hydra_tf.sparsity.model import selection_settings
 from hydra_tf.training.step.batch_checks import checked, correct
+from hydra_tf.training.step.density_training import DensityTraining
 from hydra_tf.training.step.gradient_watch import GradientWatch
 from hydra_tf.training.step.microbatches import StepOptions
 from hydra_tf.training.step.phases import Phase, trained_variables
@@ -30,6 +31,7 @@ class BatchSteps(keras.Model):
     train_batchnorm: bool
     validation_measure: ValidationMeasure | None
     gradient_watch: GradientWatch
+    density_training: DensityTraining | None
     _phase: Phase
     _phase_steps: int | None
     _robust_accuracy: keras.metrics.Mean
@@ -111,6 +113,7 @@ class BatchSteps(keras.Model):
                 refresh=self._phase.trains_scores,
                 perturbed=perturbed,
                 options=options,
+                densities=self.density_training if self._phase.trains_scores else None,
             )
             perturbed = terms.perturbed
         if replayed:

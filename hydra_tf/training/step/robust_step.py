@@ -17,6 +17,7 @@ from hydra_tf.core.keras_models import all_layers
 from hydra_tf.core.types import Images, Labels, LossTerms, StepContext
 from hydra_tf.layers.mask_state import are_kernels_frozen, kernels_computed_once, kernels_frozen
 from hydra_tf.sparsity.model import masked_layers, refresh_masks
+from hydra_tf.training.step.density_training import DensityTraining
 from hydra_tf.training.step.microbatches import StepOptions, accumulated_gradients, clipped
 
 
@@ -113,6 +114,7 @@ def robust_step(
     refresh: bool,
     perturbed: Images | None = None,
     options: StepOptions | None = None,
+    densities: DensityTraining | None = None,
 ) -> LossTerms:
     """Train `variables` on one batch, then refresh the masks if scores were trained.
 
@@ -133,6 +135,7 @@ def robust_step(
         perturbed: images of a :class:`hydra_tf.objectives.base.Replayed` objective, which the
             same backward pass updates.
         options: microbatches, clipping and compilation; the defaults when left out.
+        densities: trains the density of each layer too, if scores are trained.
 
     Returns:
         The loss terms before the step on this replica's samples, and the perturbed images
@@ -158,11 +161,13 @@ def robust_step(
         terms = replace(terms, perturbed=objective.update_perturbed(x, perturbed, image_gradient))
     if options.global_clipnorm is not None:
         gradients = clipped(gradients, options.global_clipnorm, optimizer.scale_loss(1.0))
+    if densities is not None:
+        densities.update(optimizer, variables, gradients)
     optimizer.apply(gradients, variables)
     for variable, value in zip(normalized, before, strict=True):
         variable.assign(value)
     if refresh:
-        refresh_masks(model)
+        refresh_masks(model, None if densities is None else densities.kept())
     return terms
 
 
