@@ -35,13 +35,14 @@ def weight_costs(model: keras.Model, layers: Sequence[Any]) -> list[int]:
     costs = []
     for layer in layers:
         own = [_positions(call) for call in calls if call.layer is layer]
-        if not own or None in own:
+        known = [count for count in own if count is not None]
+        if not own or len(known) < len(own):
             raise ValueError(
                 f'The multiply-adds of the layer "{getattr(layer, "label", layer.name)}" are '
                 "unknown: they are counted for Dense and convolutions whose inputs have a fixed "
                 "size; use an allocation with budget=weights, or mask_model(exclude=...)."
             )
-        costs.append(sum(own))
+        costs.append(sum(known))
     return costs
 
 

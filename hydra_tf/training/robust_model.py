@@ -406,8 +406,9 @@ class RobustModel(BatchSteps):
                 self._densities = DensityTraining(self.net, part, density, self.add_weight)
         elif part is not None and self._densities is not None:
             self._densities.set_target(part, density)
-        before, self.density_training = self.density_training, part and self._densities
-        if self.density_training is not before:
+        used = None if part is None else self._densities
+        if used is not self.density_training:
+            self.density_training = used
             self._trace_again()
 
     def check_training_data(self, x: Any, y: Any = None) -> None:
@@ -463,6 +464,7 @@ class RobustModel(BatchSteps):
         if stored is not None:
             model._allocate_perturbation(tuple(stored))
         if learned is not None:
-            model.train_densities(ALLOCATIONS.build(learned["allocation"]), learned["density"])
+            part: Any = ALLOCATIONS.build(learned["allocation"])
+            model.train_densities(part, learned["density"])
         model._phase, model.compiled_rate = PHASES[phase], CompiledRate(rate)
         return model

@@ -148,9 +148,9 @@ class DensityTraining:
         velocity = tf.convert_to_tensor(self._velocity)
         changed = self.part.momentum * velocity - rate * slopes
         # A step that loss scaling skips has gradients that are not finite.
-        changed = tf.where(tf.reduce_all(tf.math.is_finite(slopes)), changed, velocity * 0.0)
-        self._velocity.assign(changed)
-        self._logits.assign(tf.convert_to_tensor(self._logits) + changed)
+        finite = tf.reduce_all(tf.math.is_finite(slopes))
+        self._velocity.assign(tf.where(finite, changed, velocity))
+        self._logits.assign_add(tf.where(finite, changed, 0.0))
 
     def _penalty_slopes(self) -> tf.Tensor:
         """Return the gradient of the penalty with respect to the densities."""
