@@ -79,14 +79,44 @@ def make_step(name: str, allocation: str | None, spec: str):
     import hydra_tf
 
     net, shape, batch = network(name)
+    densities = None
     if allocation:
         net = hydra_tf.mask_model(net)
         hydra_tf.set_density(net, 0.1, allocation)
-    return training_step(net, "prune" if allocation else "pretrain", shape, batch, spec)
+        densities = density_training(net, allocation)
+    phase = "prune" if allocation else "pretrain"
+    return training_step(net, phase, shape, batch, spec, densities)
 
 
-def training_step(net, phase_name: str, shape: tuple[int, ...], batch: int, spec: str):
-    """Return a function that takes one step of a network in a phase on fixed random images."""
+def density_training(net, allocation: str):
+    """Return what trains the densities of the layers, None if they are not learned."""
+    import keras
+
+    from hydra_tf.sparsity.allocation import allocation_of
+    from hydra_tf.sparsity.learned import Learned
+    from hydra_tf.training.step.density_training import DensityTraining
+
+    part = allocation_of(allocation)
+    if not isinstance(part, Learned):
+        return None
+    training = DensityTraining(net, part, 0.1, keras.layers.Layer().add_weight)
+    training.start()
+    return training
+
+
+def training_step(
+    net, phase_name: str, shape: tuple[int, ...], batch: int, spec: str, densities=None
+):
+    """Return a function that takes one step of a network in a phase on fixed random images.
+
+    Args:
+        net: the network, with masked layers or without.
+        phase_name: name of the phase.
+        shape: shape of an image.
+        batch: images of the step.
+        spec: the objective.
+        densities: trains the densities of the layers; None if they are fixed.
+    """
     import keras
     import tensorflow as tf
 
@@ -106,8 +136,9 @@ def training_step(net, phase_name: str, shape: tuple[int, ...], batch: int, spec
     def step() -> tf.Tensor:
         context = step_context(0, phase.index, optimizer.iterations, None)
         return robust_step(
-            net, objective, optimizer, variables, x, y, context, refresh=phase.trains_scores
-        ).loss
+            net, objective, optimizer, variables, x, y, context,
+            refresh=phase.trains_scores, densities=densities,
+        ).loss  # fmt: skip
 
     return lambda: float(step())
 

@@ -90,8 +90,8 @@ def _define_phases() -> None:
     flags.DEFINE_string(
         "allocation",
         "uniform",
-        "Density per layer: uniform, uniform_plus, erk, lamp or global, with parameters, as in "
-        "erk:min_kept=4; uniform:per_layer=true rounds as the paper does.",
+        "Density per layer: uniform, uniform_plus, erk, lamp, global or learned, with parameters, "
+        "as in erk:min_kept=4; uniform:per_layer=true rounds as the paper does.",
     )
     flags.DEFINE_string(
         "granularity", "element", "Unit that is kept or pruned as one: element, a single weight."
@@ -233,8 +233,10 @@ def check_epochs(methods: Sequence[str], pretrained: bool = False) -> None:
 
     Raises:
         UsageError: for a density schedule without a method that has a prune phase.
-        ValueError: for an unknown method, or one without the epochs that it needs.
+        ValueError: for an unknown method, or one without the epochs that it needs; for learned
+            densities without a prune phase, or with a density schedule.
     """
+    from hydra_tf.sparsity.learned import require_prune_phase
     from hydra_tf.sparsity.methods import plan_of
 
     pretrain_epochs = 0 if pretrained else FLAGS.pretrain_epochs
@@ -247,6 +249,8 @@ def check_epochs(methods: Sequence[str], pretrained: bool = False) -> None:
             f"--density_schedule={FLAGS.density_schedule} needs a prune phase, which "
             f"{', '.join(methods)} with --prune_epochs={FLAGS.prune_epochs} does not have."
         )
+    for method, plan in zip(methods, plans, strict=True):
+        require_prune_phase(FLAGS.allocation, FLAGS.density_schedule, plan, method)
 
 
 def loop_options() -> LoopOptions:

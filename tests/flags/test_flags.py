@@ -87,6 +87,7 @@ def test_importing_a_binary_does_not_load_tensorflow(binary):
         (["--method=lwm", "--pretrain_epochs=0", "--finetune_epochs=0"], "no epochs to run"),
         (["--density_schedule=cubik"], 'did you mean "cubic"'),
         (["--density_schedule=cubic", "--method=lwm"], "needs a prune phase, which lwm"),
+        (["--allocation=learned", "--method=lwm"], 'in the prune phase, but method "lwm" runs'),
     ],
 )
 def test_bad_flags_end_with_one_line_and_status_2(flags, message, tmp_path):
