@@ -98,9 +98,13 @@ def assert_same_network(one, other, atol):
 
 
 @pytest.mark.slow(seconds=60)
-@pytest.mark.parametrize("attack", ["", ",attack=cleverhans_pgd"])
-def test_two_workers_equal_one_device(attack, workers, tmp_path):
-    flags = ["--pretrain_epochs=1", f"--objective={OBJECTIVE}{attack}"]
+@pytest.mark.parametrize(
+    "changed",
+    [f"--objective={OBJECTIVE}", f"--objective={OBJECTIVE},attack=cleverhans_pgd",
+     "--allocation=learned:start=0.2"],
+)  # fmt: skip
+def test_two_workers_equal_one_device(changed, workers, tmp_path):
+    flags = ["--pretrain_epochs=1", changed]
     finish(*workers(tmp_path / "both", *flags))
     finish(start(tmp_path / "alone", *flags))
     # The order of sums differs over 39 steps.
