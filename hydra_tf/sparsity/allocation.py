@@ -13,7 +13,7 @@ import numpy as np
 
 from hydra_tf.core.registry import Registry
 from hydra_tf.core.types import require_number
-from hydra_tf.sparsity.budget import cost_of, exact_counts
+from hydra_tf.sparsity.budget import cost_of, exact_counts, smallest_counts
 from hydra_tf.sparsity.topk import kept_count
 
 Scores: TypeAlias = Mapping[str, np.ndarray[Any, Any]]  # the scores of each layer by its name
@@ -283,25 +283,6 @@ def kept_per_layer(
     if costs is not None:
         total = math.floor(density * cost_of(sizes, costs) * (1 + 1e-12))
     return exact_counts(ideal, sizes, floors, total, costs)
-
-
-def smallest_counts(part: Any, sizes: Mapping[str, int], outputs: int) -> dict[str, int]:
-    """Return the smallest number of weights that an allocation keeps in each layer.
-
-    Args:
-        part: as :func:`allocation_of` returns it.
-        sizes: number of weights of each layer by its name, in the order of the layers.
-        outputs: number of outputs of the last layer.
-
-    Example:
-        >>> smallest_counts(Uniform(min_kept=2, every_output=True), {"a": 1, "b": 9}, 3)
-        {'a': 1, 'b': 3}
-    """
-    floors = dict.fromkeys(sizes, getattr(part, "min_kept", 1))
-    if getattr(part, "every_output", False):
-        last = list(sizes)[-1]
-        floors[last] = max(floors[last], outputs)
-    return {name: min(floor, sizes[name]) for name, floor in floors.items()}
 
 
 def allocation_of(allocation: AllocationSpec) -> Any:

@@ -67,6 +67,26 @@ def exact_counts(
     return counts
 
 
+def smallest_counts(part: Any, sizes: Mapping[str, int], outputs: int) -> dict[str, int]:
+    """Return the smallest number of weights that an allocation keeps in each layer.
+
+    Args:
+        part: an allocation; one without ``min_kept`` and ``every_output`` keeps one weight.
+        sizes: number of weights of each layer by its name, in the order of the layers.
+        outputs: number of outputs of the last layer.
+
+    Example:
+        >>> from hydra_tf.sparsity.allocation import Uniform
+        >>> smallest_counts(Uniform(min_kept=2, every_output=True), {"a": 1, "b": 9}, 3)
+        {'a': 1, 'b': 3}
+    """
+    floors = dict.fromkeys(sizes, getattr(part, "min_kept", 1))
+    if getattr(part, "every_output", False):
+        last = list(sizes)[-1]
+        floors[last] = max(floors[last], outputs)
+    return {name: min(floor, sizes[name]) for name, floor in floors.items()}
+
+
 def cost_of(counts: Mapping[str, float], costs: Mapping[str, int]) -> Any:
     """Return the cost of the weights of all layers.
 

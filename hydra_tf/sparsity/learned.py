@@ -42,6 +42,7 @@ class Learned(Allocation):
         ValueError: for a parameter out of range, or a start that is learned itself.
 
     Example:
+        >>> import numpy as np
         >>> Learned(start="erk").start_densities({"a": np.ones([3, 3]), "b": np.ones([9, 9])}, 0.2)
         {'a': 0.5, 'b': 0.16666666666666666}
     """
@@ -92,6 +93,7 @@ class Learned(Allocation):
             density: density of the network at the end of the phase, in (0, 1].
 
         Example:
+            >>> import numpy as np
             >>> Learned().start_densities({"a": np.ones(4)}, 0.01)
             {'a': 0.1}
         """
@@ -106,6 +108,7 @@ class Learned(Allocation):
             densities: density of each layer by its name, above 0.
 
         Example:
+            >>> import numpy as np
             >>> Learned().proportional_to({"a": 0.2}).start_densities({"a": np.ones(4)}, 0.01)
             {'a': 0.2}
         """

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hydra_tf.sparsity.allocation import smallest_counts
+from hydra_tf.sparsity.budget import smallest_counts
 from hydra_tf.sparsity.learned import Learned
 from hydra_tf.sparsity.model import masked_layers, scores_by_name, set_density
 from hydra_tf.sparsity.multiply_adds import weight_costs
