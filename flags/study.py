@@ -113,7 +113,7 @@ def validate() -> tuple[Study, list[Cell]]:
     flag_values.at_least("seeds", 1)
     flag_values.seed("first_seed")
     flag_values.at_least("pretrain_epochs", 0 if FLAGS.pretrained else 1)
-    training_flags.check_epochs(methods, pretrained=True)
+    training_flags.check_epochs(methods, True, [cell.allocation for cell in cells])
     if not FLAGS.out:
         raise UsageError("--out is missing: name the directory to write.")
     seeds = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds)

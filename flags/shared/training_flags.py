@@ -224,12 +224,15 @@ def _check_numbers() -> None:
         raise UsageError(f"--warmup is a share in [0, 1), not {FLAGS.warmup}.")
 
 
-def check_epochs(methods: Sequence[str], pretrained: bool = False) -> None:
+def check_epochs(
+    methods: Sequence[str], pretrained: bool = False, allocations: Sequence[str] = ()
+) -> None:
     """Check that every pruning method has epochs to run.
 
     Args:
         methods: specs of pruning methods.
         pretrained: whether the methods start from a pretrained network.
+        allocations: specs of the allocations; that of ``--allocation`` when left out.
 
     Raises:
         UsageError: for a density schedule without a method that has a prune phase.
@@ -249,8 +252,9 @@ def check_epochs(methods: Sequence[str], pretrained: bool = False) -> None:
             f"--density_schedule={FLAGS.density_schedule} needs a prune phase, which "
             f"{', '.join(methods)} with --prune_epochs={FLAGS.prune_epochs} does not have."
         )
-    for method, plan in zip(methods, plans, strict=True):
-        require_prune_phase(FLAGS.allocation, FLAGS.density_schedule, plan, method)
+    for allocation in allocations or [FLAGS.allocation]:
+        for method, plan in zip(methods, plans, strict=True):
+            require_prune_phase(allocation, FLAGS.density_schedule, plan, method)
 
 
 def loop_options() -> LoopOptions:

@@ -144,7 +144,7 @@ def require_prune_phase(
     """
     if not isinstance(allocation_of(allocation), Learned):
         return
-    if "prune" not in plan:
+    if "finetune" in plan and "prune" not in plan:
         raise ValueError(
             f'The allocation "learned" learns densities in the prune phase, but method "{method}" '
             f"runs {' and '.join(plan)} only; set prune_epochs with a method that trains its "

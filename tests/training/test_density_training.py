@@ -252,6 +252,7 @@ def test_another_fit_does_not_train_densities(batches_from):
 def test_learned_densities_need_a_prune_phase_and_no_schedule(plan, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         phases(*plan, allocation="learned", **options)
+    assert phases(1, 0, 0, allocation="learned").epochs == 1  # nothing is pruned
 
 
 def test_unknown_multiply_adds_are_refused_before_pretraining(batches_from):
