@@ -103,6 +103,19 @@ def _define_phases() -> None:
         "cubic:end=0.5 or polynomial:initial_density=0.5,power=2; by default --density from the "
         "first step on.",
     )
+    flags.DEFINE_enum(
+        "density_schedule_phase",
+        "prune",
+        ["prune", "pretrain"],
+        "Phase of --density_schedule; pretrain prunes gradually while weights are trained, by any "
+        "method.",
+    )
+    flags.DEFINE_float(
+        "score_perturbation",
+        0.0,
+        "Norm of the perturbation at which the prune phase trains the scores, as a share of the "
+        "norm of the scores of each layer, as in S2AP; a step then takes twice as long.",
+    )
 
 
 def _define_execution() -> None:
@@ -171,6 +184,10 @@ def training_settings() -> Config:
         settings["density_schedule"] = FLAGS.density_schedule
     if FLAGS.granularity != "element":
         settings["granularity"] = FLAGS.granularity
+    if FLAGS.density_schedule_phase != "prune":
+        settings["density_schedule_phase"] = FLAGS.density_schedule_phase
+    if FLAGS.score_perturbation:
+        settings["score_perturbation"] = FLAGS.score_perturbation
     return settings
 
 
@@ -179,7 +196,7 @@ def _check_specs() -> None:
     from hydra_tf import attacks, data, models, objectives
     from hydra_tf.data import extra_images as mixing
     from hydra_tf.sparsity.allocation import ALLOCATIONS
-    from hydra_tf.sparsity.density_schedules import DENSITY_SCHEDULES
+    from hydra_tf.sparsity.density_schedules import DENSITY_SCHEDULES, OneShot
     from hydra_tf.sparsity.granularity import GRANULARITIES
 
     data.DATASETS.build(FLAGS.dataset)
@@ -187,8 +204,15 @@ def _check_specs() -> None:
     objective = objectives.build(FLAGS.objective)
     ALLOCATIONS.build(FLAGS.allocation)
     GRANULARITIES.build(FLAGS.granularity)
-    if FLAGS.density_schedule is not None:
-        DENSITY_SCHEDULES.build(FLAGS.density_schedule)
+    schedule = FLAGS.density_schedule
+    if schedule is not None:
+        DENSITY_SCHEDULES.build(schedule)
+    constant = schedule is None or DENSITY_SCHEDULES.build(schedule) == OneShot()
+    if FLAGS.density_schedule_phase == "pretrain" and constant:
+        raise UsageError(
+            "--density_schedule_phase=pretrain needs a --density_schedule that changes the "
+            "density, such as cubic."
+        )
     if FLAGS.extra:
         spec, share = mixing.split_share(FLAGS.extra)
         data.DATASETS.build(spec)
@@ -220,6 +244,10 @@ def _check_numbers() -> None:
         )
     if not 0 <= FLAGS.weight_decay < float("inf"):
         raise UsageError(f"--weight_decay must be at least 0, not {FLAGS.weight_decay}.")
+    if not 0 <= FLAGS.score_perturbation < float("inf"):
+        raise UsageError(
+            f"--score_perturbation must be at least 0, not {FLAGS.score_perturbation}."
+        )
     if not 0 <= FLAGS.warmup < 1:
         raise UsageError(f"--warmup is a share in [0, 1), not {FLAGS.warmup}.")
 
@@ -235,7 +263,8 @@ def check_epochs(
         allocations: specs of the allocations; that of ``--allocation`` when left out.
 
     Raises:
-        UsageError: for a density schedule without a method that has a prune phase.
+        UsageError: for a density schedule or a perturbation of scores without a method that has
+            its phase.
         ValueError: for an unknown method, or one without the epochs that it needs; for learned
             densities without a prune phase, or with a density schedule.
     """
@@ -243,15 +272,24 @@ def check_epochs(
     from hydra_tf.sparsity.methods import plan_of
 
     pretrain_epochs = 0 if pretrained else FLAGS.pretrain_epochs
-    plans = [
-        plan_of(method, pretrain_epochs, FLAGS.prune_epochs, FLAGS.finetune_epochs)
-        for method in methods
-    ]
-    if FLAGS.density_schedule is not None and not any("prune" in plan for plan in plans):
+    scheduled = FLAGS.density_schedule_phase
+    if scheduled == "pretrain" and not pretrain_epochs:
         raise UsageError(
-            f"--density_schedule={FLAGS.density_schedule} needs a prune phase, which "
-            f"{', '.join(methods)} with --prune_epochs={FLAGS.prune_epochs} does not have."
+            "--density_schedule_phase=pretrain needs pretraining in the run itself; set "
+            "--pretrain_epochs of flags.train (the methods of a study share one dense network)."
         )
+    lengths = (pretrain_epochs, FLAGS.prune_epochs, FLAGS.finetune_epochs)
+    plans = [plan_of(method, *lengths, gradual=scheduled == "pretrain") for method in methods]
+    needing = {
+        "density_schedule": scheduled == "prune" and FLAGS.density_schedule is not None,
+        "score_perturbation": FLAGS.score_perturbation > 0,
+    }
+    for name, is_set in needing.items():
+        if is_set and not any("prune" in plan for plan in plans):
+            raise UsageError(
+                f"--{name}={FLAGS[name].value} needs a prune phase, which {', '.join(methods)} "
+                f"with --prune_epochs={FLAGS.prune_epochs} does not have."
+            )
     for allocation in allocations or [FLAGS.allocation]:
         for method, plan in zip(methods, plans, strict=True):
             require_prune_phase(allocation, FLAGS.density_schedule, plan, method)

@@ -175,13 +175,18 @@ def _pipeline(settings: Settings, density: float, method: str) -> hydra_tf.Hydra
 
     names = ("pretrain", "prune", "finetune")
     prunes = METHODS.build(method).trains_scores and settings["prune_epochs"]
+    scheduled = settings.get("density_schedule_phase", "prune")
     return hydra_tf.HydraCallback(
         density,
         **{f"{name}_epochs": settings[f"{name}_epochs"] for name in names},
         method=method,
         allocation=settings["allocation"],
         granularity=settings.get("granularity", "element"),
-        density_schedule=settings.get("density_schedule") if prunes else None,
+        density_schedule=(
+            settings.get("density_schedule") if prunes or scheduled == "pretrain" else None
+        ),
+        density_schedule_phase=scheduled,
+        score_perturbation=settings.get("score_perturbation", 0.0) if prunes else 0.0,
         learning_rate={name: settings[f"{name}_learning_rate"] for name in names},
         schedule=settings["schedule"],
         warmup=settings["warmup"],

@@ -1,4 +1,4 @@
-"""Density schedules: the density of a network during its prune phase."""
+"""Density schedules: the density of a network during its prune phase, or during pretraining."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hydra_tf.sparsity.topk import kept_count
 
 @dataclass(frozen=True)
 class DensitySchedule:
-    """Maps a step of the prune phase to the density of the network from this step on."""
+    """Maps a step of a phase to the density of the network from this step on."""
 
     def __call__(self, step: int, steps: int, density: float) -> float | None:
         """Return the density from a step on, or None if it stays as it is.
@@ -81,7 +81,7 @@ class Polynomial(DensitySchedule):
         kept_count(self.initial_density, 1)
         if not 0 <= self.begin < self.end <= 1:
             raise ValueError(
-                "begin and end of a density schedule are shares of the prune phase with "
+                "begin and end of a density schedule are shares of the phase with "
                 f"0 <= begin < end <= 1, not {self.begin} and {self.end}."
             )
         if self.updates < 1:

@@ -78,6 +78,7 @@ def plan_of(
     pretrain_epochs: int,
     prune_epochs: int,
     finetune_epochs: int,
+    gradual: bool = False,
 ) -> dict[str, int]:
     """Return the epochs of each phase that a pruning method goes through, in order.
 
@@ -86,6 +87,7 @@ def plan_of(
         pretrain_epochs: epochs that train all weights.
         prune_epochs: epochs that train the scores; ignored for methods that do not train them.
         finetune_epochs: epochs that train the kept weights.
+        gradual: whether scores are trained, and weights pruned, in pretraining already.
 
     Raises:
         ValueError: an unknown method, negative epochs, no epochs left, or no prune epochs
@@ -104,7 +106,8 @@ def plan_of(
         raise ValueError(
             f"pretrain_epochs, prune_epochs and finetune_epochs must be at least 0, not {lengths}."
         )
-    if trains_scores and pretrain_epochs and finetune_epochs and not prune_epochs:
+    skips = pretrain_epochs and finetune_epochs and not prune_epochs
+    if trains_scores and skips and not gradual:
         raise ValueError(
             f'Method "{method}" trains its scores between pretraining and fine-tuning; set '
             'prune_epochs, or use the method "lwm".'

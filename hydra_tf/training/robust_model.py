@@ -168,20 +168,22 @@ class RobustModel(BatchSteps):
         """Images and labels of the first training batch, None before training."""
         return self._first_batch
 
-    def set_phase(self, name: str, steps: int | None = None) -> None:
+    def set_phase(self, name: str | Phase, steps: int | None = None) -> None:
         """Set the phase of the next training steps.
 
         Args:
-            name: ``"pretrain"``, ``"prune"`` or ``"finetune"``.
+            name: ``"pretrain"``, ``"prune"`` or ``"finetune"``, or a variant of an entry of
+                :data:`hydra_tf.training.PHASES`.
             steps: optimizer steps of the phase, for objectives whose epsilon grows over it;
                 when left out, all epochs of a `fit` without HydraCallback are one phase.
 
         Raises:
             ValueError: for an unknown phase.
         """
-        if name not in PHASES:
+        if isinstance(name, str) and name not in PHASES:
             raise ValueError(f'Unknown phase "{name}". Known: {", ".join(PHASES)}.')
-        self._phase, self._phase_steps = PHASES[name], steps
+        self._phase = PHASES[name] if isinstance(name, str) else name
+        self._phase_steps = steps
         self._trace_again()
 
     def _trace_again(self) -> None:
@@ -198,7 +200,7 @@ class RobustModel(BatchSteps):
         """
         if self._phase_steps == self._counted_steps and steps != self._counted_steps:
             self._counted_steps = steps
-            self.set_phase(self._phase.name, steps)
+            self.set_phase(self._phase, steps)
 
     @property
     def counts_steps(self) -> bool:

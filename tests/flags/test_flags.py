@@ -60,6 +60,9 @@ def test_importing_a_binary_does_not_load_tensorflow(binary):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+SLOW = pytest.mark.slow(seconds=2)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -88,6 +91,18 @@ def test_importing_a_binary_does_not_load_tensorflow(binary):
         (["--density_schedule=cubik"], 'did you mean "cubic"'),
         (["--density_schedule=cubic", "--method=lwm"], "needs a prune phase, which lwm"),
         (["--allocation=learned", "--method=lwm"], 'in the prune phase, but method "lwm" runs'),
+        (["--score_perturbation=0.1", "--method=lwm"], "needs a prune phase, which lwm"),
+        pytest.param(["--score_perturbation=-1"], "at least 0", marks=SLOW),
+        (["--density_schedule_phase=pretrain"], "needs a --density_schedule that changes"),
+        pytest.param(
+            [
+                "--density_schedule_phase=pretrain",
+                "--density_schedule=cubic",
+                "--pretrain_epochs=0",
+            ],
+            "needs pretraining in the run itself",
+            marks=SLOW,
+        ),
     ],
 )
 def test_bad_flags_end_with_one_line_and_status_2(flags, message, tmp_path):

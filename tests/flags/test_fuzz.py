@@ -55,6 +55,7 @@ FLAGS = {
         "density", "method", "objective", "model", "dataset", "strategy", "batch_size", "seed",
         "pretrain_epochs", "optimizer", "schedule", "warmup", "allocation", "learning_rate",
         "microbatches", "dtype_policy", "clip_norm", "ema", "extra", "pretrained", "flagfile",
+        "density_schedule", "density_schedule_phase", "score_perturbation",
     ],
     "study": [
         "methods", "densities", "seeds", "split", "certify_n", "objective", "model", "allocations",
@@ -70,7 +71,7 @@ VALID = {
     "attacks": {"", " ", ";", "trades:"}, "flagfile": {"", " "}, "samples": {"0"},
     "pretrain_epochs": {"0"}, "objective": {"trades:", "trades:beta=6,,"}, "methods": {""},
     "densities": {""}, "quantization": {"none"}, "allocations": {""}, "first_seed": {"0"},
-    "further_attacks": {"", " ", ";"}, "attack_samples": {"0"},
+    "further_attacks": {"", " ", ";"}, "attack_samples": {"0"}, "score_perturbation": {"0"},
 }  # fmt: skip
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+from absl import logging
 
 from hydra_tf.core.files import replacing
+from hydra_tf.core.registry import unknown
 
 
 class BestEpoch:
@@ -18,16 +20,50 @@ class BestEpoch:
 
     Args:
         folder: where the weights are also stored, for a resumed run; None for memory only.
+        monitor: metric by which epochs are compared; by default ``val_robust_accuracy``, else
+            ``val_accuracy``, if there are validation data.
     """
 
-    def __init__(self, folder: str | None = None) -> None:
-        self._folder = folder
+    def __init__(self, folder: str | None = None, monitor: str | None = None) -> None:
+        self._folder, self._monitor = folder, monitor
+        self.warned = False  # that there are no validation data
         self._value = -math.inf
         self._weights: list[np.ndarray[Any, Any]] | None = None
 
     def start(self) -> None:
         """Discard the best epoch, at the start of a phase."""
         self._value, self._weights = -math.inf, None
+
+    def measured(self, logs: Mapping[str, Any]) -> float | None:
+        """Return the monitored value of an epoch, the larger the better; None without one.
+
+        Args:
+            logs: metrics of the epoch.
+
+        Raises:
+            ValueError: for an unknown metric.
+
+        Example:
+            >>> BestEpoch(monitor="val_loss").measured({"val_loss": 0.5})
+            -0.5
+        """
+        monitor = self._monitor or next(
+            (key for key in ("val_robust_accuracy", "val_accuracy") if key in logs), None
+        )
+        if monitor is None:
+            return None
+        if monitor in logs:
+            return float(-logs[monitor] if monitor.endswith("loss") else logs[monitor])
+        if any(key.startswith("val_") for key in logs):
+            raise ValueError(unknown("monitor", monitor, logs))
+        if not self.warned:
+            logging.warning(
+                'hydra_tf: there is no metric "%s" without validation data; a phase ends with the '
+                "weights of its last epoch.",
+                monitor,
+            )
+        self.warned = True
+        return None
 
     def offer(self, model: keras.Model, phase: str, value: float) -> None:
         """Keep the model's weights if `value` is the largest so far."""
@@ -68,3 +104,23 @@ class BestEpoch:
         """Set the weights of the model to those of the best epoch, if there is one."""
         if self._weights is not None:
             model.set_weights(self._weights)
+
+
+def reset_best(callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Reset Keras's callbacks that track a best value, at the start of a phase.
+
+    Args:
+        callbacks: those of other classes are not changed.
+
+    Example:
+        >>> early = keras.callbacks.EarlyStopping()
+        >>> early.best = 0.5
+        >>> reset_best([early])
+        >>> early.best is None
+        True
+    """
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.EarlyStopping):
+            callback.on_train_begin()  # documented to reset it, so that it can be reused
+        if isinstance(callback, keras.callbacks.EarlyStopping | keras.callbacks.ModelCheckpoint):
+            callback.best = None  # which older EarlyStopping classes do not reset themselves

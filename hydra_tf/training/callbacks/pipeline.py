@@ -9,13 +9,11 @@ from typing import Any
 import keras
 from absl import logging
 
-from hydra_tf.core.registry import unknown
-from hydra_tf.sparsity.allocation import Allocation, allocation_of
+from hydra_tf.sparsity.allocation import allocation_of
 from hydra_tf.sparsity.granularity import GRANULARITIES
 from hydra_tf.sparsity.learned import Learned, require_prune_phase
 from hydra_tf.sparsity.methods import METHODS, plan_of
 from hydra_tf.sparsity.model import (
-    layer_densities,
     refuse_self_pruned,
     report,
     set_density,
@@ -23,7 +21,7 @@ from hydra_tf.sparsity.model import (
     warn_of_unmasked,
 )
 from hydra_tf.sparsity.topk import kept_count
-from hydra_tf.training.callbacks.best_epoch import BestEpoch
+from hydra_tf.training.callbacks.best_epoch import BestEpoch, reset_best
 from hydra_tf.training.callbacks.density_ramp import DensityRamp
 from hydra_tf.training.callbacks.learning_rate import (
     Schedule,
@@ -35,7 +33,7 @@ from hydra_tf.training.callbacks.learning_rate import (
 from hydra_tf.training.callbacks.score_watch import ScoreWatch
 from hydra_tf.training.callbacks.starting_scores import set_starting_scores
 from hydra_tf.training.step.optimizer import optimizer_settings
-from hydra_tf.training.step.phases import NO_PHASE, PHASES, Phase
+from hydra_tf.training.step.phases import NO_PHASE, PHASES, Phase, phase_variants
 
 
 class HydraCallback(keras.callbacks.Callback):
@@ -57,11 +55,18 @@ class HydraCallback(keras.callbacks.Callback):
             ``"hydra:score_init=magnitude"``.
         allocation: density per layer; see :func:`hydra_tf.set_density`.
         granularity: unit that is kept or pruned as one; see :func:`hydra_tf.set_density`.
-        density_schedule: density during the prune phase: ``"one_shot"``, ``"linear"``,
+        density_schedule: density during a phase: ``"one_shot"``, ``"linear"``,
             ``"cubic:end=0.5"`` or ``"polynomial:power=2"`` (see
             :mod:`hydra_tf.sparsity.density_schedules`), or a `PruningSchedule` of TFMOT, whose
-            steps are those of the prune phase; it must end at `density`. Only epochs that end with
+            steps are those of the phase; it must end at `density`. Only epochs that end with
             this density may be the best one. By default `density` holds from the first step on.
+        density_schedule_phase: ``"prune"``, or ``"pretrain"`` for gradual pruning: the density
+            falls while weights are trained. Methods that train scores initialise them when
+            pretraining begins and train them together with the weights; other methods compute
+            them from the weights again whenever the density changes (Zhu and Gupta, 2017).
+        score_perturbation: norm of the perturbation at which the prune phase trains the scores, as
+            a share of the norm of the scores of each layer (S2AP, arXiv 2510.18381); it doubles the
+            cost of a step. 0 for no perturbation.
         learning_rate: peak rate of the phases, a number or a mapping from phase name to
             number; by default the compiled optimizer's, a tenth of it in fine-tuning.
         schedule: ``"cosine"``, ``"constant"``, a callable (step, steps, peak, warmup) -> rate
@@ -99,6 +104,8 @@ class HydraCallback(keras.callbacks.Callback):
         allocation: Any = "uniform",
         granularity: str = "element",
         density_schedule: Any = None,
+        density_schedule_phase: str = "prune",
+        score_perturbation: float = 0.0,
         learning_rate: float | Mapping[str, float] | None = None,
         schedule: str | Schedule | None = "cosine",
         warmup: float | None = None,
@@ -112,15 +119,16 @@ class HydraCallback(keras.callbacks.Callback):
         self._method = METHODS.build(method)
         allocation_of(allocation)
         GRANULARITIES.build(granularity)
-        self.plan = plan_of(method, pretrain_epochs, prune_epochs, finetune_epochs)
         self.density_schedule = density_schedule
-        self.ramp = DensityRamp(density_schedule, density)
-        if not self.ramp.is_constant and "prune" not in self.plan:
-            raise ValueError(
-                "HydraCallback(density_schedule=...) changes the density in the prune phase, which "
-                f'method "{method}" with prune_epochs={prune_epochs} does not have; leave it out.'
-            )
+        self.ramp = DensityRamp(density_schedule, density, density_schedule_phase)
+        self.plan = plan_of(
+            method, pretrain_epochs, prune_epochs, finetune_epochs, self.ramp.is_gradual
+        )
+        self.ramp.require_phase(self.plan)
         require_prune_phase(allocation, density_schedule, self.plan, method)
+        trains_both = self.ramp.is_gradual and self._method.trains_scores
+        self._phases = phase_variants(self.plan, trains_both, score_perturbation)
+        self.score_perturbation = score_perturbation
         self._compiled_schedule = schedule_of(schedule)
         self._rates = peak_rates(learning_rate, schedule)
         self.warmup = warmup_share(warmup, schedule)
@@ -141,7 +149,7 @@ class HydraCallback(keras.callbacks.Callback):
         self.allocation, self.granularity = allocation, granularity
         self.learning_rate, self.schedule = learning_rate, schedule
         self.monitor, self.restore_best_weights = monitor, restore_best_weights
-        self.best = BestEpoch(best_dir)
+        self.best = BestEpoch(best_dir, monitor)
         self._scores = ScoreWatch()
         self._schedule: Schedule | None = None
         self.attach([])
@@ -201,11 +209,11 @@ class HydraCallback(keras.callbacks.Callback):
             self._schedule = None  # the optimizer was compiled with a schedule of its own
         require_one_schedule(self._schedule, self._rates, self._peers, self._chosen)
         self._peak_rate = self.model.compiled_rate.remember(optimizer)
-        self._warned = False
+        self.best.warned = False
         self.best.start()
         if not self.ramp.is_constant:
             executed = self._steps_per_execution or self.model.steps_per_execution
-            self.ramp.prepare(self._steps("prune"), executed * self.model.replays)
+            self.ramp.prepare(self._steps(self.ramp.phase), executed * self.model.replays)
         self._check_pruning()
         part = allocation_of(self.allocation)
         self.model.train_densities(part if isinstance(part, Learned) else None, self.density)
@@ -218,11 +226,11 @@ class HydraCallback(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Enter the phase of this epoch, or resume it after a restart."""
         name, _ = self.phase_at(epoch)
-        if self.model.phase.name == "prune" and self.ramp.is_falling:
-            _reset_best(self._peers)  # the last epoch had a denser network
+        if self.ramp.is_falling_in(self.model.phase.name):
+            reset_best(self._peers)  # the last epoch had a denser network
         if self.model.saved_phase != PHASES[name].index:
             self._enter(name)
-            self.model.set_phase(name, self._steps(name))
+            self.model.set_phase(self._phases[name], self._steps(name))
             if PHASES[name].trains_scores:
                 self._scores.begin(self.model)
         else:
@@ -231,12 +239,12 @@ class HydraCallback(keras.callbacks.Callback):
     def resume_phase(self, epoch: int) -> None:
         """Set the model to the phase of an epoch that it has entered already."""
         name, _ = self.phase_at(epoch)
-        steps = self._steps(name)
-        if self.model.phase.name != name or self.model.phase_steps != steps:
+        phase, steps = self._phases[name], self._steps(name)
+        if self.model.phase != phase or self.model.phase_steps != steps:
             set_selection(self.model, self.allocation, self.granularity)
-            self.model.set_phase(name, steps)
+            self.model.set_phase(phase, steps)
             self.best.resume(name)
-        if name == "prune" and not self.ramp.is_constant:
+        if self.ramp.is_in(name):
             epoch_steps = self.params["steps"] * self.model.replays
             self.ramp.resume(self._steps_done, epoch_steps)
 
@@ -251,8 +259,11 @@ class HydraCallback(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Set density and learning rate of the next step, or of all steps on the next batch."""
-        if self.model.phase.name == "prune" and not self.ramp.is_constant:
-            self.ramp.apply(self.model, self._steps_done, self.allocation, self.granularity)
+        if self.ramp.is_in(self.model.phase.name):
+            trained = self.model.phase.trains_scores
+            method = None if trained else self._method
+            step, how = self._steps_done, (self.allocation, self.granularity)
+            self.ramp.apply(self.model, step, *how, method)
         rates = self.rates(1) if self._sets_rate else None
         if rates is not None:
             self.model.compiled_rate.set(rates[0])
@@ -293,31 +304,14 @@ class HydraCallback(keras.callbacks.Callback):
         if self._trains_densities:
             logs |= self.model.density_training.end_epoch()
         logs["density"] = report(self.model)["total"]["density"]
-        monitor = self.monitor or next(
-            (key for key in ("val_robust_accuracy", "val_accuracy") if key in logs), None
-        )
         if not self.restore_best_weights:
             return
         name, first = self.phase_at(epoch)
-        if monitor is not None and monitor not in logs:
-            self._report_missing(monitor, logs)
-        elif monitor is not None and (name != "prune" or not self.ramp.is_falling):
-            value = -logs[monitor] if monitor.endswith("loss") else logs[monitor]
-            self.best.offer(self.model, name, float(value))
+        value = self.best.measured(logs)
+        if value is not None and not self.ramp.is_falling_in(name):
+            self.best.offer(self.model, name, value)
         if epoch + 1 == first + self.plan[name]:
             self.best.restore(self.model)
-
-    def _report_missing(self, monitor: str, logs: Mapping[str, Any]) -> None:
-        """Raise for an unknown metric, or warn once if there are no validation data."""
-        if any(key.startswith("val_") for key in logs):
-            raise ValueError(unknown("monitor", monitor, logs))
-        if not self._warned:
-            logging.warning(
-                'hydra_tf: there is no metric "%s" without validation data; a phase ends with the '
-                "weights of its last epoch.",
-                monitor,
-            )
-        self._warned = True
 
     def on_train_end(self, logs: Any = None) -> None:
         """Restore the best epoch if training stopped early; warn if a phase was not reached."""
@@ -334,34 +328,32 @@ class HydraCallback(keras.callbacks.Callback):
 
     def _enter(self, name: str) -> None:
         """Begin a phase: set scores and masks, reset the optimizer and the best epoch."""
-        pruned = name != "pretrain"
-        density = self.density if pruned else 1.0
-        if name == "prune" and not self.ramp.is_constant:
-            density = self.ramp.current = self.ramp.at(0)
-        if not pruned:
-            set_density(self.model, 1.0)
-        elif self.model.saved_phase <= PHASES["pretrain"].index:
+        gradual = self.ramp.is_gradual
+        density = self.ramp.start() if self.ramp.is_in(name) else self.density
+        how = (self.allocation, self.granularity)
+        if name == "pretrain" and not gradual:
+            density = 1.0
+            set_density(self.model, density)
+        elif name == "pretrain" or (
+            self.model.saved_phase <= PHASES["pretrain"].index and not gradual
+        ):
             # A method that trains its scores fine-tunes with the scores of the network.
             if not (self._method.trains_scores and name == "finetune"):
                 set_starting_scores(self.model, self._method)
-            set_density(self.model, density, self.allocation, self.granularity)
+            set_density(self.model, density, *how)
         elif name == next(iter(self.plan)):
-            set_density(self.model, density, self.allocation, self.granularity)
+            set_density(self.model, density, *how)
         if name == "prune" and self.model.density_training is not None:
             self.model.density_training.start()
         self.model.reset_optimizer()
         self.model.save_phase(PHASES[name].index)
         self.best.start()
-        _reset_best(self._peers)
+        reset_best(self._peers)
         logging.info("hydra_tf: phase %s, density %g", name, density)
 
     def _check_pruning(self) -> None:
         """Raise the errors now that would otherwise occur when pruning begins."""
-        # Whether a budget can be met does not depend on the scores, except for a callable.
-        part = allocation_of(self.allocation)
-        if isinstance(part, Mapping | Allocation):
-            for density in {self.density, self.ramp.highest}:
-                layer_densities(self.model, density, self.allocation)
+        self.ramp.check_budgets(self.model, self.allocation)
         if self._method.needs_gradient and self.model.first_batch is None:
             raise ValueError(
                 f'The score initialisation "{self._method.score_init}" needs a batch to start '
@@ -372,12 +364,3 @@ class HydraCallback(keras.callbacks.Callback):
         """Return the peak learning rate of a phase."""
         rate = self._rates.get(phase.name)
         return phase.rate * self._peak_rate if rate is None else rate
-
-
-def _reset_best(callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    """Reset Keras's callbacks that track a best value, at the start of a phase."""
-    for callback in callbacks:
-        if isinstance(callback, keras.callbacks.EarlyStopping):
-            callback.on_train_begin()  # documented to reset it, so that it can be reused
-        if isinstance(callback, keras.callbacks.EarlyStopping | keras.callbacks.ModelCheckpoint):
-            callback.best = None  # which older EarlyStopping classes do not reset themselves

@@ -259,7 +259,7 @@ class _Loop:
             self._stop()  # several workers stop together, at their next step
         logs = self.sums.means()
         phase, first = self.pipeline.phase_at(epoch)
-        average = None if PHASES[phase].trains_scores else self.average
+        average = self.average if PHASES[phase].trains_weights else None
         if average is not None:
             average.swap()
         if validation_data is not None:
@@ -320,7 +320,7 @@ class _Loop:
         if self._graphs_key != key:
             self._graphs, self._graphs_key = {}, key
         if count not in self._graphs:
-            average = self.average if not self.model.phase.trains_scores else None
+            average = self.average if self.model.phase.trains_weights else None
             self._graphs[count] = train_function(
                 self.model, self.strategy, count, self.options.step, average, sets_rate
             )

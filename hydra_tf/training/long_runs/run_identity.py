@@ -66,6 +66,9 @@ def run_identity(
         "allocation": pipeline.allocation,
         "granularity": pipeline.granularity,
         "density schedule": schedule_config(pipeline.density_schedule),
+        # None by default, as in checkpoints of older versions, which do not have these keys.
+        "density schedule phase": pipeline.ramp.phase if pipeline.ramp.is_gradual else None,
+        "score perturbation": pipeline.score_perturbation or None,
         "learning rate": [
             pipeline.learning_rate, pipeline.schedule, pipeline.warmup, model.compiled_rate.rate,
         ],

@@ -114,6 +114,7 @@ class BatchSteps(keras.Model):
                 perturbed=perturbed,
                 options=options,
                 densities=self.density_training if self._phase.trains_scores else None,
+                score_perturbation=self._phase.score_perturbation,
             )
             perturbed = terms.perturbed
         if replayed:

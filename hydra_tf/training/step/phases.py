@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import keras
 
 from hydra_tf.core.keras_models import all_layers
+from hydra_tf.core.types import require_number
 from hydra_tf.sparsity.model import masked_layers
 
 
@@ -17,16 +19,19 @@ class Phase:
     Args:
         name: name in logs.
         index: position in the pipeline; part of every random seed.
-        trains_scores: True if the scores are trained, masks are refreshed at every step and
-            weights are frozen; False if the weights are trained and scores and masks are
-            frozen.
+        trains_scores: whether scores are trained, and masks refreshed at every step.
         rate: factor on the learning rate of pretraining.
+        trains_weights: whether weights are trained; BatchNorm's may be in any case.
+        score_perturbation: norm of the perturbation at which scores are trained, as a share of the
+            norm of the scores of each layer; see :mod:`.score_perturbation`.
     """
 
     name: str
     index: int
     trains_scores: bool
     rate: float
+    trains_weights: bool = True
+    score_perturbation: float = 0.0
 
 
 NO_PHASE = -1  # the saved phase of a model that has not entered a phase yet
@@ -35,10 +40,47 @@ PHASES = {
     phase.name: phase
     for phase in (
         Phase("pretrain", 0, trains_scores=False, rate=1.0),
-        Phase("prune", 1, trains_scores=True, rate=1.0),
+        Phase("prune", 1, trains_scores=True, rate=1.0, trains_weights=False),
         Phase("finetune", 2, trains_scores=False, rate=0.1),
     )
 }
+
+
+def phase_variants(
+    plan: Collection[str], trains_both: bool, score_perturbation: float
+) -> dict[str, Phase]:
+    """Return the entries of :data:`PHASES` with the changes that a pipeline asks for.
+
+    Args:
+        plan: names of the phases of the pipeline.
+        trains_both: whether pretraining trains scores together with the weights.
+        score_perturbation: that of the prune phase.
+
+    Raises:
+        ValueError: for a perturbation below 0, or one without a prune phase.
+        TypeError: for a perturbation that is not a number.
+
+    Example:
+        >>> phase_variants(["pretrain", "prune"], False, 0.01)["prune"].score_perturbation
+        0.01
+    """
+    require_number("score_perturbation", score_perturbation)
+    if not 0 <= score_perturbation < float("inf"):
+        raise ValueError(
+            "score_perturbation is a share of the norm of the scores, at least 0 and finite, not "
+            f"{score_perturbation}."
+        )
+    if score_perturbation and "prune" not in plan:
+        raise ValueError(
+            f"score_perturbation={score_perturbation} needs a prune phase, but the phases are "
+            f"{', '.join(plan)}; leave it out, or set prune_epochs with a method that trains its "
+            "scores."
+        )
+    return {
+        **PHASES,
+        "pretrain": replace(PHASES["pretrain"], trains_scores=trains_both),
+        "prune": replace(PHASES["prune"], score_perturbation=float(score_perturbation)),
+    }
 
 
 def trained_variables(
@@ -48,7 +90,7 @@ def trained_variables(
 
     Args:
         model: a model with masked layers.
-        phase: an entry of :data:`PHASES`.
+        phase: an entry of :data:`PHASES`, or a variant of it.
         train_batchnorm: whether gamma and beta of BatchNorm are trained with the scores.
 
     Returns:
@@ -67,6 +109,7 @@ def trained_variables(
         if train_batchnorm and isinstance(layer, keras.layers.BatchNormalization)
         for variable in layer.trainable_variables
     }
-    if phase.trains_scores:
-        return [v for v in model.trainable_variables if id(v) in scores | norms]
-    return [v for v in model.trainable_variables if id(v) not in scores]
+    variables: list[keras.Variable] = list(model.trainable_variables)
+    if not phase.trains_weights:
+        return [v for v in variables if id(v) in scores | norms]
+    return [v for v in variables if phase.trains_scores or id(v) not in scores]

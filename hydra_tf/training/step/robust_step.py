@@ -19,6 +19,7 @@ from hydra_tf.layers.mask_state import are_kernels_frozen, kernels_computed_once
 from hydra_tf.sparsity.model import masked_layers, refresh_masks
 from hydra_tf.training.step.density_training import DensityTraining
 from hydra_tf.training.step.microbatches import StepOptions, accumulated_gradients, clipped
+from hydra_tf.training.step.score_perturbation import gradients_at_perturbed_scores
 
 
 def step_context(seed: int, phase: int, step: Any, total_steps: int | None) -> StepContext:
@@ -65,15 +66,15 @@ def robust_gradients(
         perturbed: images of a replayed objective; their gradient comes last.
     """
     sources = [variable.value for variable in variables]
-    with tf.GradientTape() as tape, kernels_computed_once(masked_layers(model)):
-        if perturbed is None:
-            terms = objective(model, x, y, context)
-        else:
-            tape.watch(perturbed)
-            sources.append(perturbed)
-            terms = objective(model, x, y, context, perturbed)
-        loss = scale(tf.add_n([terms.loss, *(tf.cast(r, tf.float32) for r in penalties(model))]))
-    return terms, tape.gradient(loss, sources)
+    images = [] if perturbed is None else [perturbed]
+    with tf.GradientTape() as tape:
+        # Variables are watched already, unless their values are those of a stateless scope.
+        tape.watch([*(s for s in sources if not isinstance(s, tf.Variable)), *images])
+        with kernels_computed_once(masked_layers(model)):
+            terms = objective(model, x, y, context, *images)
+            added = [tf.cast(penalty, tf.float32) for penalty in penalties(model)]
+            loss = scale(tf.add_n([terms.loss, *added]))
+    return terms, tape.gradient(loss, [*sources, *images])
 
 
 def penalties(model: keras.Model) -> list[tf.Tensor]:
@@ -115,6 +116,7 @@ def robust_step(
     perturbed: Images | None = None,
     options: StepOptions | None = None,
     densities: DensityTraining | None = None,
+    score_perturbation: float = 0.0,
 ) -> LossTerms:
     """Train `variables` on one batch, then refresh the masks if scores were trained.
 
@@ -136,6 +138,7 @@ def robust_step(
             same backward pass updates.
         options: microbatches, clipping and compilation; the defaults when left out.
         densities: trains the density of each layer too, if scores are trained.
+        score_perturbation: see :func:`.score_perturbation.gradients_at_perturbed_scores`.
 
     Returns:
         The loss terms before the step on this replica's samples, and the perturbed images
@@ -150,17 +153,25 @@ def robust_step(
             model, objective, variables, x, y, context, scale=scale, perturbed=perturbed
         )
 
-    options = options or StepOptions()
+    how = options or StepOptions()
+
+    def batch_gradients() -> tuple[LossTerms, list[tf.Tensor | None]]:
+        return accumulated_gradients(slice_gradients, x, y, perturbed, context, how)
+
     # SpectralNormalization divides its kernel at every call; where it has no mask, this undoes it.
-    normalized = _normalized_variables(model) if refresh else []
+    kernels = {id(layer.kernel) for layer in masked_layers(model)}
+    frozen = refresh and kernels.isdisjoint(map(id, variables))
+    normalized = _normalized_variables(model) if frozen else []
     before = [tf.identity(variable.value) for variable in normalized]
-    with kernels_frozen(refresh):
-        terms, gradients = accumulated_gradients(slice_gradients, x, y, perturbed, context, options)
+    with kernels_frozen(frozen):
+        terms, gradients = gradients_at_perturbed_scores(
+            model, variables, score_perturbation, batch_gradients
+        )
     if perturbed is not None:
         *gradients, image_gradient = gradients
         terms = replace(terms, perturbed=objective.update_perturbed(x, perturbed, image_gradient))
-    if options.global_clipnorm is not None:
-        gradients = clipped(gradients, options.global_clipnorm, optimizer.scale_loss(1.0))
+    if how.global_clipnorm is not None:
+        gradients = clipped(gradients, how.global_clipnorm, optimizer.scale_loss(1.0))
     if densities is not None:
         densities.update(optimizer, variables, gradients)
     optimizer.apply(gradients, variables)
