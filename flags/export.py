@@ -38,6 +38,10 @@ flags.DEFINE_string("run", None, "Run directory to export.")
 flags.DEFINE_string("out", None, "File to write; model.tflite in the run directory by default.")
 flags.DEFINE_enum("quantization", "none", ["none", "float16", "int8"], "Number format.")
 flags.DEFINE_bool("sparse", True, "Store tensors in a sparse format where it is smaller.")
+flags.DEFINE_enum(
+    "prefer", "size", ["size", "latency"], "Smallest or fastest form of sparse kernels."
+)
+flags.DEFINE_bool("gzip", False, "Also write the file after gzip, under its name with .gz added.")
 flags.DEFINE_bool("judge", False, "Measure accuracy, robustness and latency of the file.")
 flags.DEFINE_integer("judge_samples", 1_000, "Number of test images for --judge.")
 flags.DEFINE_string(
@@ -117,8 +121,6 @@ def _quantization() -> str | None:
 
 def run(config: Config) -> None:
     """Convert the network, compare the outputs, and write export.json."""
-    import dataclasses
-
     import numpy as np
 
     from hydra_tf import evaluation, export
@@ -133,8 +135,10 @@ def run(config: Config) -> None:
             quantization=_quantization(),
             sparse=FLAGS.sparse,
             representative=images,
+            prefer=FLAGS.prefer,
+            gzip=FLAGS.gzip,
         )
-        content = dataclasses.asdict(report)
+        content = report.to_dict()
         if FLAGS.judge:
             content["judgement"] = _judgement(net, data, config)
         evaluation.write_json(os.path.join(FLAGS.run, "export.json"), content)

@@ -268,7 +268,7 @@ def _export(net: keras.Model, data: DataSplits, out: str) -> None:
 
     images = np.concatenate([x for x, _ in data.validation.take(1)])
     report = export.to_tflite(net, os.path.join(out, "model.tflite"), representative=images)
-    evaluation.write_json(os.path.join(out, "export.json"), dataclasses.asdict(report))
+    evaluation.write_json(os.path.join(out, "export.json"), report.to_dict())
 
 
 def main() -> None:

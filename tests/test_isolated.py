@@ -73,7 +73,7 @@ def test_exporting_executes_nothing_in_the_current_folder(trap, tmp_path):
         content = to_tflite(net, file)
     assert content.max_abs_error < 1e-5
     trap.unlink(missing_ok=True)
-    outputs, _ = litert.run_file(file, np.ones([1, 4], np.float32))
+    outputs = litert.run_file(file, np.ones([1, 4], np.float32)).outputs
     np.testing.assert_allclose(outputs, net(np.ones([1, 4])), rtol=1e-5)
     assert not trap.exists(), trap.read_text()
 

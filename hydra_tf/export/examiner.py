@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hydra_tf.core.stderr import hidden_stderr
-from hydra_tf.export.litert import run_file
+from hydra_tf.export.litert import LITERT, run_everywhere
 from hydra_tf.export.probes import Comparison, compare
 
 
@@ -70,9 +70,25 @@ class Examiner:
     limits: Limits
 
     def accept(self, content: bytes) -> tuple[Comparison, bool]:
-        """Return the comparison with Keras, and whether the file is stored sparsely."""
+        """Try a file in every interpreter, with and without XNNPACK.
+
+        Returns:
+            The comparison with Keras, in LiteRT with XNNPACK, and whether the file is stored
+            sparsely.
+        """
         self.file.write_bytes(content)
-        outputs, sparse_tensors = run_file(self.file, self.probes)
+        trials = run_everywhere(self.file, self.probes)
+        for name, trial in trials.items():
+            for outputs, how in ((trial.outputs, "with"), (trial.without_xnnpack, "without")):
+                try:
+                    self._checked(outputs)
+                except RuntimeError as error:
+                    raise RuntimeError(f"In {name} {how} XNNPACK: {error}") from error
+        kept = trials[LITERT]
+        return compare(kept.outputs, self.expected), kept.sparse > 0
+
+    def _checked(self, outputs: np.ndarray[Any, Any]) -> None:
+        """Check that outputs are within the limits."""
         comparison = compare(outputs, self.expected)
         if not comparison.relative_error <= self.limits.relative_error:
             raise RuntimeError(
@@ -85,7 +101,6 @@ class Examiner:
                 f"The TFLite file predicts Keras's class on only {comparison.agreement:.1%} of "
                 f"{comparison.probes} images, but at least {self.limits.agreement:.1%} is required."
             )
-        return comparison, sparse_tensors > 0
 
 
 @contextlib.contextmanager

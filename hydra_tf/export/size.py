@@ -14,6 +14,8 @@ from absl import logging
 
 from hydra_tf.export.probes import Comparison
 
+_VALUE_BITS = {None: 32, "float16": 16, "int8": 8}
+
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport:
@@ -36,6 +38,8 @@ class ExportReport:
             are constant; else empty.
         constant: whether the file gives the same outputs for all probe images, as a network with
             a dead layer does.
+        entropy_bytes: least size of the kernels, see :func:`entropy_bytes`; None for Keras files.
+        bare_bytes: size of the same TFLite file, stored densely, without its kernels.
 
     Example:
         >>> ExportReport("a.tflite", None, True, 10, 8, 0.9, 80, 0.0, 0.0, 1.0, 64).bytes
@@ -55,10 +59,19 @@ class ExportReport:
     probes: int
     note: str = ""
     constant: bool = False
+    entropy_bytes: int | None = None
+    bare_bytes: int | None = None
+
+    @property
+    def bound_ratio(self) -> float | None:
+        """Size of the file as a multiple of `entropy_bytes + bare_bytes`; None for Keras files."""
+        if self.entropy_bytes is None or self.bare_bytes is None:
+            return None
+        return self.bytes / (self.entropy_bytes + self.bare_bytes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a mapping that can be written as JSON."""
-        return dataclasses.asdict(self)
+        """Return the fields and `bound_ratio` as a mapping that can be written as JSON."""
+        return {**dataclasses.asdict(self), "bound_ratio": self.bound_ratio}
 
 
 def file_sizes(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -72,7 +85,17 @@ def file_sizes(path: str | os.PathLike[str]) -> tuple[int, int]:
         (1000, True)
     """
     content = pathlib.Path(path).read_bytes()
-    return len(content), len(gzip.compress(content, compresslevel=9, mtime=0))
+    return len(content), len(gzipped(content))
+
+
+def gzipped(content: bytes) -> bytes:
+    """Return bytes after gzip at level 9, the same at every call.
+
+    Example:
+        >>> gzip.decompress(gzipped(b"text"))
+        b'text'
+    """
+    return gzip.compress(content, compresslevel=9, mtime=0)
 
 
 def zero_share(model: keras.Model) -> float:
@@ -94,6 +117,34 @@ def zero_share(model: keras.Model) -> float:
     return zeros / weights if weights else 0.0
 
 
+def entropy_bytes(model: keras.Model, value_bits: int) -> int:
+    """Return the least size of a plain model's kernels, in bytes.
+
+    It is, for each kernel, `value_bits` for each weight that is not zero, and for the positions of
+    these weights the entropy of random positions, -d log2(d) - (1 - d) log2(1 - d) bits per weight
+    at density d.
+
+    Args:
+        model: as in :func:`zero_share`.
+        value_bits: size of a weight.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input([4]), keras.layers.Dense(2, use_bias=False)])
+        >>> net.set_weights([np.array([[1, 0], [0, 0], [2, 0], [3, 4]])])
+        >>> entropy_bytes(net, 8)  # 4 bytes of values and 8 bits of positions
+        5
+    """
+    bits = 0.0
+    for weight in model.weights:
+        if len(weight.shape) > 1:
+            kept = int(np.count_nonzero(weight))
+            size = int(np.prod(weight.shape))
+            shares = np.array([kept, size - kept]) / size
+            shares = shares[shares > 0]
+            bits += kept * value_bits - size * float(shares @ np.log2(shares))
+    return round(bits / 8)
+
+
 def measure(
     file: pathlib.Path,
     path: str | os.PathLike[str],
@@ -103,6 +154,7 @@ def measure(
     quantization: str | None = None,
     sparse_encoding: bool = False,
     note: str = "",
+    bare: int | None = None,
 ) -> ExportReport:
     """Return the report of a file that still has its temporary name; warn of constant outputs.
 
@@ -114,6 +166,7 @@ def measure(
         quantization: as in the report.
         sparse_encoding: whether the file stores weights sparsely.
         note: as in the report.
+        bare: `bare_bytes` of the report; None for Keras files.
     """
     size, zipped = file_sizes(file)
     if comparison.constant:
@@ -132,5 +185,7 @@ def measure(
         sparsity=zero_share(plain),
         float32_bytes=4 * plain.count_params(),
         note=note,
+        entropy_bytes=None if bare is None else entropy_bytes(plain, _VALUE_BITS[quantization]),
+        bare_bytes=bare,
         **dataclasses.asdict(comparison),
     )

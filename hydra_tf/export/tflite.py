@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -31,16 +32,23 @@ from hydra_tf.export.probes import (
     representative_images,
     spaced_evenly,
 )
-from hydra_tf.export.size import ExportReport, measure
-
-_DENSE_ONLY = {
-    "float16": "LiteRT gives NaN or crashes on sparsely stored float16 weights",
-    "int8": "LiteRT cannot load sparsely stored int8 weights",
-}
+from hydra_tf.export.size import ExportReport, gzipped, measure
+from hydra_tf.export.sparse_encoding import (
+    PREFERENCES,
+    Preference,
+    bare_bytes,
+    encode_sparsely,
+    for_any_batch,
+)
 
 
 def _limits(quantization: str | None, tolerance: float | None, agreement: float | None) -> Limits:
     """Return the limits of a quantization, with the user's values in place of the defaults."""
+    if quantization is not None and "dynamic" in quantization:
+        raise ValueError(
+            f'quantization="{quantization}" is not offered: LiteRT loads no sparse 8-bit kernels '
+            'of float32 inputs; use "int8", which quantizes the inputs too.'
+        )
     if quantization not in LIMITS:
         known = [name for name in LIMITS if name]
         sentence = unknown("quantization", str(quantization), known)
@@ -58,16 +66,11 @@ def _limits(quantization: str | None, tolerance: float | None, agreement: float 
 
 
 def _convert(
-    single: keras.Model,
-    quantization: str | None,
-    sparse: bool,
-    calibration: np.ndarray[Any, Any] | None,
+    single: keras.Model, quantization: str | None, calibration: np.ndarray[Any, Any] | None
 ) -> bytes:
-    """Return the TFLite file of a model of batch one."""
+    """Return the dense TFLite file of a model of batch one."""
     converter = tf.lite.TFLiteConverter.from_keras_model(single)
-    if sparse:
-        converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
-    elif quantization is not None:
+    if quantization is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
@@ -75,31 +78,30 @@ def _convert(
         images = calibration
         converter.representative_dataset = lambda: ([image[None]] for image in images)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    return convert(converter)
+    return for_any_batch(convert(converter))
 
 
 def _smallest(
-    single: keras.Model,
-    quantization: str | None,
-    sparse: bool,
-    calibration: np.ndarray[Any, Any] | None,
-    examiner: Examiner,
+    dense: bytes, prefer: Preference | None, examiner: Examiner
 ) -> tuple[Comparison, bool, str]:
-    """Write the smallest correct file; return what `accept` returns, and a note."""
-    dense = _convert(single, quantization, False, calibration)
-    note, level = "", logging.INFO
-    if sparse and quantization is not None:
-        note = f"Stored densely: {_DENSE_ONLY[quantization]}."
-    elif sparse:
-        try:
-            content = _convert(single, None, True, None)
-            if len(content) < len(dense):
-                return *examiner.accept(content), ""
-            note = "Stored densely: sparse encoding would not make the file smaller."
-        except RuntimeError as error:
-            note, level = f"Stored densely: {error}", logging.WARNING
-    if note:
-        logging.log(level, "hydra_tf: %s", note)
+    """Write the smallest correct file; return what `accept` returns, and a note.
+
+    Args:
+        dense: the dense file.
+        prefer: how to encode it sparsely; None for not at all.
+        examiner: writes and tries files.
+    """
+    if prefer is None:
+        return *examiner.accept(dense), ""
+    try:
+        content = encode_sparsely(dense, prefer)
+        if len(content) < len(dense):
+            return *examiner.accept(content), ""
+        note, level = "sparse encoding would not make the file smaller.", logging.INFO
+    except RuntimeError as error:
+        note, level = str(error), logging.WARNING
+    note = f"Stored densely: {note}"
+    logging.log(level, "hydra_tf: %s", note)
     return *examiner.accept(dense), note
 
 
@@ -111,13 +113,17 @@ def to_tflite(
     representative: Any = None,
     tolerance: float | None = None,
     min_agreement: float | None = None,
+    prefer: Preference = "size",
+    gzip: bool = False,
 ) -> ExportReport:
     """Write a network as a TFLite file whose outputs in LiteRT agree with those of Keras.
 
     The file takes one float32 image [1, h, w, c] in [0, 1] and returns float32 outputs
-    [1, classes]: with a variable batch size it would be larger. It is run in a separate process
-    on 64 images and compared with the Keras model; if outputs differ, it is not kept, and a
-    previous file at `path` is not replaced. Models in mixed precision become float32 first.
+    [1, classes]; `resize_tensor_input` of an interpreter lets it take several. It is run in
+    separate processes on 64 images, in LiteRT and tf.lite, each with and without XNNPACK, and
+    compared with the Keras model. A sparse file whose outputs differ is replaced by a dense one; if
+    those of the dense one differ, it is not kept, and a previous file at `path` is not replaced.
+    Models in mixed precision become float32 first.
 
     Args:
         model: masked or plain functional or Sequential model, or a
@@ -125,8 +131,8 @@ def to_tflite(
         path: file to write, ending in ``.tflite``.
         quantization: None (float32), ``"float16"`` (weights in half precision) or
             ``"int8"`` (weights and activations in 8 bits).
-        sparse: store weights sparsely if that makes the file smaller and LiteRT runs it
-            correctly; float32 only. The report's `note` says why it was not done.
+        sparse: store kernels sparsely, each in its smallest form, if that makes the file smaller.
+            The report's `note` says why it was not done.
         representative: [n, h, w, c] images in [0, 1], an array or tf.data.Dataset of them
             (labels are ignored): the ranges of int8 are measured on up to 256 of them,
             and the file is compared on up to 64. Without them it is compared on random images.
@@ -134,14 +140,17 @@ def to_tflite(
             output; by default 1e-4, for float16 0.01, for int8 0.25.
         min_agreement: minimum share of images with Keras's class; by default 0, for float16
             0.95, for int8 0.9.
+        prefer: ``"size"`` or ``"latency"``, which stores dense layers with few nonzero blocks of
+            four inputs in such blocks: the file is larger and runs faster; float32 only.
+        gzip: also write the file after gzip, under its name with ``.gz`` added.
 
     Returns:
         The report: settings, sizes in bytes, errors in units of the outputs.
 
     Raises:
         TypeError: for a subclassed model.
-        ValueError: unknown quantization, int8 without representative images, images of
-            another shape or outside [0, 1], another suffix, several inputs.
+        ValueError: unknown quantization or preference, int8 without representative images, images
+            of another shape or outside [0, 1], another suffix, several inputs.
         OSError: a missing folder, a path that is a folder, or no permission to write.
         RuntimeError: TensorFlow cannot convert the model, or the file's outputs are wrong.
 
@@ -153,12 +162,15 @@ def to_tflite(
         (False, True)
     """
     limits = _limits(quantization, tolerance, min_agreement)
+    if prefer not in PREFERENCES:
+        raise ValueError(unknown("preference", str(prefer), list(PREFERENCES)))
     if quantization == "int8" and representative is None:
         raise ValueError(
             'quantization="int8" needs representative images to measure ranges on; pass '
             "representative, an array [n, h, w, c] in [0, 1]."
         )
-    with replacing(path, ".tflite") as temporary:
+    with replacing(path, ".tflite") as temporary, contextlib.ExitStack() as stack:
+        zipped = stack.enter_context(replacing(f"{os.fspath(path)}.gz")) if gzip else None
         plain = plain_copy(model)
         shape = image_shape(plain)
         reference = wrapped_network(model)
@@ -170,13 +182,16 @@ def to_tflite(
             probes, calibration = spaced_evenly(images, PROBES), spaced_evenly(images, CALIBRATION)
         examiner = Examiner(temporary, probes, keras_outputs(reference, probes), limits)
         try:
+            dense = _convert(for_one_image(plain), quantization, calibration)
             comparison, sparse_encoding, note = _smallest(
-                for_one_image(plain), quantization, sparse, calibration, examiner
+                dense, prefer if sparse else None, examiner
             )
         except RuntimeError as error:
             if quantization != "int8" or calibration is None:
                 raise
             raise explain_dead_layers(error, plain, calibration) from error
+        if zipped is not None:
+            zipped.write_bytes(gzipped(temporary.read_bytes()))
         return measure(
             temporary,
             path,
@@ -185,4 +200,5 @@ def to_tflite(
             quantization=quantization,
             sparse_encoding=sparse_encoding,
             note=note,
+            bare=bare_bytes(dense),
         )

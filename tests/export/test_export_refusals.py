@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 
@@ -50,6 +51,12 @@ def test_bad_paths(name, error, message, tmp_path, no_conversion, nets):
             ValueError,
             r'^Unknown quantization "int4"; did you mean "int8"\? Known: float16, int8\. Leave',
         ),
+        (
+            {"quantization": "dynamic_range"},
+            ValueError,
+            '^quantization="dynamic_range" is not offered: LiteRT loads no .*; use "int8"',
+        ),
+        ({"prefer": "sise"}, ValueError, '^Unknown preference "sise"; did you mean "size"'),
         ({"quantization": "int8"}, ValueError, '^quantization="int8" needs representative'),
         ({"tolerance": -1.0}, ValueError, r"^tolerance must be a number of at least 0, not -1\.0"),
         ({"tolerance": float("nan")}, ValueError, "^tolerance must be .*, not nan"),
@@ -118,7 +125,8 @@ def test_too_little_agreement_keeps_the_older_file(tmp_path, monkeypatch, nets):
     two_swapped = expected.copy()
     two_swapped[:2] = expected[:2, ::-1]
     flips = np.mean(two_swapped.argmax(1) == expected.argmax(1))
-    monkeypatch.setattr(examiner, "run_file", lambda *_: (two_swapped, 0))
+    trials = {"LiteRT": litert.Trial(two_swapped, two_swapped, 0)}
+    monkeypatch.setattr(examiner, "run_everywhere", lambda *_: trials)
     message = rf"Keras's class on only {flips:.1%} of 10 images, but at least 99\.0%"
     options = {"representative": images, "tolerance": 10.0, "min_agreement": 0.99}
     check_refused(net, tmp_path / "net.tflite", message, **options)
@@ -208,13 +216,17 @@ def test_wrong_sparse_file_falls_back_to_a_dense_one(tmp_path, monkeypatch, nets
 
     def first_time_wrong(path, images):
         sizes.append(pathlib.Path(path).stat().st_size)
-        outputs, sparse = run_file(path, images)
-        return outputs * (np.nan if len(sizes) == 1 else 1), sparse
+        trials = litert.run_everywhere(path, images)
+        if len(sizes) > 1:
+            return trials
+        wrong = trials["LiteRT"].outputs * np.nan
+        return {"LiteRT": dataclasses.replace(trials["LiteRT"], without_xnnpack=wrong)}
 
-    monkeypatch.setattr(examiner, "run_file", first_time_wrong)
+    monkeypatch.setattr(examiner, "run_everywhere", first_time_wrong)
     report = to_tflite(net, tmp_path / "net.tflite")
     assert sizes[0] < sizes[1] == report.bytes == os.path.getsize(tmp_path / "net.tflite")
     assert not report.sparse_encoding
     assert report.note == (
-        "Stored densely: The file returns NaN or infinite outputs, but Keras does not."
+        "Stored densely: In LiteRT without XNNPACK: The file returns NaN or infinite outputs, but "
+        "Keras does not."
     )

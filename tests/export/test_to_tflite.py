@@ -104,7 +104,7 @@ def test_input_shape_is_fixed_to_one_image(at_densities, nets):
 
 
 @pytest.mark.parametrize(
-    ("quantization", "dtype", "share"), [("float16", np.float16, 0.55), ("int8", np.int8, 0.3)]
+    ("quantization", "dtype", "share"), [("float16", np.float16, 0.1), ("int8", np.int8, 0.08)]
 )
 def test_quantized_files(quantization, dtype, share, at_densities, tmp_path, nets):
     net = at_densities[0.9][2]
@@ -112,9 +112,9 @@ def test_quantized_files(quantization, dtype, share, at_densities, tmp_path, net
     report = to_tflite(net, path, quantization, representative=images, min_agreement=0.5)
     assert report.quantization == quantization
     assert report.bytes < share * report.float32_bytes
-    assert not report.sparse_encoding
-    assert sparse_tensors(path, nets) == 0
-    assert report.note.startswith("Stored densely: LiteRT")
+    assert report.sparse_encoding
+    assert sparse_tensors(path, nets) >= 2
+    assert report.note == ""
     assert dtype in weight_types(path, nets)
     probes = images[np.linspace(0, 99, 64).round().astype(int)]
     outputs, expected = nets.run(path, probes), net(probes).numpy()

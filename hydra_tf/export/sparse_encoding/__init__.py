@@ -1,0 +1,7 @@
+"""Sparse encoding of TFLite files."""
+
+from hydra_tf.export.sparse_encoding.dense import bare_bytes, for_any_batch
+from hydra_tf.export.sparse_encoding.encoder import encode_sparsely
+from hydra_tf.export.sparse_encoding.plans import PREFERENCES, Preference
+
+__all__ = ["PREFERENCES", "Preference", "bare_bytes", "encode_sparsely", "for_any_batch"]
