@@ -27,6 +27,9 @@ is written only after its outputs have been compared with those of Keras.
   python -m flags.export --run=runs/a
   python -m flags.export --run=runs/a --quantization=int8 --out=a.tflite
 
+With --compact, channels whose weights are all pruned are removed: the file is smaller and faster,
+and its outputs stay.
+
 With --judge, the file itself is measured on test images: accuracy, robust accuracy under images
 that attacks made on the Keras model and under Square, which needs no gradients, and latency; for
 networks trained by smoothing also certificates, which then hold for the file.
@@ -42,6 +45,7 @@ flags.DEFINE_enum(
     "prefer", "size", ["size", "latency"], "Smallest or fastest form of sparse kernels."
 )
 flags.DEFINE_bool("gzip", False, "Also write the file after gzip, under its name with .gz added.")
+flags.DEFINE_bool("compact", False, "Remove channels that have no effect on the outputs first.")
 flags.DEFINE_bool("judge", False, "Measure accuracy, robustness and latency of the file.")
 flags.DEFINE_integer("judge_samples", 1_000, "Number of test images for --judge.")
 flags.DEFINE_string(
@@ -137,6 +141,7 @@ def run(config: Config) -> None:
             representative=images,
             prefer=FLAGS.prefer,
             gzip=FLAGS.gzip,
+            compact=FLAGS.compact,
         )
         content = report.to_dict()
         if FLAGS.judge:

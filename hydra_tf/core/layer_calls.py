@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from hydra_tf.core.keras_models import functional_class, wrapped_network
 from hydra_tf.core.lazy import keras
@@ -91,7 +91,8 @@ def read_calls(net: keras.Model, check: Callable[[Any], object]) -> LayerCalls:
 
     Raises:
         TypeError: for a nested model that is subclassed.
-        ValueError: for a call with more than tensors, such as a training mode.
+        ValueError: for a call with more than tensors, such as a training mode, and for a layer
+            of which a second output is used.
 
     Example:
         >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
@@ -125,7 +126,7 @@ def _append_calls(
         not_ready = []
         for name, index, node in pending:
             tensors = list(_tensors(_arguments(node)))
-            sources = [tuple(tensor["keras_history"]) for tensor in tensors]
+            sources = _sources(node)
             if any(source not in values for source in sources):
                 not_ready.append((name, index, node))
                 continue
@@ -137,11 +138,32 @@ def _append_calls(
                 shapes = tuple(tuple(tensor["shape"]) for tensor in tensors)
                 outputs = [found.append(Call(layers[name], tuple(numbers), shapes))]
             values.update({(name, index, i): value for i, value in enumerate(outputs)})
+        if len(not_ready) == len(pending):  # a layer of several outputs has values without a number
+            _refuse_several_outputs(layers, values, pending)
         pending = not_ready
     keys = _tensor_keys(config["output_layers"])
     # Here, unlike in the calls, Keras counts the node that a functional model has from the start.
     first = {name: int(isinstance(layer, functional_class())) for name, layer in layers.items()}
     return [values[name, node - first[name], tensor] for name, node, tensor in keys]
+
+
+def _refuse_several_outputs(
+    layers: dict[str, Any],
+    values: dict[TensorKey, int],
+    pending: Sequence[tuple[str, int, Config]],
+) -> NoReturn:
+    """Raise the error for a layer of which an output other than the first one is used."""
+    keys = {key for _, _, node in pending for key in _sources(node)} - values.keys()
+    name = min((key for key in keys if key[2] > 0), default=min(keys))[0]
+    raise ValueError(
+        f'Layer "{name}" ({type(layers[name]).__name__}) has several outputs, which is not '
+        "supported; use layers of one output."
+    )
+
+
+def _sources(node: Config) -> list[TensorKey]:
+    """Return the keys of the tensors that a call takes, in order."""
+    return [tuple(tensor["keras_history"]) for tensor in _tensors(_arguments(node))]
 
 
 def _is_model(layer: keras.layers.Layer) -> bool:

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hydra_tf.export.compaction import compact
     from hydra_tf.export.dense import to_keras
     from hydra_tf.export.file_model import load_tflite
     from hydra_tf.export.judgement import Judgement, judge
@@ -17,6 +18,7 @@ __all__ = [
     "ExportReport",
     "Judgement",
     "Latency",
+    "compact",
     "judge",
     "load_tflite",
     "measure_latency",
@@ -28,6 +30,7 @@ _MODULES = {
     "ExportReport": "size",
     "Judgement": "judgement",
     "Latency": "latency",
+    "compact": "compaction",
     "judge": "judgement",
     "load_tflite": "file_model",
     "measure_latency": "latency",

@@ -14,6 +14,7 @@ from absl import logging
 from hydra_tf.core.files import replacing
 from hydra_tf.core.keras_models import wrapped_network
 from hydra_tf.core.registry import unknown
+from hydra_tf.export import compaction
 from hydra_tf.export.dead_layers import explain_dead_layers
 from hydra_tf.export.examiner import LIMITS, Examiner, Limits, convert
 from hydra_tf.export.prepare import (
@@ -115,6 +116,7 @@ def to_tflite(
     min_agreement: float | None = None,
     prefer: Preference = "size",
     gzip: bool = False,
+    compact: bool = False,
 ) -> ExportReport:
     """Write a network as a TFLite file whose outputs in LiteRT agree with those of Keras.
 
@@ -143,6 +145,8 @@ def to_tflite(
         prefer: ``"size"`` or ``"latency"``, which stores dense layers with few nonzero blocks of
             four inputs in such blocks: the file is larger and runs faster; float32 only.
         gzip: also write the file after gzip, under its name with ``.gz`` added.
+        compact: remove channels without effect first, as :func:`hydra_tf.export.compact` does; the
+            report's sparsity is then that of the smaller model.
 
     Returns:
         The report: settings, sizes in bytes, errors in units of the outputs.
@@ -150,7 +154,8 @@ def to_tflite(
     Raises:
         TypeError: for a subclassed model.
         ValueError: unknown quantization or preference, int8 without representative images, images
-            of another shape or outside [0, 1], another suffix, several inputs.
+            of another shape or outside [0, 1], another suffix, several inputs, a model that cannot
+            be compacted.
         OSError: a missing folder, a path that is a folder, or no permission to write.
         RuntimeError: TensorFlow cannot convert the model, or the file's outputs are wrong.
 
@@ -176,6 +181,8 @@ def to_tflite(
         reference = wrapped_network(model)
         if computes_in_half(plain):
             reference = plain = in_float32(plain)
+        if compact:
+            plain = compaction.compact(plain)
         probes, calibration = random_probes(shape), None
         if representative is not None:
             images = representative_images(representative, shape)

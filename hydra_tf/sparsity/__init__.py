@@ -1,6 +1,7 @@
 """Which weights are kept: exact selection, importance scores, density per layer."""
 
 from hydra_tf.sparsity.allocation import ALLOCATIONS
+from hydra_tf.sparsity.channel_groups import ChannelGroup, KernelAxis, channel_groups
 from hydra_tf.sparsity.density_schedules import DENSITY_SCHEDULES
 from hydra_tf.sparsity.granularity import GRANULARITIES
 from hydra_tf.sparsity.methods import METHODS
@@ -14,6 +15,9 @@ __all__ = [
     "GRANULARITIES",
     "METHODS",
     "SCORE_INITS",
+    "ChannelGroup",
+    "KernelAxis",
+    "channel_groups",
     "initial_scores",
     "kept_count",
     "masked_layers",

@@ -17,7 +17,8 @@ from hydra_tf import bounds
 from hydra_tf.bounds.layer_calls import list_calls
 from hydra_tf.bounds.layer_graph import LayerGraph
 from hydra_tf.bounds.rules import registry
-from hydra_tf.bounds.rules.registry import require_rule, resolve
+from hydra_tf.bounds.rules.registry import require_rule
+from hydra_tf.core.keras_classes import resolve
 from hydra_tf.layers import MASKED
 from tests.bounds.rule_examples import ARGUMENTS, EXAMPLES
 

@@ -203,6 +203,18 @@ def test_export_writes_a_file_that_agrees(finished):
 
 
 @pytest.mark.slow
+def test_export_removes_channels(finished, tmp_path):
+    out, _ = finished
+    sizes = []
+    for flag in ("--nocompact", "--compact"):
+        path = tmp_path / f"{flag}.tflite"
+        result = call("export", f"--run={out}", f"--out={path}", "--nosparse", flag)
+        assert result.returncode == 0, result.stderr
+        sizes.append(path.stat().st_size)
+    assert sizes[1] < sizes[0]
+
+
+@pytest.mark.slow
 def test_export_judges_the_file(finished):
     out, _ = finished
     flags = ["--judge_samples=20", "--judge_search=square:queries=5", "--judge_attacks=fgsm"]

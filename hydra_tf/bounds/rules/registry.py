@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 from hydra_tf.bounds.rules.nodes import Node
+from hydra_tf.core.keras_classes import resolve
 from hydra_tf.core.lazy import keras
 
 Shapes: TypeAlias = tuple[tuple[int | None, ...], ...]
@@ -177,33 +177,6 @@ def _load_rules() -> None:
     package = importlib.import_module(__package__ or "hydra_tf.bounds.rules")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
-
-
-@functools.cache
-def resolve(target: str | type) -> type:
-    """Return the class of layers or operations that a registered target names.
-
-    Example:
-        >>> resolve("layers.Dense") is keras.layers.Dense
-        True
-        >>> resolve("ops.add").__name__
-        'Add'
-    """
-    if isinstance(target, type):
-        return target
-    namespace, _, name = target.partition(".")
-    exported: Any = getattr(getattr(keras, namespace), name)
-    if namespace == "layers":
-        return exported
-    # Keras exports the function, but not the class of operations that it adds to a model.
-    tensors = [
-        parameter
-        for parameter in inspect.signature(exported).parameters.values()
-        if parameter.default is inspect.Parameter.empty
-    ]
-    scalar = keras.Input([1])
-    output = exported(*(scalar for _ in tensors))
-    return type(keras.Model(scalar, output).operations[-1])
 
 
 def _name(target: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from hydra_tf.bounds.rules.registry import resolve
+from hydra_tf.core.keras_classes import resolve
 from hydra_tf.core.layer_copies import cause
 from hydra_tf.interop.tfmot.importing import import_tf_keras
 from hydra_tf.interop.tfmot.layer_kinds import KINDS

@@ -1,0 +1,1 @@
+"""Channel rules: how each Keras layer passes channels on, one module per kind of layer."""
