@@ -2,6 +2,7 @@
 
     python -m benchmarks.pruning_step [--networks=mnist_cnn,cnn_large] [--rounds=15]
         [--objective=trades:steps=10] [--allocation=uniform]
+        [--granularity=element]
 
 Both steps are those of the objective, by default TRADES with ten attack steps, with SGD and
 momentum; they alternate in one process, so that the ratio is reliable on a noisy machine. The
@@ -68,13 +69,14 @@ def network(name: str):
     return net, shape, batch
 
 
-def make_step(name: str, allocation: str | None, spec: str):
+def make_step(name: str, allocation: str | None, spec: str, granularity: str = "element"):
     """Return a function that takes one training step of an objective on fixed random images.
 
     Args:
         name: name of the network.
         allocation: allocation of the densities; None for a plain step.
         spec: the objective.
+        granularity: unit that is kept or pruned as one.
     """
     import hydra_tf
 
@@ -82,7 +84,8 @@ def make_step(name: str, allocation: str | None, spec: str):
     densities = None
     if allocation:
         net = hydra_tf.mask_model(net)
-        hydra_tf.set_density(net, 0.1, allocation)
+        density = 0.5 if granularity.startswith("n_m") else 0.1
+        hydra_tf.set_density(net, density, allocation, granularity)
         densities = density_training(net, allocation)
     phase = "prune" if allocation else "pretrain"
     return training_step(net, phase, shape, batch, spec, densities)
@@ -150,9 +153,9 @@ def seconds(step) -> float:
     return time.perf_counter() - start
 
 
-def compare(name: str, rounds: int, spec: str, allocation: str) -> None:
+def compare(name: str, rounds: int, spec: str, allocation: str, granularity: str) -> None:
     """Print one row: median seconds of both steps, and the median of the paired ratios."""
-    plain, masked = (make_step(name, kind, spec) for kind in (None, allocation))
+    plain, masked = (make_step(name, kind, spec, granularity) for kind in (None, allocation))
     for step in (plain, masked, plain, masked):
         step()
     pairs = []
@@ -166,7 +169,8 @@ def compare(name: str, rounds: int, spec: str, allocation: str) -> None:
     times = np.array(pairs)
     ratios = times[:, 1] / times[:, 0]
     low, middle, high = np.percentile(ratios, [25, 50, 75])
-    memory = peak_memory(name, allocation, spec) / peak_memory(name, "", spec)
+    memory = peak_memory(name, allocation, spec, granularity)
+    memory /= peak_memory(name, "", spec, granularity)
     median = np.median(times, axis=0)
     print(
         f"| {name} | {median[0]:.3f} | {median[1]:.3f} | {middle:.3f} ({low:.3f}-{high:.3f}) "
@@ -175,9 +179,10 @@ def compare(name: str, rounds: int, spec: str, allocation: str) -> None:
     )
 
 
-def peak_memory(name: str, allocation: str, spec: str) -> float:
+def peak_memory(name: str, allocation: str, spec: str, granularity: str) -> float:
     """Return the peak memory in kB (median of three processes) of three steps of one kind."""
-    command = isolated_command("benchmarks.pruning_step", "--probe", name, allocation, spec)
+    probe = ("--probe", name, allocation, spec, granularity)
+    command = isolated_command("benchmarks.pruning_step", *probe)
     runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3)]
     return float(np.median([int(run.stdout.split()[-1]) for run in runs]))
 
@@ -189,11 +194,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--objective", default="trades:steps=10")
     parser.add_argument("--allocation", default="uniform")
-    parser.add_argument("--probe", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--granularity", default="element")
+    parser.add_argument("--probe", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.probe:
-        name, allocation, spec = arguments.probe
-        step = make_step(name, allocation or None, spec)
+        name, allocation, spec, granularity = arguments.probe
+        step = make_step(name, allocation or None, spec, granularity)
         gc.collect()  # frees the plain network that was masked
         for _ in range(3):
             step()
@@ -204,7 +210,8 @@ def main() -> None:
     print("| network | plain step (s) | pruning step (s) | ratio (quartiles) | peak memory ratio |")
     print("|---|---|---|---|---|")
     for name in arguments.networks.split(","):
-        compare(name, arguments.rounds, arguments.objective, arguments.allocation)
+        specs = (arguments.objective, arguments.allocation, arguments.granularity)
+        compare(name, arguments.rounds, *specs)
 
 
 if __name__ == "__main__":

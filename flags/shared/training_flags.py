@@ -94,7 +94,10 @@ def _define_phases() -> None:
         "as in erk:min_kept=4; uniform:per_layer=true rounds as the paper does.",
     )
     flags.DEFINE_string(
-        "granularity", "element", "Unit that is kept or pruned as one: element, a single weight."
+        "granularity",
+        "element",
+        "Unit that is kept or pruned as one: element, block, kernel, filter or channel, with "
+        "parameters, as in block:size=16; n_m:n=2,m=4 keeps 2 of 4 inputs, with --density=0.5.",
     )
     flags.DEFINE_string(
         "density_schedule",

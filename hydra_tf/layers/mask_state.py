@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from hydra_tf.sparsity.granularity import GRANULARITIES
+from hydra_tf.sparsity.granularity import (
+    GRANULARITIES,
+    GranularitySpec,
+    default_axes,
+    granularity_name,
+)
+from hydra_tf.sparsity.kernel_weights import fan_in_of
 from hydra_tf.sparsity.model import MaskedLike
 from hydra_tf.sparsity.score_init import initial_scores
 from hydra_tf.sparsity.selection import Selection
@@ -87,22 +93,24 @@ class MaskState(_Base):
     name: str
 
     def set_mask_options(
-        self, density: float, granularity: str, selection: Mapping[str, Any] | None = None
+        self,
+        density: float,
+        granularity: GranularitySpec,
+        selection: Mapping[str, Any] | None = None,
     ) -> None:
         """Check and store how the mask is chosen, before the layer is built.
 
         Args:
             density: share of the kernel's weights that the mask keeps, in (0, 1].
-            granularity: unit that is kept or pruned as one: ``"element"``.
+            granularity: unit that is kept or pruned as one; see :func:`hydra_tf.set_density`.
             selection: arguments of a :class:`hydra_tf.sparsity.selection.Selection`.
 
         Raises:
             ValueError: for a density outside (0, 1], or an unknown granularity.
         """
         kept_count(density, 1)
-        GRANULARITIES.build(granularity)
         self._density = float(density)
-        self.granularity = granularity
+        self.granularity = granularity_name(granularity)
         self.selection = Selection(**(selection or {}))
 
     def mask_options(self) -> dict[str, Any]:
@@ -144,9 +152,14 @@ class MaskState(_Base):
         return self.name
 
     @property
+    def axes(self) -> str:
+        """Meaning of the axes of the kernel; see :mod:`hydra_tf.sparsity.granularity`."""
+        return default_axes(len(self.kernel.shape))
+
+    @property
     def fan_in(self) -> int:
         """Number of inputs of one output of the layer."""
-        return math.prod(self.kernel.shape[:-1])
+        return fan_in_of(self.kernel.shape, self.axes)
 
     @property
     def kernel_dtype(self) -> str:
@@ -191,10 +204,12 @@ class MaskState(_Base):
         """Return where the weights are that the scores choose, booleans of the kernel's shape.
 
         Args:
-            kept: number of weights, a whole number or a scalar tensor.
+            kept: number of weights, a whole number or a scalar tensor, which is rounded down to
+                whole groups of the granularity, but at least one.
         """
         granularity = GRANULARITIES.build(self.granularity)
-        return granularity(self.selection.ranked(tf.convert_to_tensor(self.scores)), kept)
+        scores = self.selection.ranked(tf.convert_to_tensor(self.scores))
+        return granularity(scores, kept, self.axes)
 
     def refresh_mask(self, kept: int | tf.Tensor | None = None) -> tf.Tensor:
         """Choose the mask from the scores, and return it.

@@ -6,7 +6,6 @@ A masked layer has a ``kernel``, trainable float32 ``scores`` of the same shape,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from hydra_tf.layers.mask_state import MaskState, no_masks_in_file
+from hydra_tf.sparsity.granularity import GranularitySpec
 from hydra_tf.sparsity.score_init import initial_scores
 
 if keras.backend.backend() != "tensorflow":
@@ -28,7 +28,7 @@ class MaskedKernel(MaskState):
 
     Args:
         density: share of the kernel's weights that the mask keeps, in (0, 1].
-        granularity: unit that is kept or pruned as one: ``"element"``.
+        granularity: unit that is kept or pruned as one; see :func:`hydra_tf.set_density`.
         selection: arguments of :class:`hydra_tf.sparsity.selection.Selection`.
 
     Raises:
@@ -45,7 +45,7 @@ class MaskedKernel(MaskState):
         self,
         *args: Any,
         density: float = 1.0,
-        granularity: str = "element",
+        granularity: GranularitySpec = "element",
         selection: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -134,9 +134,9 @@ class _OwnCall(MaskedKernel):
 
 class _DepthwiseCall(_OwnCall):
     @property
-    def fan_in(self) -> int:
-        """Spatial size of the kernel, since an output has one input channel."""
-        return math.prod(self.kernel.shape[:-2])
+    def axes(self) -> str:
+        """Meaning of the axes of the kernel, whose channels are inputs and outputs."""
+        return "s" * (len(self.kernel.shape) - 2) + "co"
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Return the depthwise convolution with ``kernel * mask``."""

@@ -14,6 +14,7 @@ import numpy as np
 from hydra_tf.core.keras_models import all_layers
 from hydra_tf.core.layer_copies import copy_state
 from hydra_tf.layers.mask_state import MaskState, are_kernels_frozen, no_masks_in_file
+from hydra_tf.sparsity.granularity import GranularitySpec
 from hydra_tf.sparsity.kernel_weights import KernelWeight, kernel_weights
 from hydra_tf.sparsity.score_init import initial_scores
 
@@ -32,7 +33,7 @@ class WeightMask(MaskState, keras.layers.Layer):
     Args:
         path: path of the kernel in that layer.
         density: share of the kernel's weights that the mask keeps, in (0, 1].
-        granularity: unit that is kept or pruned as one: ``"element"``.
+        granularity: unit that is kept or pruned as one; see :func:`hydra_tf.set_density`.
         selection: arguments of :class:`hydra_tf.sparsity.selection.Selection`.
 
     Raises:
@@ -43,7 +44,7 @@ class WeightMask(MaskState, keras.layers.Layer):
         self,
         path: str,
         density: float = 1.0,
-        granularity: str = "element",
+        granularity: GranularitySpec = "element",
         selection: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -80,9 +81,9 @@ class WeightMask(MaskState, keras.layers.Layer):
         return self._label
 
     @property
-    def fan_in(self) -> int:
-        """Number of inputs of one output of the layer."""
-        return self._kernel.weight.fan_in
+    def axes(self) -> str:
+        """Meaning of the axes of the kernel."""
+        return self._kernel.weight.axes
 
     @property
     def kernel_dtype(self) -> str:

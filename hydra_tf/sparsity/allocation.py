@@ -13,7 +13,7 @@ import numpy as np
 
 from hydra_tf.core.registry import Registry
 from hydra_tf.core.types import require_number
-from hydra_tf.sparsity.budget import cost_of, exact_counts, smallest_counts
+from hydra_tf.sparsity.budget import cost_of, exact_counts, smallest_counts, whole_groups
 from hydra_tf.sparsity.topk import kept_count
 
 Scores: TypeAlias = Mapping[str, np.ndarray[Any, Any]]  # the scores of each layer by its name
@@ -27,8 +27,9 @@ class Allocation:
     add up to the budget exactly.
 
     Args:
-        min_kept: number of weights that every layer keeps at least; all of a smaller layer.
-        every_output: whether the last layer keeps at least one weight of each output.
+        min_kept: number of weights, or groups of weights, that every layer keeps at least; all of a
+            smaller layer.
+        every_output: whether the last layer keeps at least one weight or group of each output.
 
     Raises:
         ValueError: for `min_kept` below 1.
@@ -243,11 +244,13 @@ def kept_per_layer(
     density: float,
     outputs: int = 1,
     costs: Mapping[str, int] | None = None,
+    units: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Return the number of weights that each layer keeps.
 
     The numbers add up to ``max(1, round(density * n))`` of all n weights, unless the allocation
     rounds the number of each layer. With costs, they cost at most the share `density` of the whole.
+    Layers that keep groups of weights keep whole ones, and the budget is not exceeded.
 
     Args:
         allocation: a registered name or part; a mapping from layer names, or patterns of them, to
@@ -257,6 +260,7 @@ def kept_per_layer(
         density: share of all weights to keep, in (0, 1].
         outputs: number of outputs of the last layer.
         costs: multiply-adds of one weight of each layer, for a budget of multiply-adds.
+        units: number of weights of a group of each layer; 1 when left out.
 
     Raises:
         ValueError: for an unknown name, a density outside (0, 1], a budget that cannot be met, or a
@@ -267,6 +271,7 @@ def kept_per_layer(
         {'a': 2, 'b': 2}
     """
     sizes = {name: values.size for name, values in scores.items()}
+    units = units or dict.fromkeys(sizes, 1)
     part = allocation_of(allocation)
     if isinstance(part, Mapping):
         shares: Mapping[str, float] = with_fixed(scores, density, _by_name(part, scores))
@@ -276,13 +281,15 @@ def kept_per_layer(
         if not isinstance(part, Allocation):
             shares = with_fixed(scores, density, shares)
     if getattr(part, "per_layer", False):
-        return {name: kept_count(share, sizes[name]) for name, share in shares.items()}
+        counts = {name: kept_count(share, sizes[name]) for name, share in shares.items()}
+        return whole_groups(counts, sizes, units)
     ideal = {name: shares[name] * size for name, size in sizes.items()}
-    floors = smallest_counts(part, sizes, outputs)
+    floors = smallest_counts(part, sizes, outputs, units)
     total = kept_count(density, sum(sizes.values()))
     if costs is not None:
         total = math.floor(density * cost_of(sizes, costs) * (1 + 1e-12))
-    return exact_counts(ideal, sizes, floors, total, costs)
+    counts = exact_counts(ideal, sizes, floors, total, costs)
+    return whole_groups(counts, sizes, units, total, costs)
 
 
 def allocation_of(allocation: AllocationSpec) -> Any:

@@ -67,13 +67,16 @@ def exact_counts(
     return counts
 
 
-def smallest_counts(part: Any, sizes: Mapping[str, int], outputs: int) -> dict[str, int]:
+def smallest_counts(
+    part: Any, sizes: Mapping[str, int], outputs: int, units: Mapping[str, int] | None = None
+) -> dict[str, int]:
     """Return the smallest number of weights that an allocation keeps in each layer.
 
     Args:
         part: an allocation; one without ``min_kept`` and ``every_output`` keeps one weight.
         sizes: number of weights of each layer by its name, in the order of the layers.
         outputs: number of outputs of the last layer.
+        units: number of weights of a group of each layer; 1 when left out.
 
     Example:
         >>> from hydra_tf.sparsity.allocation import Uniform
@@ -84,7 +87,8 @@ def smallest_counts(part: Any, sizes: Mapping[str, int], outputs: int) -> dict[s
     if getattr(part, "every_output", False):
         last = list(sizes)[-1]
         floors[last] = max(floors[last], outputs)
-    return {name: min(floor, sizes[name]) for name, floor in floors.items()}
+    units = units or dict.fromkeys(sizes, 1)
+    return {name: min(floor * units[name], sizes[name]) for name, floor in floors.items()}
 
 
 def cost_of(counts: Mapping[str, float], costs: Mapping[str, int]) -> Any:
@@ -99,6 +103,46 @@ def cost_of(counts: Mapping[str, float], costs: Mapping[str, int]) -> Any:
         23
     """
     return sum(costs[name] * count for name, count in counts.items())
+
+
+def whole_groups(
+    counts: Mapping[str, int],
+    sizes: Mapping[str, int],
+    units: Mapping[str, int],
+    total: int | None = None,
+    costs: Mapping[str, int] | None = None,
+) -> dict[str, int]:
+    """Return numbers of weights rounded down to whole groups, at least one group per layer.
+
+    What is left of the budget is used for one more group of each layer that it suffices for, the
+    layers with the largest remainders first, ties by name.
+
+    Args:
+        counts: number of weights of each layer.
+        sizes: number of weights that each layer has, a multiple of its unit.
+        units: number of weights of a group of each layer.
+        total: the budget, which is not exceeded; None if layers are rounded down only.
+        costs: multiply-adds of one weight of each layer, if `total` is a number of those; one each
+            when left out.
+
+    Example:
+        >>> whole_groups({"a": 5, "b": 7}, {"a": 8, "b": 8}, {"a": 2, "b": 4}, 12)
+        {'a': 6, 'b': 4}
+    """
+    rounded = {name: max(1, counts[name] // unit) * unit for name, unit in units.items()}
+    if total is None:
+        return rounded
+    costs = costs or dict.fromkeys(sizes, 1)
+    prices = {name: unit * costs[name] for name, unit in units.items()}
+    left = total - cost_of(rounded, costs)
+    remainders = {name: (counts[name] - rounded[name]) / units[name] for name in units}
+    ranked = sorted(units, key=lambda name: (-remainders[name], name))
+    while fitting := [n for n in ranked if prices[n] <= left and rounded[n] < sizes[n]]:
+        for name in fitting:
+            if prices[name] <= left:
+                rounded[name] += units[name]
+                left -= prices[name]
+    return rounded
 
 
 def _density_of(kept: int, size: int) -> float:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra_tf.core.keras_models import attributes, inner_layers
 from hydra_tf.core.keras_private import trainable_unless_frozen
 from hydra_tf.core.lazy import keras
+from hydra_tf.sparsity.granularity import default_axes
 
 # Last words of the names of weights that are added to something, or scale it, whatever their rank.
 _NO_KERNEL = re.compile(
@@ -39,14 +40,19 @@ class KernelWeight:
         path: attributes that lead from the layer to the weight, and the weight's name, joined by
             ``/``; the same for every copy of the layer.
         variable: the weight.
-        fan_in: number of inputs of one output.
+        axes: meaning of its axes; see :mod:`hydra_tf.sparsity.granularity`.
         owner: the layer of which it is a weight, the layer itself or one inside it.
     """
 
     path: str
     variable: Any
-    fan_in: int
+    axes: str
     owner: Any
+
+    @property
+    def fan_in(self) -> int:
+        """Number of inputs of one output."""
+        return fan_in_of(self.variable.shape, self.axes)
 
     @property
     def is_embedding(self) -> bool:
@@ -92,7 +98,7 @@ def _walk(layer: Any, path: str, embeddings: bool, seen: set[int]) -> Iterator[K
         if id(weight) not in seen:  # one weight may be used by several layers
             seen.add(id(weight))
             name = names.get(id(weight), f"weight_{number}")
-            yield KernelWeight(path + name, weight, _fan_in(layer, weight), layer)
+            yield KernelWeight(path + name, weight, kernel_axes(layer, weight), layer)
     for name, inner in inside:
         yield from _walk(inner, f"{path}{name}/", embeddings, seen)
 
@@ -142,16 +148,40 @@ def is_one_of(layer: Any, names: tuple[str, ...]) -> bool:
     return isinstance(layer, tuple(kind for kind in classes if kind is not None))
 
 
-def _fan_in(layer: Any, weight: Any) -> int:
-    """Return the number of inputs of one output of a layer; see :func:`kernel_weights`."""
-    shape = tuple(weight.shape)
+def kernel_axes(layer: Any, weight: Any) -> str:
+    """Return the meaning of the axes of a kernel; see :mod:`hydra_tf.sparsity.granularity`.
+
+    Args:
+        layer: the layer of which it is a weight.
+        weight: the kernel.
+
+    Example:
+        >>> layer = keras.layers.Conv2DTranspose(3, 5)
+        >>> layer.build((None, 8, 8, 4))
+        >>> kernel_axes(layer, layer.kernel)
+        'ssoi'
+    """
+    rank = len(weight.shape)
     depthwise = is_one_of(layer, ("DepthwiseConv1D", "DepthwiseConv2D"))
     if depthwise or weight.name == "depthwise_kernel":
-        return max(1, math.prod(shape[:-2]))
+        return "s" * (rank - 2) + "co"
     if is_one_of(layer, ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")):
-        return max(1, math.prod(shape[:-2]) * shape[-1])  # outputs come before inputs
+        return "s" * (rank - 2) + "oi"
     if is_one_of(layer, ("EinsumDense",)) and weight.name == "kernel":
         inputs, outputs = layer.equation.replace("...", "").split("->")
-        axes = dict(zip(inputs.split(",")[1], shape, strict=True))
-        return max(1, math.prod(size for axis, size in axes.items() if axis not in outputs))
-    return max(1, math.prod(shape[:-1]))
+        return "".join("o" if axis in outputs else "i" for axis in inputs.split(",")[1])
+    return default_axes(rank)
+
+
+def fan_in_of(shape: Sequence[int], axes: str) -> int:
+    """Return the number of inputs of one output.
+
+    Args:
+        shape: shape of a kernel.
+        axes: meaning of its axes.
+
+    Example:
+        >>> fan_in_of((5, 5, 3, 4), "ssoi"), fan_in_of((3, 3, 8, 1), "ssco")
+        (100, 9)
+    """
+    return math.prod(size for size, axis in zip(shape, axes, strict=True) if axis in "si")

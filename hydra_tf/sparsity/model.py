@@ -13,7 +13,12 @@ from absl import logging
 from hydra_tf.core.keras_models import all_layers, is_graph, wrapped_network
 from hydra_tf.core.lazy import keras, tf
 from hydra_tf.sparsity.allocation import AllocationSpec, allocation_of, kept_per_layer
-from hydra_tf.sparsity.granularity import GRANULARITIES
+from hydra_tf.sparsity.granularity import (
+    GRANULARITIES,
+    Granularity,
+    GranularitySpec,
+    granularity_name,
+)
 from hydra_tf.sparsity.kernel_weights import kernel_weights
 from hydra_tf.sparsity.multiply_adds import weight_costs
 from hydra_tf.sparsity.selection import Selection
@@ -35,6 +40,7 @@ class MaskedLike(Protocol):
     density: float
     granularity: str
     selection: Selection
+    axes: str
     fan_in: int
 
     def refresh_mask(self, kept: int | tf.Tensor | None = None) -> tf.Tensor:
@@ -222,7 +228,10 @@ def _groups(layers: Sequence[MaskedLike]) -> Iterator[list[MaskedLike]]:
 
 
 def layer_densities(
-    model: keras.Model, density: float, allocation: AllocationSpec = "uniform"
+    model: keras.Model,
+    density: float,
+    allocation: AllocationSpec = "uniform",
+    granularity: GranularitySpec = "element",
 ) -> list[float]:
     """Return the density of each masked layer under an allocation, without changing the model.
 
@@ -235,24 +244,37 @@ def layer_densities(
         [0.1]
     """
     layers = masked_layers(model)
-    counts = _kept(model, density, allocation)
+    counts = _kept(model, density, allocation, granularity)
     return [
         kept / math.prod(layer.kernel.shape) for layer, kept in zip(layers, counts, strict=True)
     ]
 
 
-def _kept(model: keras.Model, density: float, allocation: AllocationSpec) -> list[int]:
-    """Return the number of weights that each layer keeps."""
+def _kept(
+    model: keras.Model,
+    density: float,
+    allocation: AllocationSpec,
+    granularity: GranularitySpec,
+) -> list[int]:
+    """Return the number of weights that each layer keeps, those of whole groups."""
     kept_count(density, 1)
+    GRANULARITIES.build(granularity).check_density(density, allocation_of(allocation))
     layers = masked_layers(model)
     if not layers:
         raise ValueError("The model has no masked layers; call hydra_tf.mask_model on it first.")
-    scores = scores_by_name(model)
+    parts = layer_granularities(layers, granularity)
+    fixed = [p.fixed_kept(k.kernel.shape, k.axes) for p, k in zip(parts, layers, strict=True)]
+    if None not in fixed:
+        return [kept for kept in fixed if kept is not None]
+    names, units, scores = list(scores_by_name(model)), {}, {}
+    for name, part, layer in zip(names, parts, layers, strict=True):
+        units[name] = part.unit(layer.kernel.shape, layer.axes)
+        scores[name] = np.asarray(part.mean_scores(layer.scores, layer.axes))
     costs = None
     if getattr(allocation_of(allocation), "budget", "weights") == "flops":
         costs = dict(zip(scores, weight_costs(model, layers), strict=True))
     outputs = layers[-1].kernel.shape[-1]
-    counts = kept_per_layer(allocation, scores, density, outputs, costs)
+    counts = kept_per_layer(allocation, scores, density, outputs, costs, units)
     return [counts[key] for key in scores]
 
 
@@ -275,16 +297,36 @@ def scores_by_name(model: keras.Model) -> dict[str, np.ndarray[Any, Any]]:
     return {key: np.asarray(layer.scores) for key, layer in zip(keys, layers, strict=True)}
 
 
+def layer_granularities(
+    layers: Sequence[MaskedLike], granularity: GranularitySpec
+) -> list[Granularity]:
+    """Return the granularity of each masked layer; that of the last one may differ.
+
+    Args:
+        layers: masked layers of a model, in their order.
+        granularity: as in :func:`set_density`.
+
+    Example:
+        >>> import keras, hydra_tf
+        >>> net = keras.Sequential([keras.Input([10]), keras.layers.Dense(10)])
+        >>> layer_granularities(masked_layers(hydra_tf.mask_model(net)), "filter")
+        [Layer()]
+    """
+    part = GRANULARITIES.build(granularity)
+    return [part.of_last_layer() if layer is layers[-1] else part for layer in layers]
+
+
 def set_density(
     model: keras.Model,
     density: float,
     allocation: AllocationSpec = "uniform",
-    granularity: str = "element",
+    granularity: GranularitySpec = "element",
 ) -> None:
     """Set the density of the network, and choose the masks.
 
-    All masks together keep ``max(1, round(density * n))`` of n weights. During a `fit`, this takes
-    effect from the next step on: the prune phase keeps as many weights as the masks do.
+    All masks together keep ``max(1, round(density * n))`` of n weights, or the most whole groups of
+    weights that do not exceed this number, and at least one group per layer. During a `fit`, this
+    takes effect from the next step on: the prune phase keeps as many weights as the masks do.
 
     Args:
         model: a model with masked layers (see :func:`hydra_tf.mask_model`).
@@ -295,11 +337,15 @@ def set_density(
             mapping from names of layers, of kernels such as ``"lstm/cell/kernel"``, or patterns of
             them, to densities, whose other layers share the rest; or a callable
             ``(scores, density) -> mapping``.
-        granularity: unit that is kept or pruned as one: ``"element"``.
+        granularity: unit that is kept or pruned as one: ``"element"``, ``"block:size=4"``,
+            ``"kernel"``, ``"filter"``, ``"channel"``, or ``"n_m:n=2,m=4"``, whose density is n/m
+            (see :mod:`hydra_tf.sparsity.granularities`). With groups of weights, allocations rank
+            their mean scores when the density is set, ``"global"`` too; from then on, each layer
+            keeps its number of groups.
 
     Raises:
-        ValueError: for a density outside (0, 1], an unknown name, a budget that cannot be met, or a
-            model without masks.
+        ValueError: for a density outside (0, 1] or one that the granularity does not allow, an
+            unknown name, a budget that cannot be met, or a model without masks.
 
     Example:
         >>> import keras, hydra_tf
@@ -309,9 +355,8 @@ def set_density(
         >>> report(masked)["total"]["kept"]
         10
     """
-    GRANULARITIES.build(granularity)
     layers = masked_layers(model)
-    counts = _kept(model, density, allocation)
+    counts = _kept(model, density, allocation, granularity)
     set_selection(model, allocation, granularity)
     for layer, kept in zip(layers, counts, strict=True):
         layer.set_kept(kept, density)
@@ -319,7 +364,9 @@ def set_density(
         _choose_together(layers, sum(counts))
 
 
-def set_selection(model: keras.Model, allocation: AllocationSpec, granularity: str) -> None:
+def set_selection(
+    model: keras.Model, allocation: AllocationSpec, granularity: GranularitySpec
+) -> None:
     """Set how masks will be chosen, without choosing them.
 
     Args:
@@ -337,10 +384,13 @@ def set_selection(model: keras.Model, allocation: AllocationSpec, granularity: s
     """
     part = allocation_of(allocation)
     layers = masked_layers(model)
-    for layer in layers:
+    parts = layer_granularities(layers, granularity)
+    groups = any(p.unit(k.kernel.shape, k.axes) > 1 for p, k in zip(parts, layers, strict=True))
+    # Groups of different sizes that compete would keep another number of weights at every step.
+    joint = getattr(part, "joint", False) and not groups
+    for own, layer in zip(parts, layers, strict=True):
         last = layer is layers[-1] and getattr(part, "every_output", False)
-        joint = getattr(part, "joint", False)
-        layer.granularity = granularity
+        layer.granularity = granularity_name(own)
         layer.selection = Selection(joint, getattr(part, "min_kept", 1) if joint else 1, last)
 
 
@@ -361,7 +411,8 @@ def report(model: keras.Model) -> dict[str, Any]:
 
     Returns:
         ``{"layers": [...], "total": {...}}``; every entry has ``weights``, ``kept`` and
-        ``density``, and those of kernels also ``name``, ``shape`` and ``masked``. A kernel
+        ``density``, and those of kernels also ``name``, ``shape`` and ``masked``. Kernels whose
+        masks keep groups of weights have ``group``, the size of a group along each axis. A kernel
         without a mask has density 1. Embeddings without a mask, biases and normalisation are not
         counted.
 
@@ -382,8 +433,18 @@ def report(model: keras.Model) -> dict[str, Any]:
                 "weights": weights,
                 "kept": kept,
                 "density": kept / weights,
+                **_group(kernel.mask),
             }
         )
     weights, kept = sum(r["weights"] for r in rows), sum(r["kept"] for r in rows)
     total = {"weights": weights, "kept": kept, "density": kept / weights if weights else 1.0}
     return {"layers": rows, "total": total}
+
+
+def _group(mask: MaskedLike | None) -> dict[str, list[int]]:
+    """Return the entry of a report for the groups of a mask, empty for single weights."""
+    if mask is None:
+        return {}
+    shape = tuple(int(size) for size in mask.kernel.shape)
+    window = GRANULARITIES.build(mask.granularity).window(shape, mask.axes)
+    return {} if math.prod(window) == 1 else {"group": list(window)}

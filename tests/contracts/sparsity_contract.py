@@ -10,6 +10,10 @@ from hydra_tf.sparsity.allocation import kept_per_layer
 from hydra_tf.sparsity.methods import plan_of
 
 KERNELS = ((4, 3), (3, 2, 4), (3, 3, 2, 5), (1, 1))
+AXES = (
+    ((4, 3), "io"), ((3, 3, 2, 5), "ssio"), ((1, 1), "io"), ((3, 4, 2), "sco"), ((2, 4, 6), "soi"),
+    ((9, 2), "io"),
+)  # fmt: skip
 DENSITIES = (0.001, 0.05, 0.3, 0.77, 1.0)
 
 
@@ -98,18 +102,59 @@ def _kept_or_smallest(allocation, scores, density):
 
 
 def check_granularity(granularity):
-    """Check type, shape and count of masks."""
-    for shape in KERNELS:
-        graph = tf.function(granularity)
+    """Check type, shape and count of masks, that groups are whole, and that the best are kept."""
+    for shape, axes in AXES:
         for density in DENSITIES:
-            scores, expected = tf.constant(normal(shape)), kept_count(density, int(np.prod(shape)))
-            mask = granularity(scores, expected)
-            assert mask.dtype == tf.bool, f"{granularity} has masks of {mask.dtype.name}"
-            assert mask.shape == shape, f"{granularity} has masks of shape {mask.shape}"
-            kept = int(np.sum(mask))
-            assert kept == expected, f"{granularity} keeps {kept} weights, not {expected}"
-            in_graph = graph(scores, tf.constant(expected))
-            assert np.array_equal(in_graph, mask), f"{granularity} has other masks in a graph"
+            _check_mask(granularity, normal(shape), axes, density)
+        _check_mask(granularity, np.ones(shape, "float32"), axes, 0.3)
+    scores = tf.constant(normal((3, 3, 4, 5)))
+    graph = tf.function(granularity)
+    fixed = granularity.fixed_kept(scores.shape, "ssio")
+    for kept in (1, 7, 100, 180) if fixed is None else (fixed, 180):
+        in_graph = graph(scores, tf.constant(kept))
+        assert np.array_equal(in_graph, granularity(scores, kept)), (
+            f"{granularity} has other masks in a graph"
+        )
+
+
+def _check_mask(granularity, values, axes, density):
+    shape, size = values.shape, values.size
+    window = granularity.window(shape, axes)
+    unit = int(np.prod(window))
+    assert all(n % w == 0 for n, w in zip(shape, window, strict=True)), (
+        f"{granularity} has groups of {window} in a kernel of {shape}"
+    )
+    fixed, kept = granularity.fixed_kept(shape, axes), kept_count(density, size)
+    if fixed is not None and kept not in (fixed, size):
+        kept = fixed
+    expected = kept if fixed is not None else max(1, kept // unit) * unit
+    mask = granularity(tf.constant(values), kept, axes)
+    assert mask.dtype == tf.bool, f"{granularity} has masks of {mask.dtype.name}"
+    assert mask.shape == shape, f"{granularity} has masks of shape {mask.shape}"
+    found = int(np.sum(mask))
+    assert found == expected, f"{granularity} keeps {found} weights, not {expected}"
+    again = granularity(tf.constant(values), found, axes)
+    assert np.array_equal(again, mask), f"{granularity} has another mask for the same number"
+    sums, members = _groups(np.abs(values), window), _groups(np.asarray(mask), window)
+    assert set(members.ravel()) <= {0, unit}, f"{granularity} keeps parts of groups"
+    if fixed is None and 0 < found < size:
+        lowest, highest = sums[members > 0].min(), sums[members == 0].max()
+        assert lowest >= highest * (1 - 1e-6), f"{granularity} prunes better groups"
+
+
+def _groups(values, window):
+    """Return the sum of each group, by loops."""
+    shape = [n // w for n, w in zip(values.shape, window, strict=True)]
+    sums = np.zeros(shape)
+    for index in np.ndindex(*shape):
+        box = tuple(slice(i * w, (i + 1) * w) for i, w in zip(index, window, strict=True))
+        sums[index] = values[box].sum()
+    return sums
+
+
+def density_of(granularity):
+    """Return a density that small networks can have with a granularity."""
+    return granularity.n / granularity.m if hasattr(granularity, "n") else 0.4
 
 
 def check_method(method):

@@ -15,9 +15,12 @@ from hydra_tf.sparsity import (
 )
 from hydra_tf.sparsity.allocation import Uniform
 from hydra_tf.sparsity.density_schedules import DensitySchedule
-from hydra_tf.sparsity.granularity import Element
+from hydra_tf.sparsity.granularities.block import Block
+from hydra_tf.sparsity.granularities.element import Element
+from hydra_tf.sparsity.granularities.filter import Filter
 from hydra_tf.sparsity.methods import PruningMethod, plan_of
 from hydra_tf.sparsity.score_init import Magnitude, Snip
+from hydra_tf.sparsity.topk import count_kept
 from tests.contracts import sparsity_contract as contract
 
 
@@ -177,8 +180,8 @@ class TiesByPosition(Uniform):
 class OneTooMany(Element):
     """It keeps one weight more."""
 
-    def __call__(self, scores, kept):
-        mask = super().__call__(scores, kept)
+    def __call__(self, scores, kept, axes=""):
+        mask = super().__call__(scores, kept, axes)
         first = tf.equal(
             tf.range(tf.size(mask)),
             tf.argmin(tf.cast(tf.reshape(mask, [-1]), tf.int32), output_type=tf.int32),
@@ -190,8 +193,42 @@ class OneTooMany(Element):
 class FloatMask(Element):
     """Its masks are numbers."""
 
-    def __call__(self, scores, kept):
-        return tf.cast(super().__call__(scores, kept), tf.float32)
+    def __call__(self, scores, kept, axes=""):
+        return tf.cast(super().__call__(scores, kept, axes), tf.float32)
+
+
+@dataclass(frozen=True)
+class PartialBlocks(Block):
+    """Its blocks do not divide the kernel."""
+
+    def window(self, shape, axes):
+        return (self.size,) + (1,) * (len(shape) - 1)
+
+
+@dataclass(frozen=True)
+class SmallestFirst(Filter):
+    """It keeps the groups of the smallest scores."""
+
+    def group_scores(self, scores, axes):
+        return 1 / super().group_scores(scores, axes)
+
+
+@dataclass(frozen=True)
+class LooseWeights(Filter):
+    """It keeps as many weights, but not those of whole groups."""
+
+    def __call__(self, scores, kept, axes=""):
+        whole = super().__call__(scores, kept, axes)
+        return Element()(scores, count_kept(whole))
+
+
+@dataclass(frozen=True)
+class RoundsUp(Filter):
+    """It exceeds the budget."""
+
+    def __call__(self, scores, kept, axes=""):
+        unit = self.unit(scores.shape, axes)
+        return super().__call__(scores, -(-kept // unit) * unit, axes)
 
 
 @dataclass(frozen=True)
@@ -216,6 +253,10 @@ class UncheckedMethod(PruningMethod):
         (contract.check_allocation, FirstLayersFirst(), "depends on the order of the layers"),
         (contract.check_allocation, TiesByPosition(), "depends on the order of the layers"),
         (contract.check_granularity, OneTooMany(), "keeps 2 weights, not 1"),
+        (contract.check_granularity, PartialBlocks(), r"has groups of \(4, 1"),
+        (contract.check_granularity, SmallestFirst(), "prunes better groups"),
+        (contract.check_granularity, LooseWeights(), "keeps parts of groups"),
+        (contract.check_granularity, RoundsUp(), r"keeps \d+ weights, not"),
         (contract.check_granularity, FloatMask(), "masks of float32"),
     ],
     ids=lambda value: type(value).__name__ if hasattr(value, "__dataclass_fields__") else "",

@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from hydra_tf.interop import tfmot
+from hydra_tf.interop.tfmot.weight_groups import WeightGroups
 from hydra_tf.sparsity import masked_layers
 from tests.interop.tfmot_networks import EveryOther
 
@@ -172,3 +174,69 @@ def test_the_weights_that_tfmot_prunes(original, kind, options, shape):
     theirs, _ = built(tf_keras, original.sparsity.keras.prune_low_magnitude)
     masks = [tuple(mask.kernel.shape) for mask in getattr(ours, "masks", [])]
     assert masks == [tuple(mask.shape) for _, mask, _ in theirs.pruning_vars]
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups"),
+    [
+        ((12, 8), {"block_size": (4, 1)}),
+        ((12, 8), {"block_size": (2, 4), "block_pooling_type": "MAX"}),
+        ((11, 7), {"block_size": (4, 1)}),  # of which no multiple fits
+        ((11, 7), {"block_size": (3, 2)}),
+        ((11, 7), {"block_size": (1, 4), "block_pooling_type": "MAX"}),
+        ((12, 8), {"sparsity_m_by_n": (2, 4)}),
+        ((11, 7), {"sparsity_m_by_n": (1, 4)}),
+        ((3, 3, 6, 5), {"sparsity_m_by_n": (2, 4)}),
+        ((2, 2, 1, 5), {"sparsity_m_by_n": (2, 4)}),
+    ],
+)
+def test_groups_of_weights_equal_those_of_tfmot(original, shape, groups):
+    from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl
+
+    arguments = {"block_size": (1, 1), "block_pooling_type": "AVG", "sparsity_m_by_n": None}
+    arguments |= groups
+    for seed, sparsity in enumerate((0.3, 0.5, 0.9)):
+        kernel = np.random.default_rng(seed).normal(size=shape).astype("float32")
+        theirs = pruning_impl.Pruning(
+            training_step_fn=lambda: 1,
+            pruning_vars=[],
+            pruning_schedule=lambda step, sparsity=sparsity: (True, tf.constant(sparsity)),
+            **{**arguments, "block_size": list(arguments["block_size"])},
+        )
+        _, mask = theirs._maybe_update_block_mask(tf.constant(kernel))
+        ours = WeightGroups(**arguments).chosen(tf.constant(kernel), tf.constant(sparsity))
+        np.testing.assert_array_equal(ours, np.asarray(mask) > 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "groups", [{"block_size": (4, 1)}, {"sparsity_m_by_n": (2, 4)}], ids=["block", "m_by_n"]
+)
+def test_groups_are_trained_as_by_tfmot(original, groups, tmp_path):
+    made = tfmot.sparsity.keras.PolynomialDecay(0.2, 0.9, 2, 10, frequency=2)
+    records, starts = [], None
+    for library, package in ((keras, tfmot), (tfmot.import_tf_keras(), original)):
+        layers = library.layers
+        hidden = [layers.Flatten(), layers.Dense(20, "relu"), layers.Dense(5)]
+        net = library.Sequential(hidden)
+        net(IMAGES)
+        starts = starts or net.get_weights()
+        net.set_weights(starts)
+        sparsity = package.sparsity.keras
+        pruned = sparsity.prune_low_magnitude(net, pruning_schedule=made, **groups)
+        pruned.compile(library.optimizers.SGD(0.05), "mse")
+        record = Masks(library, lambda model: [])
+        pruned.fit(
+            IMAGES, TARGETS, batch_size=8, epochs=3, shuffle=False, verbose=0,
+            callbacks=[sparsity.UpdatePruningStep(), record.callback],
+        )  # fmt: skip
+        records.append(record.weights)
+        if library is keras:
+            pruned.save(tmp_path / "pruned.keras")
+            loaded = keras.saving.load_model(tmp_path / "pruned.keras")
+            assert loaded.layers[1].weight_groups == pruned.layers[1].weight_groups
+    assert len(records[0]) == len(records[1]) == STEPS
+    for one, other in zip(*records, strict=True):
+        for weight, twin in zip(one, other, strict=True):
+            np.testing.assert_allclose(weight, twin, rtol=0, atol=1e-5)
+    assert np.mean(records[0][-1][0] == 0) >= 0.5

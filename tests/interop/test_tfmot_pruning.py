@@ -244,8 +244,10 @@ def test_summaries_have_sparsity_and_threshold(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "sentence"),
     [
-        ({"block_size": (2, 2)}, ValueError, r"block_size=\(2, 2\)\) is not supported"),
-        ({"sparsity_m_by_n": (2, 4)}, ValueError, r"sparsity_m_by_n=\(2, 4\)\) is not supported"),
+        ({"block_size": (2, 0)}, ValueError, "block_size must be two whole numbers of at least 1"),
+        ({"block_size": 1}, ValueError, "block_size must be two whole numbers of at least 1"),
+        ({"sparsity_m_by_n": (4, 4)}, ValueError, r"with m below n, not \(4, 4\)"),
+        ({"sparsity_m_by_n": 2}, ValueError, "sparsity_m_by_n must be two whole numbers"),
         ({"block_pooling_type": "SUM"}, ValueError, 'must be "AVG" or "MAX"'),
         ({"pruning_schedule": 0.5}, TypeError, "must be a PruningSchedule of TFMOT"),
         ({"pruning_policy": object()}, TypeError, "must have the methods allow_pruning"),
@@ -316,8 +318,12 @@ def test_misuse_is_named(tmp_path):
     for several in (small(), [keras.layers.Dense(2)]):
         with pytest.raises(TypeError, match="does not know the arguments schedule for a model or"):
             tfmot.prune_low_magnitude(several, schedule=EveryOther(0.5))
-    with pytest.raises(ValueError, match=r"block_size=1\) is not supported"):
-        tfmot.prune_low_magnitude(small(), block_size=1)
+    conv = keras.Sequential([keras.Input([8, 3]), keras.layers.Conv1D(2, 3, name="conv")])
+    for groups in ({"block_size": (2, 1)}, {"sparsity_m_by_n": (2, 4)}):
+        with pytest.raises(
+            ValueError, match=r'conv" has the shape .*; prune the other layers only'
+        ):
+            tfmot.prune_low_magnitude(conv, EveryOther(0.5), **groups)
     with pytest.raises(ValueError, match=r'"dense" has a mask already; call hydra_tf\.strip'):
         tfmot.prune_low_magnitude(hydra_tf.mask_model(small()))
     unbuilt = keras.Sequential([tfmot.prune_low_magnitude(keras.layers.Dense(2))])

@@ -12,6 +12,7 @@ import hydra_tf
 from hydra_tf.attacks.norms import normal
 from hydra_tf.core.randomness import slice_of_batch
 from hydra_tf.sparsity import GRANULARITIES
+from hydra_tf.sparsity.granularities.element import Element
 from hydra_tf.sparsity.model import masked_layers
 from hydra_tf.training.step import robust_step
 from hydra_tf.training.step.microbatches import position_in_global_batch
@@ -674,8 +675,8 @@ def test_set_density_during_a_mirrored_fit_holds(digits, two_replicas):
 
 def test_a_granularity_set_during_a_fit_holds(digits, monkeypatch):
     @dataclass(frozen=True)
-    class First:
-        def __call__(self, scores, kept):
+    class First(Element):
+        def __call__(self, scores, kept, axes=""):
             chosen = tf.range(tf.size(scores)) < kept
             return tf.reshape(chosen, scores.shape)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,6 +12,7 @@ from hydra_tf.core.layer_copies import copy_layer
 from hydra_tf.interop.tfmot.importing import import_tfmot
 from hydra_tf.interop.tfmot.pruning_wrapper import PruneLowMagnitude
 from hydra_tf.interop.tfmot.schedules import PruningSchedule, require_schedule
+from hydra_tf.interop.tfmot.weight_groups import WeightGroups
 from hydra_tf.layers.masked import MaskedKernel
 from hydra_tf.layers.masked_layer import refuse_unsupported
 from hydra_tf.models.cloning import clone_layers, copy_built, require_cloneable
@@ -42,11 +42,13 @@ def prune_low_magnitude(
         to_prune: a Keras layer, a list of layers, or a functional or Sequential model.
         pruning_schedule: a `PruningSchedule` of TFMOT, or a callable like it;
             ``ConstantSparsity(0.5, 0)`` by default.
-        block_size: only ``(1, 1)``.
-        block_pooling_type: ``"AVG"`` or ``"MAX"``, without an effect for single weights.
+        block_size: height and width of the blocks of a matrix that are pruned as one.
+        block_pooling_type: ``"AVG"`` or ``"MAX"``: blocks are ranked by the mean or the largest
+            magnitude of their weights.
         pruning_policy: an object with the methods ``allow_pruning(layer)`` and
             ``ensure_model_supports_pruning(model)``, as TFMOT's `PruningPolicy`.
-        sparsity_m_by_n: only None.
+        sparsity_m_by_n: (m, n), to prune m of every n consecutive inputs of an output once, in the
+            first step, whatever the schedule says.
         **kwargs: further arguments of the wrapper of a single layer, such as ``name``.
 
     Returns:
@@ -54,8 +56,8 @@ def prune_low_magnitude(
 
     Raises:
         TypeError: for something that cannot be pruned, or that is not a schedule.
-        ValueError: for blocks, m-by-n sparsity, a policy for Keras 2, a layer that cannot be
-            masked, or an unknown pooling type.
+        ValueError: for groups of weights that are out of range or that a kernel does not have, a
+            policy for Keras 2, a layer that cannot be masked, or an unknown pooling type.
 
     Example:
         >>> from hydra_tf.interop import tfmot
@@ -64,7 +66,7 @@ def prune_low_magnitude(
         >>> pruned.layers[0].name
         'prune_low_magnitude_dense'
     """
-    _refuse_groups(block_size, block_pooling_type, sparsity_m_by_n)
+    groups = WeightGroups(block_size, block_pooling_type, sparsity_m_by_n)
     _require_policy(pruning_policy)
     if pruning_schedule is None:
         pruning_schedule = import_tfmot().sparsity.keras.ConstantSparsity(0.5, 0)
@@ -77,11 +79,11 @@ def prune_low_magnitude(
     if isinstance(to_prune, list):
         if not all(isinstance(layer, keras.layers.Layer) for layer in to_prune):
             raise TypeError(f"prune_low_magnitude takes a list of Keras layers, not {to_prune!r}.")
-        return [_wrapped(layer, pruning_schedule) for layer in to_prune]
+        return [_wrapped(layer, pruning_schedule, groups) for layer in to_prune]
     if isinstance(to_prune, keras.Model):
-        return _pruned_model(to_prune, pruning_schedule, pruning_policy)
+        return _pruned_model(to_prune, pruning_schedule, groups, pruning_policy)
     if isinstance(to_prune, keras.layers.Layer):
-        return _wrapped(to_prune, pruning_schedule, **kwargs)
+        return _wrapped(to_prune, pruning_schedule, groups, **kwargs)
     raise TypeError(
         "prune_low_magnitude takes a Keras 3 layer, a list of layers, or a functional or "
         f"Sequential model, not {type(to_prune).__module__}.{type(to_prune).__name__}."
@@ -116,7 +118,9 @@ def prune_scope() -> AbstractContextManager[Any]:
     return keras.saving.custom_object_scope({"PruneLowMagnitude": PruneLowMagnitude})
 
 
-def _pruned_model(model: keras.Model, schedule: PruningSchedule, policy: Any) -> keras.Model:
+def _pruned_model(
+    model: keras.Model, schedule: PruningSchedule, groups: WeightGroups, policy: Any
+) -> keras.Model:
     """Return a copy of a model with its layers wrapped."""
     if policy is not None:
         policy.ensure_model_supports_pruning(model)
@@ -126,7 +130,9 @@ def _pruned_model(model: keras.Model, schedule: PruningSchedule, policy: Any) ->
 
     if isinstance(model, keras.Sequential) and not model.built:
         layers = [copy_layer(layer) for layer in model.layers]
-        wrapped = [_wrapped(layer, schedule) if allowed(layer) else layer for layer in layers]
+        wrapped = [
+            _wrapped(layer, schedule, groups) if allowed(layer) else layer for layer in layers
+        ]
         return keras.Sequential(wrapped, name=model.name)
     require_cloneable(model)
 
@@ -134,7 +140,7 @@ def _pruned_model(model: keras.Model, schedule: PruningSchedule, policy: Any) ->
         done = isinstance(layer, PruneLowMagnitude) or not isinstance(layer, keras.layers.Layer)
         if done or not allowed(layer):
             return copy_built(layer)
-        copy = _wrapped(copy_layer(layer), schedule, built=layer)
+        copy = _wrapped(copy_layer(layer), schedule, groups, built=layer)
         if isinstance(copy, PruneLowMagnitude):
             copy.build_from_config({"layer": layer.get_build_config()})
         return copy
@@ -145,6 +151,7 @@ def _pruned_model(model: keras.Model, schedule: PruningSchedule, policy: Any) ->
 def _wrapped(
     layer: Any,
     pruning_schedule: PruningSchedule,
+    groups: WeightGroups,
     built: keras.layers.Layer | None = None,
     **kwargs: Any,
 ) -> Any:
@@ -153,6 +160,7 @@ def _wrapped(
     Args:
         layer: a layer.
         pruning_schedule: a pruning schedule.
+        groups: the weights that are pruned as one.
         built: a built layer with the same weights; `layer` itself by default.
         **kwargs: further arguments of the wrapper.
     """
@@ -167,23 +175,7 @@ def _wrapped(
             "before prune_low_magnitude."
         )
     refuse_unsupported(layer)
-    return PruneLowMagnitude(layer, pruning_schedule, **kwargs)
-
-
-def _refuse_groups(block_size: Sequence[int], block_pooling_type: str, m_by_n: Any) -> None:
-    """Refuse to prune weights in groups."""
-    if block_pooling_type not in ("AVG", "MAX"):
-        raise ValueError(f'block_pooling_type must be "AVG" or "MAX", not {block_pooling_type!r}.')
-    if not isinstance(block_size, Sequence) or tuple(block_size) != (1, 1):
-        raise ValueError(
-            f"prune_low_magnitude(block_size={block_size}) is not supported: masks keep "
-            "single weights only; leave block_size out."
-        )
-    if m_by_n is not None:
-        raise ValueError(
-            f"prune_low_magnitude(sparsity_m_by_n={m_by_n}) is not supported: masks keep single "
-            "weights only; leave sparsity_m_by_n out."
-        )
+    return PruneLowMagnitude(layer, pruning_schedule, **groups.config(), **kwargs)
 
 
 def _require_policy(policy: Any) -> None:

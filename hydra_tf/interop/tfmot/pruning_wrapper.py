@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from hydra_tf.interop.tfmot.schedules import (
     schedule_config,
     schedule_from_config,
 )
+from hydra_tf.interop.tfmot.weight_groups import WeightGroups
 from hydra_tf.layers.masked_layer import MaskedLayer, WeightMask
 from hydra_tf.sparsity.kernel_weights import is_one_of, kernel_weights
 
@@ -31,7 +31,8 @@ class PruneLowMagnitude(MaskedLayer):
     """Prunes the smallest weights of a layer while it is trained, as the schedule says.
 
     Each step in training mode counts up ``pruning_step``. Where the schedule says so, the mask is
-    chosen again: it keeps the largest ``max(1, round(n * (1 - sparsity)))`` of n weights. Then
+    chosen again: it keeps the largest ``max(1, round(n * (1 - sparsity)))`` of n weights or blocks
+    of weights; with m of n weights, it is chosen in the first step only. Then
     pruned weights are set to 0 and the layer is called. Pruned weights get gradients, so that they
     can grow back before the mask is chosen again. In inference mode nothing changes. All this is as
     in TFMOT; of equal magnitudes, those of the lowest indices are kept, while TFMOT keeps all.
@@ -42,9 +43,13 @@ class PruneLowMagnitude(MaskedLayer):
         paths: paths of the kernels to prune; by default those that TFMOT prunes: all kernels and
             embeddings, but no depthwise kernels.
         masks: the masks, for a layer that is loaded.
+        block_size: height and width of the blocks of a matrix that are pruned as one.
+        block_pooling_type: ``"AVG"`` or ``"MAX"``, by which blocks are ranked.
+        sparsity_m_by_n: (m, n), to prune m of every n consecutive inputs of an output.
 
     Raises:
         TypeError: for something that is not a Keras layer or a pruning schedule.
+        ValueError: for groups that are out of range, or that a kernel does not have.
 
     Example:
         >>> schedule = lambda step: (True, 0.5)
@@ -64,9 +69,13 @@ class PruneLowMagnitude(MaskedLayer):
         pruning_schedule: PruningSchedule,
         paths: Sequence[str] | None = None,
         masks: Sequence[WeightMask] = (),
+        block_size: Sequence[int] = (1, 1),
+        block_pooling_type: str = "AVG",
+        sparsity_m_by_n: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         require_schedule(pruning_schedule)
+        self.weight_groups = WeightGroups(block_size, block_pooling_type, sparsity_m_by_n)
         self.pruning_schedule = pruning_schedule
         self._first_step = -1  # of a layer that is not counting yet
         if isinstance(layer, keras.layers.Layer):  # which the base class checks
@@ -88,6 +97,8 @@ class PruneLowMagnitude(MaskedLayer):
             aggregation="only_first_replica",
         )
         super()._add_masks()
+        for mask in self.masks:
+            self.weight_groups.check_kernel(mask.label, mask.kernel.shape)
 
     def default_paths(self) -> list[str]:
         """Return the paths of the kernels that TFMOT prunes, perhaps none."""
@@ -125,6 +136,8 @@ class PruneLowMagnitude(MaskedLayer):
         with tf.control_dependencies([counted] if counted is not None else []):
             self.pruning_step.assign(step)
         should_prune, sparsity = self._schedule_in_graph(step)
+        if self.weight_groups.sparsity_m_by_n is not None:
+            should_prune = tf.equal(step, 1)
         should_prune = tf.convert_to_tensor(should_prune)
         for mask in self.masks:
             self._choose(mask, should_prune, tf.cast(sparsity, tf.float32))
@@ -132,13 +145,13 @@ class PruneLowMagnitude(MaskedLayer):
 
     def _choose(self, mask: WeightMask, should_prune: tf.Tensor, sparsity: tf.Tensor) -> None:
         """Choose a mask from the magnitudes of the weights if `should_prune` is true."""
-        size = math.prod(mask.kernel.shape)
-        kept = tf.cast(tf.maximum(tf.round(float(size) * (1.0 - sparsity)), 1.0), tf.int32)
         kernel = tf.cast(tf.convert_to_tensor(mask.kernel), tf.float32)
         # Variables are assigned outside of conditions: replicas cannot do that inside.
         mask.scores.assign(tf.where(should_prune, kernel, tf.convert_to_tensor(mask.scores)))
         chosen = tf.cond(
-            should_prune, lambda: mask.chosen(kept), lambda: tf.convert_to_tensor(mask.mask)
+            should_prune,
+            lambda: self.weight_groups.chosen(kernel, sparsity, mask.axes),
+            lambda: tf.convert_to_tensor(mask.mask),
         )
         mask.mask.assign(chosen)
 
@@ -162,8 +175,9 @@ class PruneLowMagnitude(MaskedLayer):
         self.pruning_step.assign(store["pruning_step"])
 
     def get_config(self) -> dict[str, Any]:
-        """Return the layer inside, its masks and the schedule."""
-        return {**super().get_config(), "pruning_schedule": schedule_config(self.pruning_schedule)}
+        """Return the layer inside, its masks, the schedule and the groups of weights."""
+        schedule = {"pruning_schedule": schedule_config(self.pruning_schedule)}
+        return {**super().get_config(), **schedule, **self.weight_groups.config()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> PruneLowMagnitude:

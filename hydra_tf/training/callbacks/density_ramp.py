@@ -179,12 +179,13 @@ class DensityRamp:
         """Return whether the density that was set last in a phase is not that of its end."""
         return self.is_in(phase) and self.current not in (None, self.density)
 
-    def check_budgets(self, model: keras.Model, allocation: Any) -> None:
+    def check_budgets(self, model: keras.Model, allocation: Any, granularity: str) -> None:
         """Raise the errors now that would otherwise occur when densities are set.
 
         Args:
             model: a model with masked layers.
             allocation: as in :func:`hydra_tf.set_density`.
+            granularity: as in :func:`hydra_tf.set_density`.
 
         Raises:
             ValueError: for a budget that cannot be met.
@@ -192,7 +193,7 @@ class DensityRamp:
         # Whether a budget can be met does not depend on the scores, except for a callable.
         if isinstance(allocation_of(allocation), Mapping | Allocation):
             for density in {self.density, self.highest}:
-                layer_densities(model, density, allocation)
+                layer_densities(model, density, allocation, granularity)
 
     def arrays(self) -> dict[str, Any]:
         """Return the current density as an array for a checkpoint."""

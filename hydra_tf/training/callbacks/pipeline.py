@@ -10,7 +10,7 @@ import keras
 from absl import logging
 
 from hydra_tf.sparsity.allocation import allocation_of
-from hydra_tf.sparsity.granularity import GRANULARITIES
+from hydra_tf.sparsity.granularity import GranularitySpec, granularity_name
 from hydra_tf.sparsity.learned import Learned, require_prune_phase
 from hydra_tf.sparsity.methods import METHODS, plan_of
 from hydra_tf.sparsity.model import (
@@ -102,7 +102,7 @@ class HydraCallback(keras.callbacks.Callback):
         method: Any = "hydra",
         *,
         allocation: Any = "uniform",
-        granularity: str = "element",
+        granularity: GranularitySpec = "element",
         density_schedule: Any = None,
         density_schedule_phase: str = "prune",
         score_perturbation: float = 0.0,
@@ -118,7 +118,6 @@ class HydraCallback(keras.callbacks.Callback):
         kept_count(density, 1)
         self._method = METHODS.build(method)
         allocation_of(allocation)
-        GRANULARITIES.build(granularity)
         self.density_schedule = density_schedule
         self.ramp = DensityRamp(density_schedule, density, density_schedule_phase)
         self.plan = plan_of(
@@ -146,7 +145,7 @@ class HydraCallback(keras.callbacks.Callback):
                 "and best_dir would be ignored; leave them out."
             )
         self.density, self.method = density, method
-        self.allocation, self.granularity = allocation, granularity
+        self.allocation, self.granularity = allocation, granularity_name(granularity)
         self.learning_rate, self.schedule = learning_rate, schedule
         self.monitor, self.restore_best_weights = monitor, restore_best_weights
         self.best = BestEpoch(best_dir, monitor)
@@ -353,7 +352,7 @@ class HydraCallback(keras.callbacks.Callback):
 
     def _check_pruning(self) -> None:
         """Raise the errors now that would otherwise occur when pruning begins."""
-        self.ramp.check_budgets(self.model, self.allocation)
+        self.ramp.check_budgets(self.model, self.allocation, self.granularity)
         if self._method.needs_gradient and self.model.first_batch is None:
             raise ValueError(
                 f'The score initialisation "{self._method.score_init}" needs a batch to start '

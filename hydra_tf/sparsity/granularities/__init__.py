@@ -1,0 +1,1 @@
+"""The registered granularities, one file each."""
