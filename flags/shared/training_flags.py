@@ -269,7 +269,7 @@ def check_epochs(
         UsageError: for a density schedule or a perturbation of scores without a method that has
             its phase.
         ValueError: for an unknown method, or one without the epochs that it needs; for learned
-            densities without a prune phase, or with a density schedule.
+            densities without a prune phase, with a density schedule or with perturbed scores.
     """
     from hydra_tf.sparsity.learned import require_prune_phase
     from hydra_tf.sparsity.methods import plan_of
@@ -295,7 +295,9 @@ def check_epochs(
             )
     for allocation in allocations or [FLAGS.allocation]:
         for method, plan in zip(methods, plans, strict=True):
-            require_prune_phase(allocation, FLAGS.density_schedule, plan, method)
+            require_prune_phase(
+                allocation, FLAGS.density_schedule, plan, method, FLAGS.score_perturbation
+            )
 
 
 def loop_options() -> LoopOptions:

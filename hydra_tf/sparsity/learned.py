@@ -126,18 +126,24 @@ class _Given(Allocation):
 
 
 def require_prune_phase(
-    allocation: Any, density_schedule: Any, plan: Mapping[str, int], method: Any
+    allocation: Any,
+    density_schedule: Any,
+    plan: Mapping[str, int],
+    method: Any,
+    score_perturbation: float = 0.0,
 ) -> None:
-    """Check that densities that are learned have a prune phase, and no schedule beside.
+    """Check that densities that are learned have a prune phase, and nothing that contradicts them.
 
     Args:
         allocation: as in :func:`hydra_tf.set_density`.
         density_schedule: the schedule, or None.
         plan: epochs of each phase; see :func:`hydra_tf.sparsity.methods.plan_of`.
         method: spec of the pruning method.
+        score_perturbation: that of the prune phase.
 
     Raises:
-        ValueError: for learned densities without a prune phase or with a schedule.
+        ValueError: for learned densities without a prune phase, with a schedule, or with perturbed
+            scores.
 
     Example:
         >>> require_prune_phase("erk", None, {"finetune": 1}, "lwm")
@@ -154,4 +160,9 @@ def require_prune_phase(
         raise ValueError(
             'The allocation "learned" lowers densities itself, from its parameter start, so that '
             f"density_schedule={density_schedule!r} would contradict it; leave out one of the two."
+        )
+    if score_perturbation:
+        raise ValueError(
+            'The allocation "learned" follows the gradient at the unperturbed scores, which '
+            f"score_perturbation={score_perturbation} does not leave; leave out one of the two."
         )

@@ -219,6 +219,7 @@ def test_two_replicas_equal_one_device(batches_from, two_replicas):
     ("options", "error", "sentence"),
     [
         ({"method": "lwm"}, ValueError, "needs a prune phase, but the phases are pretrain, fine"),
+        ({"allocation": "learned"}, ValueError, "follows the gradient at the unperturbed scores"),
         ({"score_perturbation": -0.1}, ValueError, "at least 0 and finite, not -0.1"),
         ({"score_perturbation": float("nan")}, ValueError, "at least 0 and finite, not nan"),
         ({"score_perturbation": "much"}, TypeError, "score_perturbation"),

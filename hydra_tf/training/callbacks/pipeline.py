@@ -30,8 +30,9 @@ from hydra_tf.training.callbacks.learning_rate import (
     schedule_of,
     warmup_share,
 )
+from hydra_tf.training.callbacks.plan_checks import require_lengths
 from hydra_tf.training.callbacks.score_watch import ScoreWatch
-from hydra_tf.training.callbacks.starting_scores import set_starting_scores
+from hydra_tf.training.callbacks.starting_scores import require_first_batch, set_starting_scores
 from hydra_tf.training.step.optimizer import optimizer_settings
 from hydra_tf.training.step.phases import NO_PHASE, PHASES, Phase, phase_variants
 
@@ -124,7 +125,7 @@ class HydraCallback(keras.callbacks.Callback):
             method, pretrain_epochs, prune_epochs, finetune_epochs, self.ramp.is_gradual
         )
         self.ramp.require_phase(self.plan)
-        require_prune_phase(allocation, density_schedule, self.plan, method)
+        require_prune_phase(allocation, density_schedule, self.plan, method, score_perturbation)
         trains_both = self.ramp.is_gradual and self._method.trains_scores
         self._phases = phase_variants(self.plan, trains_both, score_perturbation)
         self.score_perturbation = score_perturbation
@@ -191,17 +192,7 @@ class HydraCallback(keras.callbacks.Callback):
         if not hasattr(self.model, "saved_phase"):
             raise TypeError("HydraCallback needs a hydra_tf.RobustModel; wrap the network in one.")
         refuse_self_pruned(self.model.net, "HydraCallback")
-        if self.params["epochs"] != self.epochs:
-            phases = " + ".join(f"{length} {name}" for name, length in self.plan.items())
-            raise ValueError(
-                f"fit(epochs={self.params['epochs']}) does not match the {self.epochs} epochs of "
-                f"method {self.method!r} ({phases}); pass epochs={self.epochs}."
-            )
-        if not self.params["steps"]:
-            raise ValueError(
-                "The length of the dataset is unknown, but the schedules need it; pass "
-                "steps_per_epoch, or use dataset.apply(tf.data.experimental.assert_cardinality(n))."
-            )
+        require_lengths(self.params, self.plan, self.method)
         optimizer = self.model.optimizer
         self._schedule = self._compiled_schedule
         if isinstance(optimizer_settings(optimizer)["learning_rate"], dict):
@@ -213,7 +204,8 @@ class HydraCallback(keras.callbacks.Callback):
         if not self.ramp.is_constant:
             executed = self._steps_per_execution or self.model.steps_per_execution
             self.ramp.prepare(self._steps(self.ramp.phase), executed * self.model.replays)
-        self._check_pruning()
+        self.ramp.check_budgets(self.model, self.allocation, self.granularity)
+        require_first_batch(self.model, self._method)
         part = allocation_of(self.allocation)
         self.model.train_densities(part if isinstance(part, Learned) else None, self.density)
         warn_of_unmasked(self.model.net, self.density)
@@ -349,15 +341,6 @@ class HydraCallback(keras.callbacks.Callback):
         self.best.start()
         reset_best(self._peers)
         logging.info("hydra_tf: phase %s, density %g", name, density)
-
-    def _check_pruning(self) -> None:
-        """Raise the errors now that would otherwise occur when pruning begins."""
-        self.ramp.check_budgets(self.model, self.allocation, self.granularity)
-        if self._method.needs_gradient and self.model.first_batch is None:
-            raise ValueError(
-                f'The score initialisation "{self._method.score_init}" needs a batch to start '
-                "from, but the data are a generator; pass arrays or a tf.data.Dataset."
-            )
 
     def _peak(self, phase: Phase) -> float:
         """Return the peak learning rate of a phase."""

@@ -37,6 +37,23 @@ def set_starting_scores(model: Any, method: PruningMethod) -> None:
         layer.scores.assign(scores)
 
 
+def require_first_batch(model: Any, method: PruningMethod) -> None:
+    """Check that there is a batch for a score initialisation that needs a gradient.
+
+    Args:
+        model: a :class:`hydra_tf.RobustModel`.
+        method: the pruning method.
+
+    Raises:
+        ValueError: if the training data are a generator.
+    """
+    if method.needs_gradient and model.first_batch is None:
+        raise ValueError(
+            f'The score initialisation "{method.score_init}" needs a batch to start from, but the '
+            "data are a generator; pass arrays or a tf.data.Dataset."
+        )
+
+
 def _kernel_gradients(model: Any) -> list[Any]:
     """Return the gradients of the robust loss for the dense kernels on the first batch."""
     set_density(model, 1.0)
