@@ -159,7 +159,7 @@ def test_a_prune_phase_moves_scores_only_and_the_file_has_everything(name, tmp_p
     net = keras.Model(masked.input, L.Dense(3)(masked.output))
     model = hydra_tf.RobustModel(net, "pgd:epsilon=0.1,steps=2", train_batchnorm=False)
     model.compile("sgd")
-    hydra_tf.set_density(model, 0.5)
+    hydra_tf.set_density(model, 0.5, allocation="uniform:per_layer=true")
     model.set_phase("prune", 2)
     masks = masked_layers(model)
     kernels = [np.asarray(mask.kernel) for mask in masks]
