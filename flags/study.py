@@ -107,7 +107,7 @@ flags.DEFINE_bool("tflite", False, "Also write a TFLite file of every network.")
 
 def validate() -> tuple[Study, list[Cell]]:
     """Check the flags and return the study and its networks, without TensorFlow."""
-    settings = training_flags.training_settings()
+    settings = training_flags.training_settings("uniform")
     methods = flag_values.spec_list(FLAGS.methods)
     cells = _pruned(methods)
     flag_values.at_least("seeds", 1)

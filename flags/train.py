@@ -67,9 +67,10 @@ flags.DEFINE_bool(
 
 def validate() -> Config:
     """Check the flags and return the config of the run; write nothing, without TensorFlow."""
+    from hydra_tf.sparsity.methods import default_allocation
     from hydra_tf.sparsity.topk import kept_count
 
-    settings = training_flags.training_settings()
+    settings = training_flags.training_settings(default_allocation(FLAGS.method, FLAGS.granularity))
     strategies.check(FLAGS.strategy)
     kept_count(FLAGS.density, 1)
     if not FLAGS.out:

@@ -89,9 +89,11 @@ def _define_phases() -> None:
     flags.DEFINE_float("warmup", 0.05, "Share of each phase over which the learning rate rises.")
     flags.DEFINE_string(
         "allocation",
-        "uniform",
-        "Density per layer: uniform, uniform_plus, erk, lamp, global or learned, with parameters, "
-        "as in erk:min_kept=4; uniform:per_layer=true rounds as the paper does.",
+        None,
+        "Density per layer: uniform (as in the paper), uniform_plus, erk, lamp, global or learned, "
+        "with parameters, as in erk:min_kept=4; uniform:per_layer=true rounds as the paper does. "
+        "By default, flags.train uses global for hydra and erk for methods that do not train "
+        "scores, flags.study uniform for all.",
     )
     flags.DEFINE_string(
         "granularity",
@@ -171,12 +173,17 @@ def methods_help(subject: str) -> str:
     )
 
 
-def training_settings() -> Config:
+def training_settings(allocation: str) -> Config:
     """Check the training flags without TensorFlow, and return their values.
+
+    Args:
+        allocation: spec of the allocation if ``--allocation`` is left out.
 
     Raises:
         UsageError, ValueError, TypeError: for an invalid value.
     """
+    if FLAGS.allocation is None:
+        FLAGS.allocation = allocation
     _check_specs()
     _check_numbers()
     # Settings that only some binaries have flags for.

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.registry import Registry
@@ -24,6 +24,8 @@ from hydra_tf.sparsity.topk import topk_chosen
 @dataclass(frozen=True)
 class Granularity:
     """Divides a kernel into groups of equal size, and keeps those of the largest scores."""
+
+    fixes_density: ClassVar[bool] = False  # true if every layer has one possible density
 
     def window(self, shape: Sequence[int], axes: str) -> tuple[int, ...]:
         """Return the size of a group along each axis of a kernel, a divisor of the axis's size.

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from hydra_tf.core.registry import Registry
 from hydra_tf.core.types import require_number
+from hydra_tf.sparsity.granularity import GRANULARITIES
 from hydra_tf.sparsity.score_init import SCORE_INITS
 
 
@@ -25,6 +26,7 @@ class PruningMethod:
 
     score_init: str = "scaled"
     trains_scores: ClassVar[bool] = False
+    allocation: ClassVar[str] = "erk"  # see default_allocation
 
     def __post_init__(self) -> None:
         SCORE_INITS.build(self.score_init)
@@ -52,6 +54,7 @@ class Hydra(PruningMethod):
     """
 
     trains_scores: ClassVar[bool] = True
+    allocation: ClassVar[str] = "global"
 
 
 @METHODS.register("lwm")
@@ -71,6 +74,29 @@ class OneShot(PruningMethod):
         >>> METHODS.build("snip").score_init
         'snip'
     """
+
+
+def default_allocation(method: Any, granularity: Any = "element") -> str:
+    """Return the allocation that a pipeline uses if none is given.
+
+    The tables of docs/densities_per_layer.md led to this choice: ``"global"`` for methods that
+    train their scores, which can correct a ranking of all layers, and ``"erk"`` for the others. A
+    granularity that fixes the density of every layer leaves only ``"uniform"``.
+
+    Args:
+        method: spec of a pruning method.
+        granularity: spec of a granularity.
+
+    Raises:
+        ValueError: for an unknown method or granularity.
+
+    Example:
+        >>> default_allocation("hydra"), default_allocation("lwm")
+        ('global', 'erk')
+    """
+    if GRANULARITIES.build(granularity).fixes_density:
+        return "uniform"
+    return METHODS.build(method).allocation
 
 
 def plan_of(

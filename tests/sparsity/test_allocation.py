@@ -188,3 +188,19 @@ def test_no_allocation_but_largest_is_deprecated():
         for name in ALLOCATIONS.names():
             if name != "largest":
                 ALLOCATIONS.build(name)
+
+
+@pytest.mark.parametrize(
+    ("method", "granularity", "allocation"),
+    [
+        ("hydra:score_init=magnitude", "element", "global"),
+        ("lwm", "filter", "erk"),
+        ("snip", "element", "erk"),
+        ("hydra", "n_m:n=2,m=4", "uniform"),
+    ],
+)
+def test_pipelines_choose_an_allocation_that_suits_the_method(method, granularity, allocation):
+    pipeline = hydra_tf.HydraCallback(0.5, 1, 1, 1, method=method, granularity=granularity)
+    assert pipeline.allocation == allocation
+    given = hydra_tf.HydraCallback(0.5, 1, 1, 1, method=method, allocation="lamp")
+    assert given.allocation == "lamp"

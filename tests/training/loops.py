@@ -30,8 +30,8 @@ def make_model(objective=TRADES, strategy=None, norm=False):
     return model
 
 
-def phases(*epochs, density=0.3, **options):
-    return hydra_tf.HydraCallback(density, *epochs, **options)
+def phases(*epochs, density=0.3, allocation="uniform", **options):
+    return hydra_tf.HydraCallback(density, *epochs, allocation=allocation, **options)
 
 
 def weights_of(model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import require_number
@@ -38,6 +38,8 @@ class NM(Granularity):
 
     n: int = 2
     m: int = 4
+
+    fixes_density: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_number("n", self.n, whole=True)

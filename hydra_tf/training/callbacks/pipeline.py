@@ -12,7 +12,7 @@ from absl import logging
 from hydra_tf.sparsity.allocation import allocation_of
 from hydra_tf.sparsity.granularity import GranularitySpec, granularity_name
 from hydra_tf.sparsity.learned import Learned, require_prune_phase
-from hydra_tf.sparsity.methods import METHODS, plan_of
+from hydra_tf.sparsity.methods import METHODS, default_allocation, plan_of
 from hydra_tf.sparsity.model import (
     refuse_self_pruned,
     report,
@@ -54,7 +54,9 @@ class HydraCallback(keras.callbacks.Callback):
         method: pruning method: ``"hydra"``, ``"lwm"`` (least weight magnitude), ``"random"`` or
             ``"snip"``, each with any score initialisation, as in
             ``"hydra:score_init=magnitude"``.
-        allocation: density per layer; see :func:`hydra_tf.set_density`.
+        allocation: density per layer; see :func:`hydra_tf.set_density`. By default ``"global"``
+            for methods that train scores and ``"erk"`` for others (see
+            :func:`hydra_tf.sparsity.methods.default_allocation`); ``"uniform"`` is the paper's.
         granularity: unit that is kept or pruned as one; see :func:`hydra_tf.set_density`.
         density_schedule: density during a phase: ``"one_shot"``, ``"linear"``,
             ``"cubic:end=0.5"`` or ``"polynomial:power=2"`` (see
@@ -102,7 +104,7 @@ class HydraCallback(keras.callbacks.Callback):
         finetune_epochs: int = 0,
         method: Any = "hydra",
         *,
-        allocation: Any = "uniform",
+        allocation: Any = None,
         granularity: GranularitySpec = "element",
         density_schedule: Any = None,
         density_schedule_phase: str = "prune",
@@ -118,6 +120,8 @@ class HydraCallback(keras.callbacks.Callback):
         super().__init__()
         kept_count(density, 1)
         self._method = METHODS.build(method)
+        if allocation is None:
+            allocation = default_allocation(method, granularity)
         allocation_of(allocation)
         self.density_schedule = density_schedule
         self.ramp = DensityRamp(density_schedule, density, density_schedule_phase)
