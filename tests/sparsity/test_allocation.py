@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hydra_tf
 from hydra_tf.sparsity.allocation import ALLOCATIONS, kept_per_layer
 from hydra_tf.sparsity.budget import exact_counts
 
@@ -202,5 +203,5 @@ def test_no_allocation_but_largest_is_deprecated():
 def test_pipelines_choose_an_allocation_that_suits_the_method(method, granularity, allocation):
     pipeline = hydra_tf.HydraCallback(0.5, 1, 1, 1, method=method, granularity=granularity)
     assert pipeline.allocation == allocation
-    given = hydra_tf.HydraCallback(0.5, 1, 1, 1, method=method, allocation="lamp")
-    assert given.allocation == "lamp"
+    pipeline = hydra_tf.HydraCallback(0.5, 1, 1, 1, method=method, allocation="lamp")
+    assert pipeline.allocation == "lamp"
