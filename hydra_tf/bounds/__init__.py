@@ -2,6 +2,7 @@
 
 from hydra_tf.bounds.base import BOUNDS, Bound, build
 from hydra_tf.bounds.margins import bound, margin_lower_bound
+from hydra_tf.bounds.robust_loss import cross_entropy_upper_bound
 from hydra_tf.bounds.rules.registry import register_activation, register_rule
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "Bound",
     "bound",
     "build",
+    "cross_entropy_upper_bound",
     "margin_lower_bound",
     "register_activation",
     "register_rule",

@@ -6,21 +6,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from hydra_tf.bounds.base import Bound, build
+from hydra_tf.bounds.inputs import (
+    Clip,
+    Radius,
+    checked_inputs,
+    class_indices,
+    input_box,
+    pixel_range,
+)
 from hydra_tf.bounds.layer_calls import list_calls
 from hydra_tf.bounds.layer_graph import LayerGraph
-from hydra_tf.bounds.rounding import TINY, U
-from hydra_tf.checks.labels import check_labels, is_one_hot, sparse_labels
 from hydra_tf.core.graphs import Graphs
 from hydra_tf.core.layer_calls import functional_model
 from hydra_tf.core.lazy import keras, tf
-from hydra_tf.core.pixels import clipped_pixels, require_pixel_range
-from hydra_tf.core.types import Images, Interval, Labels, Logits, require_linf_radius
+from hydra_tf.core.types import Images, Interval, Labels, Logits
 
-Clip: TypeAlias = tuple[float, float] | None
-Radius: TypeAlias = "float | tf.Tensor"
 Method: TypeAlias = str | Mapping[str, Any] | Bound | Callable[..., "tf.Tensor"]
 
 
@@ -73,8 +74,8 @@ def bound(
         ([[0.25, -1.5]], [[0.75, -0.5]])
     """
     net, x = functional_model(model), tf.cast(x, tf.float32)
-    built, clip = _with_options(method, rounding, chunk), _pixel_range(clip)
-    x, epsilon = _checked_inputs(net, x, epsilon, clip)
+    built, clip = _with_options(method, rounding, chunk), pixel_range(clip)
+    x, epsilon = checked_inputs(net, x, epsilon, clip)
     stacked = _lower_bounds(net, built, clip, _logit_specifications, x, epsilon)
     classes = stacked.shape[1] // 2
     lower, upper = stacked[:, :classes], -stacked[:, classes:]
@@ -124,14 +125,11 @@ def margin_lower_bound(
         [[0.0, 0.75]]
     """
     net, x = functional_model(model), tf.cast(x, tf.float32)
-    built, clip = _with_options(method, rounding, chunk), _pixel_range(clip)
-    x, epsilon = _checked_inputs(net, x, epsilon, clip)
-    classes = net.outputs[0].shape[-1]
-    y = _class_indices(y, x, classes)
-    others = _lower_bounds(net, built, clip, _margin_specifications, x, epsilon, y)
-    # Column k of `others` is class (y + 1 + k) % classes.
-    rolled = tf.concat([tf.zeros_like(others[:, :1]), others], 1)
-    return tf.gather(rolled, (tf.range(classes) - y[:, None]) % classes, batch_dims=1)
+    built, clip = _with_options(method, rounding, chunk), pixel_range(clip)
+    x, epsilon = checked_inputs(net, x, epsilon, clip)
+    y = class_indices(y, x, net.outputs[0].shape[-1])
+    others = _lower_bounds(net, built, clip, margin_specifications, x, epsilon, y)
+    return in_class_order(others, y)
 
 
 def _with_options(method: Method, rounding: bool | None, chunk: int | None) -> Bound:
@@ -154,10 +152,32 @@ def _logit_specifications(classes: int) -> tf.Tensor:
     return tf.concat([tf.eye(classes), -tf.eye(classes)], 0)[None]
 
 
-def _margin_specifications(classes: int, y: Labels) -> tf.Tensor:
-    """Return the rows of the label's logit minus each other, [batch, classes - 1, classes]."""
+def margin_specifications(classes: int, y: Labels) -> tf.Tensor:
+    """Return the rows of the label's logit minus each other, [batch, classes - 1, classes].
+
+    Example:
+        >>> margin_specifications(3, tf.constant([1])).numpy().tolist()
+        [[[0.0, 1.0, -1.0], [-1.0, 1.0, 0.0]]]
+    """
     others = (y[:, None] + tf.range(1, classes)) % classes
     return tf.one_hot(y, classes)[:, None] - tf.one_hot(others, classes)
+
+
+def in_class_order(others: tf.Tensor, y: Labels) -> Logits:
+    """Return values of the rows of :func:`margin_specifications` by class, with 0 at the label.
+
+    Args:
+        others: [batch, classes - 1].
+        y: [batch] labels.
+
+    Example:
+        >>> in_class_order(tf.constant([[5.0, 7.0]]), tf.constant([1])).numpy().tolist()
+        [[7.0, 0.0, 5.0]]
+    """
+    # Column k of `others` is class (y + 1 + k) % classes.
+    rolled = tf.concat([tf.zeros_like(others[:, :1]), others], 1)
+    classes = tf.shape(rolled)[1]
+    return tf.gather(rolled, (tf.range(classes) - y[:, None]) % classes, batch_dims=1)
 
 
 def _traceable_lower_bounds(
@@ -172,22 +192,10 @@ def _traceable_lower_bounds(
     specifications = specify(net.outputs[0].shape[-1], *y)
     if x.shape[0] == 0:  # TensorFlow's convolutions have no gradient for an empty batch
         return tf.zeros([0, specifications.shape[1]])
-    box = _box(x, epsilon, clip, getattr(method, "rounding", True))
+    box = input_box(x, epsilon, clip, getattr(method, "rounding", True))
     lower = method(LayerGraph.from_calls(list_calls(net)), box, specifications)
     lower.set_shape([x.shape[0], None])
     return lower
-
-
-def _box(x: Images, epsilon: tf.Tensor, clip: Clip, rounding: bool) -> Interval:
-    """Return the interval of the input, widened by the rounding errors of an attack."""
-    if rounding:
-        epsilon += 4 * U * (tf.abs(x) + epsilon) + TINY
-    lower, upper = x - epsilon, x + epsilon
-    if clip is None:
-        return Interval(lower, upper)
-    # In a graph, where values are not checked, an image outside the range stays in its interval.
-    lower = tf.minimum(tf.maximum(lower, clip[0]), x)
-    return Interval(lower, tf.maximum(tf.minimum(upper, clip[1]), x))
 
 
 _graphs = Graphs()
@@ -214,72 +222,3 @@ def _lower_bounds(
         return run
 
     return _graphs.get(net, (method, clip, specify), trace)(*tensors)
-
-
-def _checked_inputs(
-    net: keras.Model, x: Images, epsilon: Radius, clip: Clip
-) -> tuple[Images, tf.Tensor]:
-    """Check the model, the images and the radius; return the images, clipped, and the radius."""
-    shape = net.outputs[0].shape
-    if len(shape) != 2 or shape[-1] is None or shape[-1] < 2:
-        raise ValueError(
-            "Bounds need a model that outputs logits of shape [batch, classes] with at least 2 "
-            f"classes, not {tuple(shape)}."
-        )
-    expected = net.inputs[0].shape[1:]
-    fits = len(x.shape) == len(expected) + 1 and all(
-        want in (None, have) or have is None
-        for have, want in zip(x.shape[1:], expected, strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            f"The model takes images of shape {tuple(expected)}, not {tuple(x.shape[1:])}."
-        )
-    _check_radius(epsilon, clip)
-    if tf.executing_eagerly():
-        require_pixel_range(x.numpy(), *(clip or (-np.inf, np.inf)))
-        x = x if clip is None else clipped_pixels(x, *clip)
-    return x, tf.cast(epsilon, tf.float32)
-
-
-def _pixel_range(clip: Clip) -> Clip:
-    """Return the range of pixel values as two floats."""
-    if clip is None:
-        return None
-    limits = np.asarray(clip)
-    if limits.shape != (2,) or limits.dtype.kind not in "iuf" or not limits[0] < limits[1]:
-        raise ValueError(f"clip must be (smallest, largest) pixel value or None, not {clip}.")
-    return float(limits[0]), float(limits[1])
-
-
-def _check_radius(epsilon: Radius, clip: Clip) -> None:
-    """Check the radius as far as its value is known before the graph is run."""
-    if tf.is_tensor(epsilon) or isinstance(epsilon, np.ndarray):
-        shape = tuple(tf.convert_to_tensor(epsilon).shape)
-        if shape != ():
-            raise ValueError(
-                f"epsilon must be a number or a scalar tensor, not of shape {shape}; bound images "
-                "of another radius in another call."
-            )
-        if not tf.executing_eagerly():
-            return
-        epsilon = float(epsilon)
-    require_linf_radius(epsilon, clip)
-
-
-def _class_indices(y: Labels, x: Images, classes: int) -> Labels:
-    """Check labels (in a graph, not their values), and return them as int32 [batch]."""
-    y = tf.convert_to_tensor(y)
-    if not (is_one_hot(y) or y.dtype.is_integer):
-        raise TypeError(f"Labels must be whole numbers, not of type {y.dtype.name}.")
-    if tf.executing_eagerly():
-        check_labels(y, x.shape[0], classes)
-        return sparse_labels(y)
-    if is_one_hot(y) and y.shape[1] != classes:
-        raise ValueError(
-            f"Labels must be integers of shape [batch] or one-hot of shape [batch, {classes}], "
-            f"not of shape {tuple(y.shape)}."
-        )
-    if None not in (x.shape[0], y.shape[0]) and x.shape[0] != y.shape[0]:
-        raise ValueError(f"There are {x.shape[0]} images but {y.shape[0]} labels.")
-    return sparse_labels(y)

@@ -85,7 +85,7 @@ class BoundedGraph:
                 pending[source] = tensor if source not in pending else pending[source] + tensor
         if 0 in pending:
             add(functools.partial(box_minimum, pending[0], self.values[0], rounding))
-        return tf.concat(totals, 1)
+        return tf.concat(totals, 1) if len(totals) > 1 else totals[0]
 
 
 def box_minimum(

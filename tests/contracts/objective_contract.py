@@ -67,9 +67,10 @@ def variants(registry=OBJECTIVES):
         default = registry.build(base)
         specs.append(base)
         for key, hint in hints.items():
-            if typing.get_origin(hint) is not typing.Literal:
-                continue
-            others = [value for value in typing.get_args(hint) if value != getattr(default, key)]
+            choices = (True, False) if hint is bool else ()
+            if typing.get_origin(hint) is typing.Literal:
+                choices = typing.get_args(hint)
+            others = [value for value in choices if value != getattr(default, key)]
             specs += [{**base, key: value} for value in others]
     return [spec for spec in specs if _is_valid(registry, spec)]
 

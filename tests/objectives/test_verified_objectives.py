@@ -54,7 +54,7 @@ def cross_entropy(logits, y=Y):
 def test_crown_ibp_on_a_linear_network_equals_numpy(progress, graph):
     net = linear_net()
     spec = "crown_ibp:epsilon=0.2,ramp=0.5,kappa_start=0.8,kappa_end=0.4"
-    objective = objectives.build(spec)
+    objective = objectives.build(spec, fusion=False)
 
     def loss():
         return objective(net, tf.constant(X), tf.constant(Y), step_context(progress)).loss
@@ -70,7 +70,9 @@ def test_crown_ibp_on_a_linear_network_equals_numpy(progress, graph):
 @pytest.mark.parametrize("progress", [0.2, 0.5, 1.0])
 def test_crown_ibp_mixes_both_bounds_with_beta(progress):
     net = relu_net()
-    objective = objectives.build("crown_ibp:epsilon=0.1,ramp=1,beta_start=0.9,beta_end=0.5")
+    objective = objectives.build(
+        "crown_ibp:epsilon=0.1,ramp=1,beta_start=0.9,beta_end=0.5,fusion=false"
+    )
     options = {"epsilon": 0.1 * progress, "rounding": False}
     ibp, crown = (
         bounds.margin_lower_bound(net, X, Y, method=method, **options).numpy()
@@ -82,6 +84,19 @@ def test_crown_ibp_mixes_both_bounds_with_beta(progress):
     np.testing.assert_allclose(
         terms.adversarial_logits, -(beta * crown + (1 - beta) * ibp), rtol=1e-4, atol=1e-5
     )
+
+
+def test_crown_ibp_mixes_fused_losses_with_beta():
+    # With one wrong class, a linear network has exact bounds, fused ones too.
+    net = keras.Sequential([keras.Input([6]), keras.layers.Dense(2, use_bias=False)])
+    net.set_weights([RNG.normal(size=(6, 2)).astype("float32")])
+    y = (Y > 0).astype("int32")
+    objective = objectives.build("crown_ibp:epsilon=0.2,ramp=1,kappa_end=0.5,beta_end=0.5")
+
+    found = objective(net, tf.constant(X), tf.constant(y), step_context(0.5)).loss
+    expected = 0.75 * cross_entropy(X @ net.get_weights()[0], y)
+    expected += 0.25 * cross_entropy(worst_logits(net, 0.1, y=y), y)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
 def test_beta_0_is_ibp():
@@ -98,7 +113,9 @@ def test_beta_0_is_ibp():
 
 def test_smoothed_epsilon_reaches_the_bound():
     net = linear_net()
-    objective = objectives.build("crown_ibp:epsilon=0.2,ramp=1,shape=smoothed,kappa_start=0")
+    objective = objectives.build(
+        "crown_ibp:epsilon=0.2,ramp=1,shape=smoothed,kappa_start=0,fusion=false"
+    )
     # A quarter of the way: 0.25^4 / (0.25^4 + 4 * 0.25^3 * 0.75) = 1 / 13 of the radius.
     found = objective(net, tf.constant(X), tf.constant(Y), step_context(0.25)).loss
     assert float(found) == pytest.approx(cross_entropy(worst_logits(net, 0.2 / 13)), rel=1e-5)
