@@ -55,6 +55,7 @@ hydra = hydra_tf.HydraCallback(
     prune_epochs=10,
     finetune_epochs=10,
     learning_rate={"prune": 0.1, "finetune": 0.1},
+    allocation="uniform",  # the same density in every layer
 )
 model.fit(data.train, epochs=hydra.epochs, callbacks=[hydra], verbose=2)
 pruned = hydra_tf.strip_masks(model)
