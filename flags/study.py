@@ -157,6 +157,7 @@ def _pruned(methods: Sequence[str]) -> list[Cell]:
     densities = flag_values.number_list("densities", FLAGS.densities, float)
     for density in densities:
         kept_count(density, 1)
+    training_flags.check_granularity(densities, allocations)
     return [
         Cell(method, allocation, density, FLAGS.first_seed)
         for density in densities

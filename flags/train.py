@@ -73,6 +73,7 @@ def validate() -> Config:
     settings = training_flags.training_settings(default_allocation(FLAGS.method, FLAGS.granularity))
     strategies.check(FLAGS.strategy)
     kept_count(FLAGS.density, 1)
+    training_flags.check_granularity([FLAGS.density], [FLAGS.allocation])
     if not FLAGS.out:
         raise UsageError("--out is missing: name the run directory to write.")
     flag_values.seed("seed")

@@ -86,6 +86,8 @@ class Study:
         """Return the config of the run of a network."""
         skipped = ("prune_epochs", "finetune_epochs") if cell.is_dense else ("pretrain_epochs",)
         config = {**self.settings, **dict.fromkeys(skipped, 0)}
+        if cell.is_dense:
+            config.pop("granularity", None)  # which may not have the density 1
         if cell.epochs is not None:
             config["pretrain_epochs"] = cell.epochs
         if config["pretrained"]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 _PHASES = ("pretrain", "prune", "finetune")
+_MANY_STEPS = 1_000_000  # of a phase, so that every density schedule has its first density
 
 # Flags whose values are settings of a run.
 _SETTINGS = (
@@ -260,6 +261,30 @@ def _check_numbers() -> None:
         )
     if not 0 <= FLAGS.warmup < 1:
         raise UsageError(f"--warmup is a share in [0, 1), not {FLAGS.warmup}.")
+
+
+def check_granularity(densities: Sequence[float], allocations: Sequence[str]) -> None:
+    """Check that ``--granularity`` allows the densities and allocations of the networks.
+
+    Args:
+        densities: shares of the weights to keep.
+        allocations: specs of the allocations.
+
+    Raises:
+        ValueError: for a density, that of the begin of ``--density_schedule`` included, or an
+            allocation that the granularity does not allow.
+    """
+    from hydra_tf.sparsity.allocation import ALLOCATIONS
+    from hydra_tf.sparsity.density_schedules import DENSITY_SCHEDULES
+    from hydra_tf.sparsity.granularity import GRANULARITIES
+
+    part = GRANULARITIES.build(FLAGS.granularity)
+    schedule = DENSITY_SCHEDULES.build(FLAGS.density_schedule or "one_shot")
+    for density in densities:
+        first = schedule(0, _MANY_STEPS, density) or 1.0
+        for allocation in allocations:
+            part.check_density(density, ALLOCATIONS.build(allocation))
+            part.check_density(first, ALLOCATIONS.build(allocation))
 
 
 def check_epochs(

@@ -94,6 +94,12 @@ SLOW = pytest.mark.slow(seconds=2)
         (["--score_perturbation=0.1", "--method=lwm"], "needs a prune phase, which lwm"),
         pytest.param(["--score_perturbation=-1"], "at least 0", marks=SLOW),
         (["--density_schedule_phase=pretrain"], "needs a --density_schedule that changes"),
+        (["--granularity=n_m", "--density=0.1"], "has the density 0.5, not 0.1"),
+        pytest.param(
+            ["--granularity=n_m", "--density=0.5", "--density_schedule=cubic"],
+            "has the density 0.5, not 1; choose this density, without a schedule",
+            marks=SLOW,
+        ),
         pytest.param(
             [
                 "--density_schedule_phase=pretrain",

@@ -90,6 +90,13 @@ def test_configs_have_the_epochs_of_their_networks(study):
     assert study.config(Cell("lwm", BASE, 0.1, 3)) == expected
 
 
+def test_dense_networks_have_no_granularity_which_may_fix_a_density(study):
+    grouped = Study(study.out, {**SETTINGS, "granularity": "n_m:n=2,m=4"})
+    assert "granularity" not in grouped.config(grouped.dense(0))
+    assert "granularity" not in grouped.config(grouped.dense_long(0, 9))
+    assert grouped.config(Cell("lwm", "uniform", 0.5, 0))["granularity"] == "n_m:n=2,m=4"
+
+
 def test_finished_networks_of_the_same_settings_add_up(study, warned):
     named = [study.dense(0), Cell("hydra", BASE, 0.1, 0), Cell("hydra", "erk", 0.1, 0)]
     for cell in [*reversed(named), study.dense_long(1, 7)]:
