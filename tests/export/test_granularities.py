@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 import hydra_tf
+from hydra_tf.export.sparse_encoding.flatbuffer import read
 from hydra_tf.sparsity.granularity import GRANULARITIES
 from tests.contracts.export_contract import outputs_of
 from tests.contracts.sparsity_contract import density_of
@@ -29,14 +31,17 @@ def test_a_pruned_network_has_its_outputs_in_litert(name, tmp_path):
 
 
 @pytest.mark.slow(seconds=60)
-def test_blocks_run_sparsely_in_litert(tmp_path):
+def test_dense_layers_read_blocks_without_decoding_them(tmp_path):
     keras.utils.set_random_seed(0)
     net = keras.Sequential([keras.Input([512]), keras.layers.Dense(512)])
-    sizes = {}
+    sizes, kinds = {}, {}
     for name in ("block:size=4", "element"):
         masked = hydra_tf.mask_model(net)
         hydra_tf.set_density(masked, 0.05, granularity=name)
         path = tmp_path / "net.tflite"
         sizes[name] = hydra_tf.export.to_tflite(masked, str(path)).bytes
-    # Whole blocks are stored once; single weights are filled up to blocks of 4.
-    assert sizes["block:size=4"] < 0.5 * sizes["element"]
+        kinds[name] = {code.builtinCode for code in read(path.read_bytes()).operatorCodes}
+    assert kinds["block:size=4"] == {schema.BuiltinOperator.FULLY_CONNECTED}
+    assert schema.BuiltinOperator.DENSIFY in kinds["element"]
+    # A block of four weights has one position.
+    assert sizes["block:size=4"] < 0.9 * sizes["element"]
