@@ -262,7 +262,7 @@ def _kept(
     layers = masked_layers(model)
     if not layers:
         raise ValueError("The model has no masked layers; call hydra_tf.mask_model on it first.")
-    parts = layer_granularities(layers, granularity)
+    parts = layer_granularities(model, granularity)
     fixed = [p.fixed_kept(k.kernel.shape, k.axes) for p, k in zip(parts, layers, strict=True)]
     if None not in fixed:
         return [kept for kept in fixed if kept is not None]
@@ -273,7 +273,7 @@ def _kept(
     costs = None
     if getattr(allocation_of(allocation), "budget", "weights") == "flops":
         costs = dict(zip(scores, weight_costs(model, layers), strict=True))
-    outputs = layers[-1].kernel.shape[-1]
+    outputs = layers[-1].kernel.shape[-1] if layers[-1] is logits_kernel(model) else 1
     counts = kept_per_layer(allocation, scores, density, outputs, costs, units)
     return [counts[key] for key in scores]
 
@@ -297,23 +297,40 @@ def scores_by_name(model: keras.Model) -> dict[str, np.ndarray[Any, Any]]:
     return {key: np.asarray(layer.scores) for key, layer in zip(keys, layers, strict=True)}
 
 
-def layer_granularities(
-    layers: Sequence[MaskedLike], granularity: GranularitySpec
-) -> list[Granularity]:
-    """Return the granularity of each masked layer; that of the last one may differ.
+def logits_kernel(model: keras.Model) -> MaskedLike | None:
+    """Return the masked kernel that computes the logits, the last one; None if it has no mask.
 
     Args:
-        layers: masked layers of a model, in their order.
+        model: a model with masked layers.
+
+    Example:
+        >>> import keras, hydra_tf
+        >>> layers = [keras.layers.Dense(4), keras.layers.Dense(2, name="logits")]
+        >>> net = keras.Sequential([keras.Input([3]), *layers])
+        >>> logits_kernel(hydra_tf.mask_model(net)).label
+        'logits'
+        >>> logits_kernel(hydra_tf.mask_model(net, exclude=["logits"])) is None
+        True
+    """
+    found = kernels(model)
+    return found[-1].mask if found else None
+
+
+def layer_granularities(model: keras.Model, granularity: GranularitySpec) -> list[Granularity]:
+    """Return the granularity of each masked layer; that of the logits may differ.
+
+    Args:
+        model: a model with masked layers.
         granularity: as in :func:`set_density`.
 
     Example:
         >>> import keras, hydra_tf
         >>> net = keras.Sequential([keras.Input([10]), keras.layers.Dense(10)])
-        >>> layer_granularities(masked_layers(hydra_tf.mask_model(net)), "filter")
+        >>> layer_granularities(hydra_tf.mask_model(net), "filter")
         [Layer()]
     """
-    part = GRANULARITIES.build(granularity)
-    return [part.of_last_layer() if layer is layers[-1] else part for layer in layers]
+    part, logits = GRANULARITIES.build(granularity), logits_kernel(model)
+    return [part.of_last_layer() if k is logits else part for k in masked_layers(model)]
 
 
 def set_density(
@@ -384,12 +401,12 @@ def set_selection(
     """
     part = allocation_of(allocation)
     layers = masked_layers(model)
-    parts = layer_granularities(layers, granularity)
+    parts, logits = layer_granularities(model, granularity), logits_kernel(model)
     groups = any(p.unit(k.kernel.shape, k.axes) > 1 for p, k in zip(parts, layers, strict=True))
     # Groups of different sizes that compete would keep another number of weights at every step.
     joint = getattr(part, "joint", False) and not groups
     for own, layer in zip(parts, layers, strict=True):
-        last = layer is layers[-1] and getattr(part, "every_output", False)
+        last = layer is logits and getattr(part, "every_output", False)
         layer.granularity = granularity_name(own)
         layer.selection = Selection(joint, getattr(part, "min_kept", 1) if joint else 1, last)
 

@@ -143,6 +143,17 @@ def test_the_last_layer_keeps_its_outputs_unless_asked():
     assert int(np.asarray(last.mask).any(0).sum()) < 10
 
 
+def test_a_hidden_layer_is_not_the_last_one_because_the_logits_have_no_mask():
+    layers = [keras.layers.Dense(8), keras.layers.Dense(3, name="logits")]
+    net = keras.Sequential([keras.Input([4]), *layers])
+    masked = hydra_tf.mask_model(net, exclude=["logits"])
+    hydra_tf.set_density(masked, 0.5, "uniform:every_output=true", "filter")
+    (hidden,) = masked_layers(masked)
+    assert sorted(np.sum(hidden.mask, axis=0)) == [0, 0, 0, 0, 4, 4, 4, 4]
+    hydra_tf.set_density(masked, 1 / 32, "global:every_output=true")
+    assert int(np.sum(hidden.mask)) == 1
+
+
 def test_a_number_of_weights_is_rounded_down_in_a_graph():
     layer = masked_layers(network())[1]
     layer.granularity = "filter"
