@@ -34,7 +34,7 @@ def exported(folder: pathlib.Path, name: str, density: float, granularity: str) 
         hydra_tf.set_density(masked, density, granularity=granularity)
         net = hydra_tf.strip_masks(masked)
     path = folder / f"{name}.tflite"
-    hydra_tf.export.to_tflite(net, str(path), sparse=density < 1)
+    hydra_tf.export.to_tflite(net, str(path), sparse=density < 1, prefer="latency")
     return path
 
 
