@@ -232,7 +232,8 @@ def test_bound_and_gzip_of_a_file(tmp_path):
     report = to_tflite(net, path, gzip=True)
     # 8192 values of 4 bytes; one weight in eight is 0.5436 bits for each of 65536 positions.
     assert report.entropy_bytes == pytest.approx(8192 * 4 + 65536 * 0.543564 / 8, abs=1)
-    assert len(dense_file(net)) - report.bare_bytes == pytest.approx(4 * 65536, abs=32)
+    # Each of a few buffers is padded to a multiple of 16 bytes, which depends on names.
+    assert len(dense_file(net)) - report.bare_bytes == pytest.approx(4 * 65536, abs=64)
     assert report.bound_ratio == report.bytes / (report.entropy_bytes + report.bare_bytes)
     assert 1 < report.bound_ratio < 1.2
     zipped = tmp_path / "net.tflite.gz"
