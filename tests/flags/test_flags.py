@@ -132,7 +132,7 @@ def test_not_a_run_directory(binary, tmp_path):
 def finished(tmp_path_factory):
     """The directory and the output of a finished run."""
     out = tmp_path_factory.mktemp("runs") / "a"
-    result = call("train", *SMALL, "--density=0.05", f"--out={out}")
+    result = call("train", *SMALL, "--density=0.05", "--allocation=uniform", f"--out={out}")
     assert result.returncode == 0, result.stderr
     return out, result.stdout
 
