@@ -126,7 +126,7 @@ def test_masks_are_the_top_scores_after_every_step(digits):
 def test_the_pipeline_prunes_to_the_density_and_learns(digits):
     x, y = digits
     model = robust(small_net())
-    pipeline = hydra_tf.HydraCallback(0.2, 4, 2, 3)
+    pipeline = hydra_tf.HydraCallback(0.2, 4, 2, 3, allocation="uniform")
     assert pipeline.epochs == 9
     history = model.fit(
         x[:1000], y[:1000], epochs=9, validation_data=(x[1000:], y[1000:]), verbose=0,
