@@ -162,7 +162,7 @@ def test_a_run_repeats_bit_for_bit_and_depends_on_its_seed(digits):
 def test_methods_without_a_prune_phase_never_train_scores(digits, method):
     x, y = digits[0][:96], digits[1][:96]
     model = robust(small_net())
-    pipeline = hydra_tf.HydraCallback(0.2, 1, 5, 1, method)
+    pipeline = hydra_tf.HydraCallback(0.2, 1, 5, 1, method, allocation="uniform")
     assert pipeline.plan == {"pretrain": 1, "finetune": 1}
 
     pretrained = []
