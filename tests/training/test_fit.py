@@ -639,7 +639,9 @@ def test_set_density_during_a_fit_holds(digits, every_step, pipeline, monkeypatc
     density = SetDensity(DENSITIES, every_step)
     epochs, traces = (1 if every_step else 4), []
     refresh = robust_step.refresh_masks
-    monkeypatch.setattr(robust_step, "refresh_masks", lambda net: (traces.append(1), refresh(net)))
+    monkeypatch.setattr(
+        robust_step, "refresh_masks", lambda *given: (traces.append(1), refresh(*given))
+    )
     counts = []
     count = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: counts.append(len(traces))

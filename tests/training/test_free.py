@@ -168,7 +168,7 @@ def test_masks_are_updated_in_the_prune_phase_only(monkeypatch):
     from hydra_tf.training.step import robust_step as step
 
     calls, refresh = [], step.refresh_masks
-    monkeypatch.setattr(step, "refresh_masks", lambda model: (calls.append(1), refresh(model)))
+    monkeypatch.setattr(step, "refresh_masks", lambda *given: (calls.append(1), refresh(*given)))
     model = robust(run_eagerly=True)
     hydra_tf.set_density(model, 0.3)
     for phase, expected in (("pretrain", 0), ("prune", 3 * 3), ("finetune", 0)):
