@@ -33,7 +33,9 @@ def test_first_robust_pruning():
     assert float(benign) > 70
     assert 40 < float(robust) <= float(benign)
     assert "['Conv2D', 'Conv2D', 'Flatten', 'Dense', 'Dense']" in printed
-    assert "zeros in the first kernel: 137 of 144" in printed
+    # All layers compete for the 5%, so that the small first one keeps a larger share.
+    zeros = int(re.search(r"zeros in the first kernel: (\d+) of 144", printed).group(1))
+    assert 0 < zeros < 0.95 * 144
 
 
 @pytest.mark.slow(seconds=200)
