@@ -116,7 +116,7 @@ def _passed_on(call: Call, rule: PerChannel, sources: list[Numbers]) -> Numbers:
     for source, origin in zip(sources, rule.origins, strict=True):
         constant &= (origin < 0) | ~np.isnan(source[origin])
     if rule.ignored is not None:
-        constant |= rule.ignored
+        constant |= rule.ignored()
     if not np.any(constant):
         return np.full(len(constant), np.nan)
     tensors = [
@@ -181,7 +181,7 @@ def effective_channels(flow: ChannelFlow) -> list[Booleans]:
             _, used = summed_kernel(call.layer, rule)
             effective[call.sources[0]] |= np.any(used[:, output], axis=1)
         elif isinstance(rule, PerChannel):
-            read = output if rule.ignored is None else output & ~rule.ignored
+            read = output if rule.ignored is None else output & ~rule.ignored()
             for source, origin in zip(call.sources, rule.origins, strict=True):
                 effective[source][origin[read & (origin >= 0)]] = True
         else:

@@ -185,16 +185,15 @@ class MaskState(_Base):
         if mask is not None:
             self.refresh_mask(kept)
 
-    def set_kept(self, kept: int, density: float) -> None:
-        """Choose the mask with a number of weights.
+    def record_density(self, kept: int, density: float) -> None:
+        """Store the density that was asked for, before the mask is chosen.
 
         Args:
-            kept: number of weights to keep, from 1 to all.
+            kept: number of weights that the mask will keep, from 1 to all.
             density: the density that was asked for, which is shown if it gives this number.
         """
         size = math.prod(self.mask.shape)
         self._density = float(density) if kept == kept_count(density, size) else kept / size
-        self.refresh_mask(kept)
 
     def kept(self) -> tf.Tensor:
         """Return the number of weights that the mask keeps, a scalar int32 tensor."""

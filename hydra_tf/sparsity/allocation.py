@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -245,6 +245,7 @@ def kept_per_layer(
     outputs: int = 1,
     costs: Mapping[str, int] | None = None,
     units: Mapping[str, int] | None = None,
+    tied: Sequence[Sequence[str]] = (),
 ) -> dict[str, int]:
     """Return the number of weights that each layer keeps.
 
@@ -261,6 +262,7 @@ def kept_per_layer(
         outputs: number of outputs of the last layer.
         costs: multiply-adds of one weight of each layer, for a budget of multiply-adds.
         units: number of weights of a group of each layer; 1 when left out.
+        tied: names of layers that keep the same number of groups, and share their budgets.
 
     Raises:
         ValueError: for an unknown name, a density outside (0, 1], a budget that cannot be met, or a
@@ -282,14 +284,14 @@ def kept_per_layer(
             shares = with_fixed(scores, density, shares)
     if getattr(part, "per_layer", False):
         counts = {name: kept_count(share, sizes[name]) for name, share in shares.items()}
-        return whole_groups(counts, sizes, units)
+        return whole_groups(counts, sizes, units, tied=tied)
     ideal = {name: shares[name] * size for name, size in sizes.items()}
     floors = smallest_counts(part, sizes, outputs, units)
     total = kept_count(density, sum(sizes.values()))
     if costs is not None:
         total = math.floor(density * cost_of(sizes, costs) * (1 + 1e-12))
     counts = exact_counts(ideal, sizes, floors, total, costs)
-    return whole_groups(counts, sizes, units, total, costs)
+    return whole_groups(counts, sizes, units, total, costs, tied)
 
 
 def allocation_of(allocation: AllocationSpec) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _ROUNDING = 1e-9  # relative error of a share times a number of weights
@@ -91,7 +91,7 @@ def smallest_counts(
     return {name: min(floor * units[name], sizes[name]) for name, floor in floors.items()}
 
 
-def cost_of(counts: Mapping[str, float], costs: Mapping[str, int]) -> Any:
+def cost_of(counts: Mapping[Any, float], costs: Mapping[Any, int]) -> Any:
     """Return the cost of the weights of all layers.
 
     Args:
@@ -111,11 +111,13 @@ def whole_groups(
     units: Mapping[str, int],
     total: int | None = None,
     costs: Mapping[str, int] | None = None,
+    tied: Sequence[Sequence[str]] = (),
 ) -> dict[str, int]:
     """Return numbers of weights rounded down to whole groups, at least one group per layer.
 
     What is left of the budget is used for one more group of each layer that it suffices for, the
-    layers with the largest remainders first, ties by name.
+    layers with the largest remainders first, ties by name. Tied layers are like one layer, whose
+    groups have a group of each of them.
 
     Args:
         counts: number of weights of each layer.
@@ -124,25 +126,33 @@ def whole_groups(
         total: the budget, which is not exceeded; None if layers are rounded down only.
         costs: multiply-adds of one weight of each layer, if `total` is a number of those; one each
             when left out.
+        tied: names of layers that keep the same number of groups, and have equally many.
 
     Example:
         >>> whole_groups({"a": 5, "b": 7}, {"a": 8, "b": 8}, {"a": 2, "b": 4}, 12)
         {'a': 6, 'b': 4}
+        >>> sizes, units = {"a": 8, "b": 16}, {"a": 2, "b": 4}  # four groups of 2 + 4
+        >>> whole_groups({"a": 7, "b": 6}, sizes, units, 13, tied=[("a", "b")])
+        {'a': 4, 'b': 8}
     """
-    rounded = {name: max(1, counts[name] // unit) * unit for name, unit in units.items()}
-    if total is None:
-        return rounded
     costs = costs or dict.fromkeys(sizes, 1)
-    prices = {name: unit * costs[name] for name, unit in units.items()}
-    left = total - cost_of(rounded, costs)
-    remainders = {name: (counts[name] - rounded[name]) / units[name] for name in units}
-    ranked = sorted(units, key=lambda name: (-remainders[name], name))
-    while fitting := [n for n in ranked if prices[n] <= left and rounded[n] < sizes[n]]:
-        for name in fitting:
-            if prices[name] <= left:
-                rounded[name] += units[name]
-                left -= prices[name]
-    return rounded
+    among_tied = {name for names in tied for name in names}
+    bundles = [tuple(names) for names in tied] + [(n,) for n in sizes if n not in among_tied]
+    prices = {names: sum(units[n] * costs[n] for n in names) for names in bundles}
+    spent = {names: sum(counts[n] * costs[n] for n in names) for names in bundles}
+    groups = {names: max(1, spent[names] // prices[names]) for names in bundles}
+    if total is not None:
+        left = total - cost_of(groups, prices)
+        most = {names: sizes[names[0]] // units[names[0]] for names in bundles}
+        remainders = {names: spent[names] / prices[names] - groups[names] for names in bundles}
+        ranked = sorted(bundles, key=lambda names: (-remainders[names], names))
+        while fitting := [b for b in ranked if prices[b] <= left and groups[b] < most[b]]:
+            for names in fitting:
+                if prices[names] <= left:
+                    groups[names] += 1
+                    left -= prices[names]
+    kept = {n: number * units[n] for names, number in groups.items() for n in names}
+    return {name: kept[name] for name in sizes}
 
 
 def _density_of(kept: int, size: int) -> float:

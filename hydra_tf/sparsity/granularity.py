@@ -23,8 +23,14 @@ from hydra_tf.sparsity.topk import topk_chosen
 
 @dataclass(frozen=True)
 class Granularity:
-    """Divides a kernel into groups of equal size, and keeps those of the largest scores."""
+    """Divides a kernel into groups of equal size, and keeps those of the largest scores.
 
+    ``channel_axes`` are the letters of the axes whose positions are channels that are kept or
+    pruned as one; layers with tied channels choose them together (see
+    :mod:`hydra_tf.sparsity.tied_channels`). It is empty for groups that are not whole channels.
+    """
+
+    channel_axes: ClassVar[str] = ""
     fixes_density: ClassVar[bool] = False  # true if every layer has one possible density
 
     def window(self, shape: Sequence[int], axes: str) -> tuple[int, ...]:

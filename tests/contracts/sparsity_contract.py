@@ -2,11 +2,14 @@
 
 import re
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from hydra_tf.sparsity import METHODS, SCORE_INITS, kept_count
+import hydra_tf
+from hydra_tf.sparsity import METHODS, SCORE_INITS, kept_count, masked_layers, refresh_masks
 from hydra_tf.sparsity.allocation import kept_per_layer
+from hydra_tf.sparsity.granularities.layer import Layer
 from hydra_tf.sparsity.methods import plan_of
 
 KERNELS = ((4, 3), (3, 2, 4), (3, 3, 2, 5), (1, 1))
@@ -121,6 +124,11 @@ def _check_mask(granularity, values, axes, density):
     shape, size = values.shape, values.size
     window = granularity.window(shape, axes)
     unit = int(np.prod(window))
+    channels = granularity.channel_axes
+    whole = tuple(1 if axis in channels else n for n, axis in zip(shape, axes, strict=True))
+    assert not channels or window == whole, (
+        f"{granularity} has groups of {window}, which are no channels of a kernel of {shape}"
+    )
     assert all(n % w == 0 for n, w in zip(shape, window, strict=True)), (
         f"{granularity} has groups of {window} in a kernel of {shape}"
     )
@@ -152,9 +160,11 @@ def _groups(values, window):
     return sums
 
 
-def density_of(granularity):
-    """Return a density that small networks can have with a granularity."""
-    return granularity.n / granularity.m if hasattr(granularity, "n") else 0.4
+def density_of(granularity, density=0.4):
+    """Return a density that small networks can have with a granularity, the given one if any."""
+    if granularity == Layer():
+        return 1.0
+    return granularity.n / granularity.m if hasattr(granularity, "n") else density
 
 
 def check_method(method):
@@ -183,3 +193,43 @@ def check_density_schedule(schedule):
                 assert new <= current, f"{schedule} grows from {current} to {new}"
                 current = new
             assert current == density, f"{schedule} ends at {current}, not {density}"
+
+
+def residual_network(shape=(6, 6, 2), classes=2):
+    """Return a network of a stem, a residual block with a depthwise convolution, and logits."""
+    images = keras.Input(shape)
+    x = keras.layers.Conv2D(4, 3, padding="same", name="stem")(images)
+    y = keras.layers.DepthwiseConv2D(3, padding="same", activation="relu", name="depthwise")(x)
+    y = keras.layers.Conv2D(4, 1, name="project")(y)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x + y))
+    return keras.Model(images, keras.layers.Dense(classes, name="logits")(x))
+
+
+def check_refresh(granularity, strategy, folder):
+    """Check that replicas, and a network that is loaded from a file, choose the same masks."""
+    with strategy.scope():
+        shared = hydra_tf.mask_model(residual_network())
+    alone = hydra_tf.mask_model(residual_network())
+    for model in (shared, alone):
+        _set_scores(model, 0)
+        hydra_tf.set_density(model, density_of(granularity, 0.6), granularity=granularity)
+    kept = [int(layer.kept()) for layer in masked_layers(alone)]
+    alone.save(folder / "net.keras")
+    loaded = keras.saving.load_model(folder / "net.keras")
+    for model in (shared, alone, loaded):
+        _set_scores(model, 1)
+    refresh_masks(alone)
+    refresh_masks(loaded)
+    tf.function(lambda: strategy.run(lambda: refresh_masks(shared)))()
+    rows = zip(masked_layers(alone), masked_layers(loaded), masked_layers(shared), strict=True)
+    for number, (layer, again, replicated) in zip(kept, rows, strict=True):
+        mask = np.asarray(layer.mask)
+        assert mask.sum() == number, f"{granularity} keeps {mask.sum()} weights, not {number}"
+        assert np.array_equal(again.mask, mask), f"{granularity} has other masks from a file"
+        for value in replicated.mask.value.values:
+            assert np.array_equal(value, mask), f"{granularity} has other masks on a replica"
+
+
+def _set_scores(model, seed):
+    for number, layer in enumerate(masked_layers(model)):
+        layer.scores.assign(normal(layer.scores.shape, 100 * seed + number))

@@ -18,6 +18,7 @@ from hydra_tf.sparsity.density_schedules import DensitySchedule
 from hydra_tf.sparsity.granularities.block import Block
 from hydra_tf.sparsity.granularities.element import Element
 from hydra_tf.sparsity.granularities.filter import Filter
+from hydra_tf.sparsity.granularities.kernel import Kernel
 from hydra_tf.sparsity.methods import PruningMethod, plan_of
 from hydra_tf.sparsity.score_init import Magnitude, Snip
 from hydra_tf.sparsity.topk import count_kept
@@ -37,6 +38,17 @@ def test_every_allocation(name):
 @pytest.mark.parametrize("name", GRANULARITIES.names())
 def test_every_granularity(name):
     contract.check_granularity(GRANULARITIES.build(name))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "filter" else pytest.param(name, marks=pytest.mark.slow(seconds=10))
+        for name in GRANULARITIES.names()
+    ],
+)
+def test_every_granularity_refreshes_a_residual_network(name, two_replicas, tmp_path):
+    contract.check_refresh(GRANULARITIES.build(name), two_replicas, tmp_path)
 
 
 @pytest.mark.parametrize("name", DENSITY_SCHEDULES.names())
@@ -232,6 +244,13 @@ class RoundsUp(Filter):
 
 
 @dataclass(frozen=True)
+class LooseChannels(Kernel):
+    """Its groups are parts of channels."""
+
+    channel_axes = "oc"
+
+
+@dataclass(frozen=True)
 class UncheckedMethod(PruningMethod):
     """It does not check its score initialisation."""
 
@@ -257,6 +276,7 @@ class UncheckedMethod(PruningMethod):
         (contract.check_granularity, SmallestFirst(), "prunes better groups"),
         (contract.check_granularity, LooseWeights(), "keeps parts of groups"),
         (contract.check_granularity, RoundsUp(), r"keeps \d+ weights, not"),
+        (contract.check_granularity, LooseChannels(), "no channels of a kernel"),
         (contract.check_granularity, FloatMask(), "masks of float32"),
     ],
     ids=lambda value: type(value).__name__ if hasattr(value, "__dataclass_fields__") else "",

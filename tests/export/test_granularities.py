@@ -20,7 +20,7 @@ def test_a_pruned_network_has_its_outputs_in_litert(name, tmp_path):
     hidden = [layers.Conv2D(8, 3, activation="relu"), layers.Flatten(), layers.Dense(64, "relu")]
     net = keras.Sequential([keras.Input([8, 8, 4]), *hidden, layers.Dense(10)])
     masked = hydra_tf.mask_model(net)
-    density = 1.0 if name == "layer" else density_of(GRANULARITIES.build(name))
+    density = density_of(GRANULARITIES.build(name))
     hydra_tf.set_density(masked, density, granularity=name)
     path = tmp_path / "net.tflite"
     report = hydra_tf.export.to_tflite(masked, str(path))

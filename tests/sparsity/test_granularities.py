@@ -11,6 +11,7 @@ from hydra_tf.sparsity.budget import whole_groups
 from hydra_tf.sparsity.granularity import granularity_name
 from hydra_tf.sparsity.kernel_weights import kernel_axes, kernel_weights
 from hydra_tf.sparsity.model import layer_densities
+from hydra_tf.sparsity.tied_channels import tied_channels
 from tests.contracts.sparsity_contract import density_of, normal
 
 L = keras.layers
@@ -104,16 +105,20 @@ def test_networks_keep_whole_groups_within_the_budget(name):
     part = GRANULARITIES.build(name)
     model = network()
     size = report(model)["total"]["weights"]
-    density = 1.0 if name == "layer" else density_of(part)
+    density = density_of(part)
     allocations = ["uniform"] if hasattr(part, "n") else ["uniform", "erk", "lamp", "global"]
     for allocation in allocations:
         set_density(model, density, allocation, name)
         counts = [int(layer.kept()) for layer in masked_layers(model)]
         if not hasattr(part, "n"):
+            own = [GRANULARITIES.build(k.granularity) for k in masked_layers(model)]
             units = [
-                GRANULARITIES.build(k.granularity).unit(k.kernel.shape, k.axes)
-                for k in masked_layers(model)
+                p.unit(k.kernel.shape, k.axes)
+                for p, k in zip(own, masked_layers(model), strict=True)
             ]
+            if name == "channel":  # after Flatten, a channel is at 16 positions
+                assert [tie.unit for tie in tied_channels(model, own)] == [16 * 12]
+                units[2] = 16 * 12
             assert sum(counts) <= round(density * size)
             smallest = [
                 u for u, n, k in zip(units, counts, masked_layers(model), strict=True)

@@ -1,12 +1,16 @@
 """Training with every granularity: resuming, replicas, and the pipeline."""
 
+import contextlib
+
+import keras
 import numpy as np
 import pytest
 
+import hydra_tf
 from hydra_tf.sparsity import GRANULARITIES
 from hydra_tf.sparsity.model import masked_layers
 from hydra_tf.training import Checkpoints, LoopOptions, train
-from tests.contracts.sparsity_contract import density_of
+from tests.contracts.sparsity_contract import density_of, residual_network
 from tests.training.loops import (
     STEPS,
     FaultAfter,
@@ -18,10 +22,22 @@ from tests.training.loops import (
 )
 
 NAMES = [name for name in GRANULARITIES.names() if name != "layer"]
+CASES = [(name, "sequential") for name in NAMES] + [
+    (name, "residual") for name in NAMES if GRANULARITIES.build(name).channel_axes
+]
 
 
-def trained(name, batches_from, *callbacks, model=None, **options):
-    model = model or make_model("natural")
+def model_of(kind, strategy=None):
+    if kind == "sequential":
+        return make_model("natural", strategy)
+    keras.utils.set_random_seed(0)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model = hydra_tf.RobustModel(residual_network((8, 8, 1), 10), "natural", seed=5)
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), metrics=["accuracy"])
+    return model
+
+
+def trained(name, model, batches_from, *callbacks, **options):
     density = density_of(GRANULARITIES.build(name))
     pipeline = phases(1, 2, 1, density=density, granularity=name)
     train(model, batches_from, STEPS, pipeline, verbose=0, callbacks=callbacks, **options)
@@ -29,14 +45,15 @@ def trained(name, batches_from, *callbacks, model=None, **options):
 
 
 @pytest.mark.slow(seconds=60)
-@pytest.mark.parametrize("name", NAMES)
-def test_resumed_runs_have_the_same_bits(name, batches_from, tmp_path):
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_resumed_runs_have_the_same_bits(name, kind, batches_from, tmp_path):
     def run(*callbacks):
         options = LoopOptions(checkpoint_seconds=0.0)
         folder = Checkpoints(tmp_path / name)
-        return trained(name, batches_from, *callbacks, checkpoints=folder, options=options)
+        model = model_of(kind)
+        return trained(name, model, batches_from, *callbacks, checkpoints=folder, options=options)
 
-    whole = trained(name, batches_from)
+    whole = trained(name, model_of(kind), batches_from)
     with pytest.raises(StopError):
         run(FaultAfter(2 * STEPS + 2))
     assert_same(weights_of(run()), weights_of(whole))
@@ -45,10 +62,10 @@ def test_resumed_runs_have_the_same_bits(name, batches_from, tmp_path):
 
 
 @pytest.mark.slow(seconds=60)
-@pytest.mark.parametrize("name", NAMES)
-def test_two_replicas_choose_the_masks_of_one_device(name, batches_from, two_replicas):
-    alone = trained(name, batches_from)
-    shared = trained(name, batches_from, model=make_model("natural", two_replicas))
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_two_replicas_choose_the_masks_of_one_device(name, kind, batches_from, two_replicas):
+    alone = trained(name, model_of(kind), batches_from)
+    shared = trained(name, model_of(kind, two_replicas), batches_from)
     for layer, twin in zip(masked_layers(alone), masked_layers(shared), strict=True):
         one, other = (np.asarray(value) for value in twin.mask.value.values)
         np.testing.assert_array_equal(one, other)

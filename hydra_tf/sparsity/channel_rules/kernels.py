@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hydra_tf.core.lazy import keras
 from hydra_tf.sparsity.channel_rules.activations import acts_elementwise
@@ -57,6 +58,9 @@ def depthwise(layer: keras.layers.Layer, shapes: Shapes) -> PerChannel | None:
     weights = [ChannelWeight("kernel", -2, rows, is_kernel=True)]
     if layer.bias is not None:
         weights.append(ChannelWeight("bias"))
-    kernel = keras.ops.convert_to_numpy(layer.kernel)
-    zero = ~np.any(kernel.reshape(-1, channels * multiplier), axis=0)
+
+    def zero() -> NDArray[np.bool_]:
+        kernel = keras.ops.convert_to_numpy(layer.kernel)
+        return ~np.any(kernel.reshape(-1, channels * multiplier), axis=0)
+
     return PerChannel((np.repeat(np.arange(channels), multiplier),), tuple(weights), zero)

@@ -51,8 +51,8 @@ class PerChannel:
     Args:
         origins: for each source, the channel that each output channel depends on, -1 for none.
         weights: weights with a position per channel.
-        ignored: booleans of the output channels that depend on no input, because their weights are
-            zero; None if all depend.
+        ignored: function that reads the weights and returns booleans of the output channels that
+            depend on no input, because their weights are zero; None if all depend.
         resized: entry of the layer's config that has the number of output channels as its last
             number, such as ``"target_shape"``.
         pads: whether the layer only puts zeros around its input.
@@ -60,7 +60,7 @@ class PerChannel:
 
     origins: tuple[Positions, ...]
     weights: tuple[ChannelWeight, ...] = ()
-    ignored: NDArray[np.bool_] | None = None
+    ignored: Callable[[], NDArray[np.bool_]] | None = None
     resized: str | None = None
     pads: bool = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hydra_tf.core.lazy import keras
 from hydra_tf.sparsity.channel_rules.activations import acts_elementwise
@@ -65,9 +66,11 @@ def batch_normalization(layer: keras.layers.Layer, shapes: Shapes) -> PerChannel
         return None
     names = ("gamma", "beta", "moving_mean", "moving_variance")
     weights = tuple(ChannelWeight(name) for name in names if getattr(layer, name) is not None)
-    ignored = None
-    if layer.gamma is not None:
-        ignored = keras.ops.convert_to_numpy(layer.gamma) == 0
+
+    def zero() -> NDArray[np.bool_]:
+        return np.asarray(keras.ops.convert_to_numpy(layer.gamma) == 0)
+
+    ignored = None if layer.gamma is None else zero
     return PerChannel((np.arange(size),), weights, ignored)
 
 

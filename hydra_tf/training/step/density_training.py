@@ -11,7 +11,12 @@ import tensorflow as tf
 
 from hydra_tf.sparsity.budget import smallest_counts
 from hydra_tf.sparsity.learned import Learned
-from hydra_tf.sparsity.model import masked_layers, scores_by_name, set_density
+from hydra_tf.sparsity.model import (
+    masked_layers,
+    refresh_masks,
+    scores_by_name,
+    set_density,
+)
 from hydra_tf.sparsity.multiply_adds import weight_costs
 
 _LARGEST = 0.99  # share of the way from the lowest density to 1 at which a layer may start
@@ -105,8 +110,7 @@ class DensityTraining:
         self._logits.assign(np.log(ratios / (1 - ratios)))
         self._velocity.assign(np.zeros(len(ratios)))
         self._penalty.assign([self.part.gamma])
-        for layer, kept in zip(masked_layers(self._net), self.kept(), strict=True):
-            layer.refresh_mask(kept)
+        refresh_masks(self._net, self.kept())
 
     def densities(self) -> tf.Tensor:
         """Return the density of each layer, [layers] float32."""
