@@ -130,7 +130,7 @@ def whole_groups(
 
     Example:
         >>> whole_groups({"a": 5, "b": 7}, {"a": 8, "b": 8}, {"a": 2, "b": 4}, 12)
-        {'a': 6, 'b': 4}
+        {'a': 4, 'b': 8}
         >>> sizes, units = {"a": 8, "b": 16}, {"a": 2, "b": 4}  # four groups of 2 + 4
         >>> whole_groups({"a": 7, "b": 6}, sizes, units, 13, tied=[("a", "b")])
         {'a': 4, 'b': 8}
