@@ -235,8 +235,9 @@ def test_groups_are_trained_as_by_tfmot(original, groups, tmp_path):
             pruned.save(tmp_path / "pruned.keras")
             loaded = keras.saving.load_model(tmp_path / "pruned.keras")
             assert loaded.layers[1].weight_groups == pruned.layers[1].weight_groups
+            zeros = np.mean(np.asarray(sparsity.strip_pruning(pruned).layers[1].kernel) == 0)
     assert len(records[0]) == len(records[1]) == STEPS
     for one, other in zip(*records, strict=True):
         for weight, twin in zip(one, other, strict=True):
             np.testing.assert_allclose(weight, twin, rtol=0, atol=1e-5)
-    assert np.mean(records[0][-1][0] == 0) >= 0.5
+    assert zeros >= 0.5  # without the last step, which also moves pruned weights
