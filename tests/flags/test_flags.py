@@ -23,6 +23,7 @@ SMALL = [
     "--pretrain_epochs=2", "--prune_epochs=1", "--finetune_epochs=1", "--batch_size=256",
     "--learning_rate=0.05", "--attacks=pgd:steps=5,restarts=2", "--verbose=0",
 ]  # fmt: skip
+FINISHED = [*SMALL, "--density=0.05", "--allocation=uniform"]
 
 
 def call(binary, *flags, module="flags"):
@@ -132,7 +133,7 @@ def test_not_a_run_directory(binary, tmp_path):
 def finished(tmp_path_factory):
     """The directory and the output of a finished run."""
     out = tmp_path_factory.mktemp("runs") / "a"
-    result = call("train", *SMALL, "--density=0.05", "--allocation=uniform", f"--out={out}")
+    result = call("train", *FINISHED, f"--out={out}")
     assert result.returncode == 0, result.stderr
     return out, result.stdout
 
@@ -160,8 +161,8 @@ def test_train_writes_the_run_directory(finished):
 def test_finished_runs_are_neither_repeated_nor_overwritten(finished):
     out, _ = finished
     before = (out / "report.json").stat().st_mtime_ns
-    again = call("train", *SMALL, "--density=0.05", f"--out={out}")
-    assert again.returncode == 0
+    again = call("train", *FINISHED, f"--out={out}")
+    assert again.returncode == 0, again.stderr
     assert "finished" in again.stdout
     assert (out / "report.json").stat().st_mtime_ns == before
     other = call("train", *SMALL, "--density=0.1", f"--out={out}")
