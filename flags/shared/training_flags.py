@@ -169,8 +169,9 @@ def methods_help(subject: str) -> str:
     from hydra_tf.sparsity.score_init import SCORE_INITS
 
     return (
-        f"{subject}: {', '.join(METHODS.names())}. Each accepts a score initialisation, as in "
-        f"hydra:score_init=magnitude: {', '.join(SCORE_INITS.names())}."
+        f"{subject}: {', '.join(METHODS.names())}. Each accepts joint=true, to train the weights "
+        "in the prune phase too, best with --density_schedule=cubic, and a score initialisation, as "
+        f"in hydra:score_init=magnitude: {', '.join(SCORE_INITS.names())}."
     )
 
 
@@ -304,7 +305,7 @@ def check_epochs(
             densities without a prune phase, with a density schedule or with perturbed scores.
     """
     from hydra_tf.sparsity.learned import require_prune_phase
-    from hydra_tf.sparsity.methods import plan_of
+    from hydra_tf.sparsity.methods import METHODS, plan_of
 
     pretrain_epochs = 0 if pretrained else FLAGS.pretrain_epochs
     scheduled = FLAGS.density_schedule_phase
@@ -315,16 +316,19 @@ def check_epochs(
         )
     lengths = (pretrain_epochs, FLAGS.prune_epochs, FLAGS.finetune_epochs)
     plans = [plan_of(method, *lengths, gradual=scheduled == "pretrain") for method in methods]
-    needing = {
-        "density_schedule": scheduled == "prune" and FLAGS.density_schedule is not None,
-        "score_perturbation": FLAGS.score_perturbation > 0,
+    pruning = [METHODS.build(m) for m, plan in zip(methods, plans, strict=True) if "prune" in plan]
+    scheduled_in_prune = scheduled == "prune" and FLAGS.density_schedule is not None
+    trains_scores = any(part.trains_scores for part in pruning)
+    missing = {
+        "density_schedule": scheduled_in_prune and not pruning,
+        "score_perturbation": FLAGS.score_perturbation > 0 and not trains_scores,
     }
-    for name, is_set in needing.items():
-        if is_set and not any("prune" in plan for plan in plans):
-            raise UsageError(
-                f"--{name}={FLAGS[name].value} needs a prune phase, which {', '.join(methods)} "
-                f"with --prune_epochs={FLAGS.prune_epochs} does not have."
-            )
+    for name in (name for name, is_missing in missing.items() if is_missing):
+        trained = " that trains scores" if name == "score_perturbation" else ""
+        raise UsageError(
+            f"--{name}={FLAGS[name].value} needs a prune phase{trained}, which "
+            f"{', '.join(methods)} with --prune_epochs={FLAGS.prune_epochs} does not have."
+        )
     for allocation in allocations or [FLAGS.allocation]:
         for method, plan in zip(methods, plans, strict=True):
             require_prune_phase(

@@ -174,7 +174,8 @@ def _pipeline(settings: Settings, density: float, method: str) -> hydra_tf.Hydra
     from hydra_tf.sparsity.methods import METHODS
 
     names = ("pretrain", "prune", "finetune")
-    prunes = METHODS.build(method).trains_scores and settings["prune_epochs"]
+    part = METHODS.build(method)
+    prunes = part.has_prune_phase and settings["prune_epochs"]
     scheduled = settings.get("density_schedule_phase", "prune")
     return hydra_tf.HydraCallback(
         density,
@@ -186,7 +187,9 @@ def _pipeline(settings: Settings, density: float, method: str) -> hydra_tf.Hydra
             settings.get("density_schedule") if prunes or scheduled == "pretrain" else None
         ),
         density_schedule_phase=scheduled,
-        score_perturbation=settings.get("score_perturbation", 0.0) if prunes else 0.0,
+        score_perturbation=(
+            settings.get("score_perturbation", 0.0) if prunes and part.trains_scores else 0.0
+        ),
         learning_rate={name: settings[f"{name}_learning_rate"] for name in names},
         schedule=settings["schedule"],
         warmup=settings["warmup"],

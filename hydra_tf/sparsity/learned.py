@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from hydra_tf.core.types import require_number
 from hydra_tf.sparsity.allocation import ALLOCATIONS, Allocation, Scores, allocation_of
+from hydra_tf.sparsity.methods import METHODS
 from hydra_tf.sparsity.topk import kept_count
 
 
@@ -150,7 +151,8 @@ def require_prune_phase(
     """
     if not isinstance(allocation_of(allocation), Learned):
         return
-    if "finetune" in plan and "prune" not in plan:
+    learns = "prune" in plan and METHODS.build(method).trains_scores
+    if {"prune", "finetune"} & {*plan} and not learns:
         raise ValueError(
             f'The allocation "learned" learns densities in the prune phase, but method "{method}" '
             f"runs {' and '.join(plan)} only; set prune_epochs with a method that trains its "

@@ -19,17 +19,27 @@ class PruningMethod:
     Args:
         score_init: initialisation of the scores when pruning begins; see
             :func:`hydra_tf.sparsity.initial_scores`.
+        joint: whether the prune phase trains the weights too, best with a density schedule such as
+            ``"cubic"``; methods that do not train scores then have a prune phase, in which they
+            compute the scores from the weights again whenever the density changes (Zhu and Gupta,
+            2017). By default the weights are frozen in the prune phase, as in the paper.
 
     Raises:
         ValueError: for an unknown initialisation.
     """
 
     score_init: str = "scaled"
+    joint: bool = False
     trains_scores: ClassVar[bool] = False
     allocation: ClassVar[str] = "erk"  # see default_allocation
 
     def __post_init__(self) -> None:
         SCORE_INITS.build(self.score_init)
+
+    @property
+    def has_prune_phase(self) -> bool:
+        """Whether there is a phase between pretraining and fine-tuning."""
+        return self.trains_scores or self.joint
 
     @property
     def needs_gradient(self) -> bool:
@@ -47,6 +57,7 @@ class Hydra(PruningMethod):
 
     Args:
         score_init: initialisation from which the search starts.
+        joint: whether weights and scores are trained together in the prune phase.
 
     Example:
         >>> METHODS.build("hydra:score_init=magnitude").trains_scores
@@ -62,13 +73,14 @@ class Hydra(PruningMethod):
 @METHODS.register("snip", score_init="snip")
 @dataclass(frozen=True)
 class OneShot(PruningMethod):
-    """The initial scores decide what is kept; there is no prune phase.
+    """The initial scores decide what is kept; there is no prune phase unless pruning is joint.
 
     ``"lwm"`` (least weight magnitude), ``"random"`` and ``"snip"`` (Lee et al., ICLR 2019)
     are this method with different score initialisations.
 
     Args:
         score_init: initialisation of the scores.
+        joint: whether the density falls in a prune phase that trains the weights.
 
     Example:
         >>> METHODS.build("snip").score_init
@@ -111,20 +123,20 @@ def plan_of(
     Args:
         method: spec of a pruning method, such as ``"hydra"`` or ``"lwm"``.
         pretrain_epochs: epochs that train all weights.
-        prune_epochs: epochs that train the scores; ignored for methods that do not train them.
+        prune_epochs: epochs of the prune phase; ignored for methods that have none.
         finetune_epochs: epochs that train the kept weights.
         gradual: whether scores are trained, and weights pruned, in pretraining already.
 
     Raises:
         ValueError: an unknown method, negative epochs, no epochs left, or no prune epochs
-            between pretraining and fine-tuning for a method that trains its scores.
+            between pretraining and fine-tuning for a method that has a prune phase.
         TypeError: epochs that are not whole numbers.
 
     Example:
         >>> plan_of("lwm", 3, 2, 1)
         {'pretrain': 3, 'finetune': 1}
     """
-    trains_scores = METHODS.build(method).trains_scores
+    has_prune_phase = METHODS.build(method).has_prune_phase
     lengths = {"pretrain": pretrain_epochs, "prune": prune_epochs, "finetune": finetune_epochs}
     for name, epochs in lengths.items():
         require_number(f"{name}_epochs", epochs, whole=True)
@@ -133,16 +145,16 @@ def plan_of(
             f"pretrain_epochs, prune_epochs and finetune_epochs must be at least 0, not {lengths}."
         )
     skips = pretrain_epochs and finetune_epochs and not prune_epochs
-    if trains_scores and skips and not gradual:
+    if has_prune_phase and skips and not gradual:
         raise ValueError(
-            f'Method "{method}" trains its scores between pretraining and fine-tuning; set '
-            'prune_epochs, or use the method "lwm".'
+            f'Method "{method}" prunes between pretraining and fine-tuning; set prune_epochs, or '
+            'use the method "lwm".'
         )
-    plan = {k: n for k, n in lengths.items() if n and (trains_scores or k != "prune")}
+    plan = {k: n for k, n in lengths.items() if n and (has_prune_phase or k != "prune")}
     if not plan:
         raise ValueError(
             f'Method "{method}" has no epochs to run: at least one of pretrain_epochs, '
-            "prune_epochs (only for methods that train their scores) and finetune_epochs must be "
-            "above 0."
+            "prune_epochs (only for methods with a prune phase) and finetune_epochs must be above "
+            "0."
         )
     return plan

@@ -81,7 +81,7 @@ class DensityRamp:
         Raises:
             ValueError: if it is not.
         """
-        needs = {"prune": "prune_epochs and a method that trains its scores"}
+        needs = {"prune": 'prune_epochs and a method with a prune phase, such as "hydra"'}
         if not self.is_constant and self.phase not in plan:
             raise ValueError(
                 f"density_schedule changes the density in the {self.phase} phase, but the phases "

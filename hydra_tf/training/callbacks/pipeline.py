@@ -48,12 +48,13 @@ class HydraCallback(keras.callbacks.Callback):
     Args:
         density: share of the weights to keep, in (0, 1].
         pretrain_epochs: epochs in which all weights are trained.
-        prune_epochs: epochs in which the scores are trained; methods that do not train the
-            scores skip this phase.
+        prune_epochs: epochs in which the scores are trained; methods that have no prune phase
+            skip it.
         finetune_epochs: epochs in which the kept weights are trained.
         method: pruning method: ``"hydra"``, ``"lwm"`` (least weight magnitude), ``"random"`` or
             ``"snip"``, each with any score initialisation, as in
-            ``"hydra:score_init=magnitude"``.
+            ``"hydra:score_init=magnitude"``; ``"hydra:joint=true"`` trains the weights in the
+            prune phase too.
         allocation: density per layer; see :func:`hydra_tf.set_density`. By default ``"global"``
             for methods that train scores and ``"erk"`` for others (see
             :func:`hydra_tf.sparsity.methods.default_allocation`); ``"uniform"`` is the paper's.
@@ -130,8 +131,9 @@ class HydraCallback(keras.callbacks.Callback):
         )
         self.ramp.require_phase(self.plan)
         require_prune_phase(allocation, density_schedule, self.plan, method, score_perturbation)
-        trains_both = self.ramp.is_gradual and self._method.trains_scores
-        self._phases = phase_variants(self.plan, trains_both, score_perturbation)
+        self._phases = phase_variants(
+            self.plan, self._method, self.ramp.is_gradual, score_perturbation
+        )
         self.score_perturbation = score_perturbation
         self._compiled_schedule = schedule_of(schedule)
         self._rates = peak_rates(learning_rate, schedule)
@@ -226,7 +228,7 @@ class HydraCallback(keras.callbacks.Callback):
         if self.model.saved_phase != PHASES[name].index:
             self._enter(name)
             self.model.set_phase(self._phases[name], self._steps(name))
-            if PHASES[name].trains_scores:
+            if name == "prune" and self._phases[name].trains_scores:
                 self._scores.begin(self.model)
         else:
             self.resume_phase(epoch)

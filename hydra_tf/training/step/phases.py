@@ -9,6 +9,7 @@ import keras
 
 from hydra_tf.core.keras_models import all_layers
 from hydra_tf.core.types import require_number
+from hydra_tf.sparsity.methods import PruningMethod
 from hydra_tf.sparsity.model import masked_layers
 
 
@@ -47,21 +48,24 @@ PHASES = {
 
 
 def phase_variants(
-    plan: Collection[str], trains_both: bool, score_perturbation: float
+    plan: Collection[str], method: PruningMethod, gradual: bool, score_perturbation: float
 ) -> dict[str, Phase]:
     """Return the entries of :data:`PHASES` with the changes that a pipeline asks for.
 
     Args:
         plan: names of the phases of the pipeline.
-        trains_both: whether pretraining trains scores together with the weights.
+        method: the pruning method; a joint one trains the weights in the prune phase too.
+        gradual: whether pretraining trains scores together with the weights, if the method does.
         score_perturbation: that of the prune phase.
 
     Raises:
-        ValueError: for a perturbation below 0, or one without a prune phase.
+        ValueError: for a perturbation below 0, or one without a prune phase that trains scores.
         TypeError: for a perturbation that is not a number.
 
     Example:
-        >>> phase_variants(["pretrain", "prune"], False, 0.01)["prune"].score_perturbation
+        >>> from hydra_tf.sparsity import METHODS
+        >>> hydra = METHODS.build("hydra")
+        >>> phase_variants(["pretrain", "prune"], hydra, False, 0.01)["prune"].score_perturbation
         0.01
     """
     require_number("score_perturbation", score_perturbation)
@@ -70,7 +74,9 @@ def phase_variants(
             "score_perturbation is a share of the norm of the scores, at least 0 and finite, not "
             f"{score_perturbation}."
         )
-    if score_perturbation and "prune" not in plan:
+    trains_scores = method.trains_scores
+    prune = replace(PHASES["prune"], trains_scores=trains_scores, trains_weights=method.joint)
+    if score_perturbation and not (trains_scores and "prune" in plan):
         raise ValueError(
             f"score_perturbation={score_perturbation} needs a prune phase, but the phases are "
             f"{', '.join(plan)}; leave it out, or set prune_epochs with a method that trains its "
@@ -78,8 +84,8 @@ def phase_variants(
         )
     return {
         **PHASES,
-        "pretrain": replace(PHASES["pretrain"], trains_scores=trains_both),
-        "prune": replace(PHASES["prune"], score_perturbation=float(score_perturbation)),
+        "pretrain": replace(PHASES["pretrain"], trains_scores=gradual and trains_scores),
+        "prune": replace(prune, score_perturbation=float(score_perturbation)),
     }
 
 
