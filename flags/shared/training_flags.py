@@ -170,8 +170,8 @@ def methods_help(subject: str) -> str:
 
     return (
         f"{subject}: {', '.join(METHODS.names())}. Each accepts joint=true, to train the weights "
-        "in the prune phase too, best with --density_schedule=cubic, and a score initialisation, as "
-        f"in hydra:score_init=magnitude: {', '.join(SCORE_INITS.names())}."
+        "in the prune phase too, best with --density_schedule=cubic, and a score initialisation, "
+        f"as in hydra:score_init=magnitude: {', '.join(SCORE_INITS.names())}."
     )
 
 
