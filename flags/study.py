@@ -15,6 +15,7 @@ from hydra_tf.core import locks
 from hydra_tf.core.files import replacing
 
 from .shared import (
+    budgets,
     flag_values,
     further_attacks,
     launcher,
@@ -197,6 +198,7 @@ def run(plan: tuple[Study, list[Cell]]) -> None:
     study, cells = plan
     training_run.set_precision(study.settings)
     specs = flag_values.attack_specs(FLAGS.further_attacks)
+    _check_budgets(study, [cell for cell in cells if not study.is_finished(cell)])
     for cell in cells:
         if not study.is_finished(cell):
             _train(study, cell)
@@ -206,6 +208,17 @@ def run(plan: tuple[Study, list[Cell]]) -> None:
     path = os.path.join(study.out, "tables.lock")
     with open(path, "a", encoding="utf-8"), locks.locked(path, wait=True):
         sys.stdout.write(_write_tables(study))
+
+
+def _check_budgets(study: Study, cells: Sequence[Cell]) -> None:
+    """Check the densities of the networks that will be trained, with a network of their layers."""
+    pruned = [study.config(cell) for cell in cells if not cell.is_dense]
+    if not pruned:
+        return
+    dense = study.dense(cells[0].seed)
+    config = study.config(dense)
+    net = networks.build_network(config, training_run.load_data(config, dense.seed), dense.seed)
+    budgets.require_budgets(net, pruned)
 
 
 def _write_tables(study: Study) -> str:

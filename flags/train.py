@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from .shared import (
+    budgets,
     dry_run,
     flag_values,
     launcher,
@@ -120,6 +121,7 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
     before = None
     with strategy.scope():
         net = networks.build_network(config, data, config["seed"])
+        budgets.require_budgets(net, [config])
         if FLAGS.dry_run:
             sys.stdout.write(dry_run.estimate(net, data, config, arguments))
             return

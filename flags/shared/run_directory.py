@@ -85,7 +85,8 @@ def _refuse_other_run(out: str, config: Settings) -> None:
     before = stored.get("hydra_tf", now)
     if before == now or _settings(stored) != _settings(config):
         raise UsageError(
-            f"{out} holds another run; choose another --out, or pass --overwrite to replace it."
+            f"{out} holds another run{_differences(stored, config)}; choose another --out, or pass "
+            "--overwrite to replace it."
         )
     if has_finished(out):
         raise UsageError(
@@ -96,6 +97,15 @@ def _refuse_other_run(out: str, config: Settings) -> None:
         f"{out} holds this run, unfinished, of hydra_tf {before}: install hydra_tf=={before} to "
         f"continue it, or choose another --out to train with hydra_tf {now}."
     )
+
+
+def _differences(stored: Settings, config: Settings) -> str:
+    """Return the first settings that differ, in brackets, or nothing if only versions do."""
+    old, new = _settings(stored), _settings(config)
+    names = [name for name in dict.fromkeys([*new, *old]) if old.get(name) != new.get(name)]
+    shown = [f"{name} {old.get(name)} instead of {new.get(name)}" for name in names[:3]]
+    more = [f"{len(names) - 3} more settings"] if len(names) > 3 else []
+    return f" (with {', '.join([*shown, *more])})" if names else ""
 
 
 def _first_versions(out: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +13,14 @@ import numpy as np
 from hydra_tf.core.registry import Registry
 from hydra_tf.core.types import require_number
 from hydra_tf.sparsity.budget import cost_of, exact_counts, smallest_counts, whole_groups
+from hydra_tf.sparsity.given_densities import (
+    Scores,
+    by_name,
+    require_densities,
+    warn_of_changed,
+    with_fixed,
+)
 from hydra_tf.sparsity.topk import kept_count
-
-Scores: TypeAlias = Mapping[str, np.ndarray[Any, Any]]  # the scores of each layer by its name
 
 
 @dataclass(frozen=True)
@@ -205,39 +209,6 @@ def _shares_of_largest(
     return {name: max(1, counts[name]) / values.size for name, values in ranks.items()}
 
 
-def with_fixed(scores: Scores, density: float, fixed: Mapping[str, float]) -> dict[str, float]:
-    """Return densities of which some are given, and the others share the rest of the budget.
-
-    Args:
-        scores: scores of each layer by its name.
-        density: share of all weights to keep, in (0, 1].
-        fixed: densities of some layers, or of all.
-
-    Raises:
-        ValueError: for fixed densities that leave too little or too much for the other layers.
-
-    Example:
-        >>> with_fixed({"a": np.ones(4), "b": np.ones(8)}, 0.5, {"a": 1.0})
-        {'a': 1.0, 'b': 0.25}
-    """
-    sizes = {name: values.size for name, values in scores.items()}
-    asked = sum(share * sizes[name] for name, share in fixed.items())
-    others = [name for name in sizes if name not in fixed]
-    rest, room = density * sum(sizes.values()) - asked, sum(sizes[name] for name in others)
-    # Each density may be rounded to a whole weight.
-    if rest > room + len(fixed) or rest < (len(others) if others else -len(fixed)):
-        low, high = (
-            (asked + len(others)) / sum(sizes.values()),
-            (asked + room) / sum(sizes.values()),
-        )
-        raise ValueError(
-            f"With the densities {dict(fixed)}, the network has a density from {low:.6g} to "
-            f"{high:.6g}, which contradicts density={density:g}; change one of them."
-        )
-    shared = min(1.0, rest / room) if room else 0.0
-    return {name: fixed.get(name, shared) for name in sizes}
-
-
 def kept_per_layer(
     allocation: AllocationSpec,
     scores: Scores,
@@ -275,11 +246,12 @@ def kept_per_layer(
     sizes = {name: values.size for name, values in scores.items()}
     units = units or dict.fromkeys(sizes, 1)
     part = allocation_of(allocation)
+    fixed = by_name(part, scores) if isinstance(part, Mapping) else {}
     if isinstance(part, Mapping):
-        shares: Mapping[str, float] = with_fixed(scores, density, _by_name(part, scores))
+        shares: Mapping[str, float] = with_fixed(scores, density, fixed)
     else:
         shares = part(scores, density)
-        _require_densities(shares, scores)
+        require_densities(shares, scores)
         if not isinstance(part, Allocation):
             shares = with_fixed(scores, density, shares)
     if getattr(part, "per_layer", False):
@@ -291,7 +263,9 @@ def kept_per_layer(
     if costs is not None:
         total = math.floor(density * cost_of(sizes, costs) * (1 + 1e-12))
     counts = exact_counts(ideal, sizes, floors, total, costs)
-    return whole_groups(counts, sizes, units, total, costs, tied)
+    counts = whole_groups(counts, sizes, units, total, costs, tied)
+    warn_of_changed({name: ideal[name] for name in fixed}, counts, units)
+    return counts
 
 
 def allocation_of(allocation: AllocationSpec) -> Any:
@@ -311,35 +285,3 @@ def allocation_of(allocation: AllocationSpec) -> Any:
     if isinstance(allocation, Mapping) and "name" not in allocation:
         return allocation
     return ALLOCATIONS.build(allocation)
-
-
-def _by_name(densities: Mapping[str, float], scores: Scores) -> dict[str, float]:
-    """Return the densities of the layers that a mapping names or matches; names come first."""
-    fixed: dict[str, float] = {}
-    for pattern, share in densities.items():
-        names = [n for n in scores if n == pattern or n.startswith(f"{pattern}/")]
-        names = names or [
-            n for n in scores if fnmatch.fnmatchcase(n, pattern) and n not in densities
-        ]
-        if not names:
-            raise ValueError(
-                f'The allocation names the layer "{pattern}", but the masked layers are '
-                f"{sorted(scores)}."
-            )
-        fixed.update(dict.fromkeys(names, share))
-    _require_densities(fixed, {name: scores[name] for name in fixed})
-    return fixed
-
-
-def _require_densities(shares: Mapping[str, float], scores: Scores) -> None:
-    """Check that each layer, and nothing else, has a density in (0, 1]."""
-    if set(shares) != set(scores):
-        raise ValueError(
-            f"The allocation names the layers {sorted(shares)}, but the masked layers are "
-            f"{sorted(scores)}."
-        )
-    invalid = {name: share for name, share in shares.items() if not 0 < share <= 1}
-    if invalid:
-        raise ValueError(
-            f"The densities of layers must lie in (0, 1]; the allocation returned {invalid}."
-        )

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from hydra_tf.core.types import require_number
 from hydra_tf.sparsity.allocation import ALLOCATIONS, Allocation, Scores, allocation_of
+from hydra_tf.sparsity.density_schedules import DENSITY_SCHEDULES, OneShot
 from hydra_tf.sparsity.methods import METHODS
 from hydra_tf.sparsity.topk import kept_count
 
@@ -137,14 +138,14 @@ def require_prune_phase(
 
     Args:
         allocation: as in :func:`hydra_tf.set_density`.
-        density_schedule: the schedule, or None.
+        density_schedule: the schedule, or None for ``"one_shot"``.
         plan: epochs of each phase; see :func:`hydra_tf.sparsity.methods.plan_of`.
         method: spec of the pruning method.
         score_perturbation: that of the prune phase.
 
     Raises:
-        ValueError: for learned densities without a prune phase, with a schedule, or with perturbed
-            scores.
+        ValueError: for learned densities without a prune phase, with a schedule that changes the
+            density, or with perturbed scores.
 
     Example:
         >>> require_prune_phase("erk", None, {"finetune": 1}, "lwm")
@@ -158,7 +159,8 @@ def require_prune_phase(
             f"runs {' and '.join(plan)} only; set prune_epochs with a method that trains its "
             'scores, or choose another allocation, such as "erk".'
         )
-    if density_schedule is not None:
+    schedule = DENSITY_SCHEDULES.build("one_shot" if density_schedule is None else density_schedule)
+    if schedule != OneShot():
         raise ValueError(
             'The allocation "learned" lowers densities itself, from its parameter start, so that '
             f"density_schedule={density_schedule!r} would contradict it; leave out one of the two."

@@ -209,7 +209,7 @@ def test_runs_of_other_versions_are_explained(finished, monkeypatch):
     monkeypatch.setattr(hydra_tf, "__version__", "9.9")
     with pytest.raises(UsageError, match=r"finished with .*hydra_tf 9\.9 can evaluate") as a:
         run_directory.is_finished(str(finished), CONFIG)
-    with pytest.raises(UsageError, match="holds another run"):
+    with pytest.raises(UsageError, match=r"another run \(with seed 0 instead of 1\); choose"):
         run_directory.is_finished(str(finished), OTHER)
     (finished / "report.json").unlink()
     with pytest.raises(UsageError, match=r"install hydra_tf==.* to continue it, or choose") as b:

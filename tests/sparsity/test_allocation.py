@@ -164,6 +164,17 @@ def test_mappings_name_layers_patterns_and_parts_of_layers():
     assert by_callable == {"a": 1, "b": 3}
 
 
+def test_given_densities_that_whole_groups_change_are_warned_of(caplog):
+    scores = {"a": np.ones(8), "b": np.ones(40)}
+    # 24 weights: b keeps at least a group of 20, so that a keeps 4 instead of 8.
+    kept = kept_per_layer({"a": 1.0}, scores, 0.5, units={"a": 4, "b": 20})
+    assert kept == {"a": 4, "b": 20}
+    assert "layer a keeps 4 weights, not the 8 of its density" in caplog.text
+    caplog.clear()
+    assert kept_per_layer({"a": 0.4}, scores, 0.5, units={"a": 4, "b": 20}) == {"a": 4, "b": 20}
+    assert not caplog.text
+
+
 def test_bad_allocations_are_refused():
     with pytest.raises(ValueError, match=r'names the layer "c", but the masked layers are \["?\'a'):
         kept_per_layer({"c": 0.5}, SCORES, 0.1)

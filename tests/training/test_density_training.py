@@ -253,6 +253,7 @@ def test_learned_densities_need_a_prune_phase_and_no_schedule(plan, options, sen
     with pytest.raises(ValueError, match=sentence):
         phases(*plan, allocation="learned", **options)
     assert phases(1, 0, 0, allocation="learned").epochs == 1  # nothing is pruned
+    assert phases(0, 2, 1, allocation="learned", density_schedule="one_shot").epochs == 3
 
 
 def test_unknown_multiply_adds_are_refused_before_pretraining(batches_from):
