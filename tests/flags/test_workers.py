@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 import hydra_tf  # noqa: F401 - its layers are in the files
+from hydra_tf.sparsity.allocation import ALLOCATIONS
+from hydra_tf.sparsity.granularity import GRANULARITIES
 
 ROOT = Path(__file__).resolve().parents[2]
 OBJECTIVE = "trades:epsilon=0.1,steps=2,start=uniform"
@@ -100,8 +102,7 @@ def assert_same_network(one, other, atol):
 @pytest.mark.slow(seconds=60)
 @pytest.mark.parametrize(
     "changed",
-    [f"--objective={OBJECTIVE}", f"--objective={OBJECTIVE},attack=cleverhans_pgd",
-     "--allocation=learned:start=0.2"],
+    [f"--objective={OBJECTIVE}", f"--objective={OBJECTIVE},attack=cleverhans_pgd"],
 )  # fmt: skip
 def test_two_workers_equal_one_device(changed, workers, tmp_path):
     flags = ["--pretrain_epochs=1", changed]
@@ -111,6 +112,24 @@ def test_two_workers_equal_one_device(changed, workers, tmp_path):
     assert_same_network(tmp_path / "alone", tmp_path / "both", atol=1e-4)
     reports = [json.loads((tmp_path / n / "report.json").read_text()) for n in ("alone", "both")]
     assert abs(reports[0]["benign_accuracy"] - reports[1]["benign_accuracy"]) <= 0.01
+
+
+@pytest.mark.slow(seconds=40)
+@pytest.mark.parametrize(
+    "changed",
+    [f"--allocation={name}" for name in ALLOCATIONS.names()]
+    + [f"--granularity={name}" for name in GRANULARITIES.names()]
+    + ["--method=hydra:joint=true"],
+)
+def test_two_workers_choose_the_masks_of_one_device(changed, workers, tmp_path):
+    fixes_density = changed.endswith("n_m")
+    density = "--density=0.5" if fixes_density else "--density=0.25"
+    flags = ["--pretrain_epochs=0", "--finetune_epochs=0", density, changed]
+    finish(*workers(tmp_path / "both", *flags))
+    finish(start(tmp_path / "alone", *flags))
+    assert_same_network(tmp_path / "alone", tmp_path / "both", atol=1e-4)
+    layers = json.loads((tmp_path / "both" / "report.json").read_text())["layers"]
+    assert sum(row["kept"] for row in layers) <= round(float(density[10:]) * 22_248)
 
 
 def test_workers_refuse_an_attack_without_a_loss(tmp_path):
