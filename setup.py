@@ -24,6 +24,8 @@ def readme() -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.16.1"]
+
 setup(
     name="hydra_tf",
     version=version(),
@@ -64,7 +66,9 @@ setup(
         "wrapt>=1.15",
     ],
     extras_require={
+        "onnx": ONNX,
         "test": [
+            *ONNX,
             "adversarial-robustness-toolbox>=1.20",
             "foolbox>=3.3.4",
             "hypothesis>=6.100",

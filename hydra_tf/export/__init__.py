@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from hydra_tf.export.file_model import load_tflite
     from hydra_tf.export.judgement import Judgement, judge
     from hydra_tf.export.latency import Latency, measure_latency
+    from hydra_tf.export.onnx_file import to_onnx
+    from hydra_tf.export.saved_model import to_saved_model
     from hydra_tf.export.size import ExportReport
     from hydra_tf.export.tflite import to_tflite
 
@@ -23,6 +25,8 @@ __all__ = [
     "load_tflite",
     "measure_latency",
     "to_keras",
+    "to_onnx",
+    "to_saved_model",
     "to_tflite",
 ]
 
@@ -35,6 +39,8 @@ _MODULES = {
     "load_tflite": "file_model",
     "measure_latency": "latency",
     "to_keras": "dense",
+    "to_onnx": "onnx_file",
+    "to_saved_model": "saved_model",
     "to_tflite": "tflite",
 }
 

@@ -77,6 +77,8 @@ class ExportReport:
 def file_sizes(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return a file's size in bytes, and its size after gzip at level 9.
 
+    The size of a folder is that of all files in it.
+
     Example:
         >>> import tempfile
         >>> path = pathlib.Path(tempfile.mkdtemp(), "zeros")
@@ -84,7 +86,9 @@ def file_sizes(path: str | os.PathLike[str]) -> tuple[int, int]:
         >>> file_sizes(path)[0], file_sizes(path)[1] < 50
         (1000, True)
     """
-    content = pathlib.Path(path).read_bytes()
+    target = pathlib.Path(path)
+    files = sorted(p for p in target.rglob("*") if p.is_file()) if target.is_dir() else [target]
+    content = b"".join(file.read_bytes() for file in files)
     return len(content), len(gzipped(content))
 
 

@@ -371,7 +371,9 @@ class RobustModel(BatchSteps):
 
     def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         """Export the network with plain layers like `keras.Model.export`."""
-        return models.strip_masks(self.net).export(filepath, *args, **kwargs)
+        plain = models.strip_masks(self.net)
+        plain(plain.inputs[0] if len(plain.inputs) == 1 else plain.inputs)  # ONNX needs a call
+        return plain.export(filepath, *args, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as saved; Keras calls this."""
