@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 import sys
-import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from .shared import flag_values, launcher, networks, run_directory, training_run
+from .shared import judging, launcher, networks, run_directory, training_run
 from .shared.launcher import FLAGS, UsageError
 from .shared.types import Config, Report
 
 if TYPE_CHECKING:
     import keras
-
-    from hydra_tf.data import DataSplits
 
 DESCRIPTION = """
 Export the network of a run directory to TFLite: sparse float32, float16 or int8. The file
@@ -32,9 +30,15 @@ and its outputs stay.
 
 With --judge, the file itself is measured on test images: accuracy, robust accuracy under images
 that attacks made on the Keras model and under Square, which needs no gradients, and latency; for
-networks trained by smoothing also certificates, which then hold for the file.
+networks trained by smoothing also certificates, which then hold for the file. The measurements
+are in export.json and plots/judgement.png.
 
   python -m flags.export --run=runs/a --quantization=int8 --judge
+
+With --budget_bytes or --budget_ms, a file that is larger or slower is not kept; the command ends
+with status 2 and names the nearest density, and granularity, that would fit.
+
+  python -m flags.export --run=runs/a --budget_bytes=60000
 """
 
 flags.DEFINE_string("run", None, "Run directory to export.")
@@ -46,20 +50,19 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_bool("gzip", False, "Also write the file after gzip, under its name with .gz added.")
 flags.DEFINE_bool("compact", False, "Remove channels that have no effect on the outputs first.")
-flags.DEFINE_bool("judge", False, "Measure accuracy, robustness and latency of the file.")
-flags.DEFINE_integer("judge_samples", 1_000, "Number of test images for --judge.")
-flags.DEFINE_string(
-    "judge_attacks",
-    "pgd:steps=50",
-    "Attacks whose images are made on the Keras model and moved to the file, separated by "
-    "semicolons.",
-)
-flags.DEFINE_string("judge_search", "square:queries=200", "Attack without gradients on the file.")
 flags.DEFINE_integer(
-    "judge_certify_n",
-    1_000,
-    "Noise draws per image for the certificates of a file, on 100 images; 0 for none.",
+    "budget_bytes",
+    None,
+    "Largest size of the file, before gzip. A larger file is not kept, and a density that fits is "
+    "named.",
 )
+flags.DEFINE_float(
+    "budget_ms",
+    None,
+    "Largest median time of an image on this machine, on one thread of LiteRT. A slower file is "
+    "not kept, and a density and granularity that fit are named.",
+)
+judging.define("Measure accuracy, robustness and latency of the file; plot them.")
 
 
 def validate() -> Config:
@@ -73,35 +76,23 @@ def validate() -> Config:
     target = checked_path(_target(), ".tflite")
     if target.exists() and not _is_tflite(target):
         raise UsageError(f"{target} is not a TFLite file; it is kept: choose another --out.")
-    if FLAGS.judge:
-        _check_judgement(config)
+    _check_choices()
+    judging.check(config["objective"])
     return config
 
 
-def _check_judgement(config: Config) -> None:
-    """Check the flags of --judge before the export."""
-    from hydra_tf import attacks, objectives
-    from hydra_tf.core.types import Sampling
-
-    flag_values.at_least("judge_samples", 1)
-    flag_values.at_least("judge_certify_n", 0)
-    objective = objectives.build(config["objective"])
-    ball = flag_values.ball_of(objective)
-    for spec in flag_values.attack_specs(FLAGS.judge_attacks):
-        attacks.build(spec, **ball)
-    if attacks.build(FLAGS.judge_search, **ball).uses_gradients:
+def _check_choices() -> None:
+    """Check the flags that others may leave without effect, and the budgets."""
+    if FLAGS.prefer == "latency" and (FLAGS.quantization != "none" or not FLAGS.sparse):
+        other = "--nosparse" if not FLAGS.sparse else f"--quantization={FLAGS.quantization}"
         raise UsageError(
-            f"--judge_search={FLAGS.judge_search} follows gradients, which a file does not have; "
-            "choose square, or list it in --judge_attacks."
+            f"--prefer=latency has no effect with {other}: only sparse float32 kernels have a "
+            "faster form; leave it out."
         )
-    if (sigma := _sigma(objective)) and FLAGS.judge_certify_n:
-        Sampling(sigma, n=FLAGS.judge_certify_n)
-
-
-def _sigma(objective: object) -> float | None:
-    """Return the noise for which an objective trains, None if it does not train by smoothing."""
-    certificate = getattr(objective, "certificate", lambda: None)() or {}
-    return certificate["sigma"] if certificate.get("method") == "smoothing" else None
+    for name in ("budget_bytes", "budget_ms"):
+        value = FLAGS[name].value
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"--{name} must be a positive number, not {value}.")
 
 
 def _is_tflite(path: pathlib.Path) -> bool:
@@ -132,75 +123,47 @@ def run(config: Config) -> None:
     net = networks.load_network(FLAGS.run)
     data = training_run.load_data(config, config["seed"])
     images = np.concatenate([x for x, _ in data.validation.take(2)])
+    options = {
+        "quantization": _quantization(),
+        "sparse": FLAGS.sparse,
+        "representative": images,
+        "prefer": FLAGS.prefer,
+        "compact": FLAGS.compact,
+    }
+    budgets = {"budget_bytes": FLAGS.budget_bytes, "budget_ms": FLAGS.budget_ms}
     with run_directory.writing(FLAGS.run):  # so that export.json is about the file
-        report = export.to_tflite(
-            net,
-            _target(),
-            quantization=_quantization(),
-            sparse=FLAGS.sparse,
-            representative=images,
-            prefer=FLAGS.prefer,
-            gzip=FLAGS.gzip,
-            compact=FLAGS.compact,
-        )
+        try:
+            report = export.to_tflite(net, _target(), gzip=FLAGS.gzip, **options, **budgets)
+        except export.OverBudgetError as error:
+            raise UsageError(_with_nearest(error, net, config, {**options, **budgets})) from error
         content = report.to_dict()
         if FLAGS.judge:
-            content["judgement"] = _judgement(net, data, config)
+            plot = os.path.join(FLAGS.run, "plots", "judgement.png")
+            content["judgement"] = judging.judge(
+                report, net, data, config, images, split="test", plot=plot, verbose=1
+            )
         evaluation.write_json(os.path.join(FLAGS.run, "export.json"), content)
     sys.stdout.writelines(_lines(content))
 
 
-def _judgement(net: keras.Model, data: DataSplits, config: Config) -> Report:
-    """Return the measurements of the file and, in turn, of the network stored densely."""
-    import numpy as np
-    import tensorflow as tf
+def _with_nearest(
+    error: Exception, net: keras.Model, config: Config, options: dict[str, Any]
+) -> str:
+    """Return the sentence of an exceeded budget, with the nearest density that fits."""
+    from hydra_tf import export
 
-    from hydra_tf import export, objectives
-
-    objective = objectives.build(config["objective"])
-    sigma, smoothing = _sigma(objective), None
-    if sigma and FLAGS.judge_certify_n:
-        smoothing = {"sigma": sigma, "n": FLAGS.judge_certify_n, "samples": 100}
-    samples = min(FLAGS.judge_samples, data.sizes["test"])
-    images = data.test.unbatch().take(samples).batch(config["batch_size"])
-    batches = -(-samples // config["batch_size"])
-    images = images.apply(tf.data.experimental.assert_cardinality(batches))
-    with tempfile.TemporaryDirectory(prefix="hydra_tf-") as folder:
-        dense = os.path.join(folder, "dense.tflite")
-        probes = np.concatenate([x for x, _ in data.validation.take(2)])
-        export.to_tflite(net, dense, _quantization(), sparse=False, representative=probes)
-        judged = export.judge(
-            _target(),
-            net,
-            images,
-            flag_values.attack_specs(FLAGS.judge_attacks),
-            FLAGS.judge_search,
-            dense_path=dense,
-            smoothing=smoothing,
-            verbose=1,
-            **flag_values.ball_of(objective),
-        )
-    return judged.to_dict()
+    sys.stdout.write("The file exceeds its budget; looking for a density that fits...\n")
+    sys.stdout.flush()
+    ways = {key: config[key] for key in ("allocation", "granularity") if config.get(key)}
+    fit = export.nearest_fit(net, **options, **ways)
+    return f"{str(error).rstrip('.')}; {fit.text()}."
 
 
 def _lines(content: Report) -> Iterator[str]:
     """Yield the lines that show a report."""
-    judged = content.get("judgement")
     yield from (f"{key:18} {value}\n" for key, value in content.items() if key != "judgement")
-    if judged is None:
-        return
-    yield f"\n{'':18} {'file':>8} {'keras':>8}\n"
-    yield f"{'benign':18} {judged['benign_accuracy']:8.2%} {judged['keras_benign_accuracy']:8.2%}\n"
-    for attack in judged["attacks"]:
-        shares = f"{attack['robust_accuracy']:8.2%} {attack['keras_robust_accuracy']:8.2%}"
-        yield f"{attack['name']:18} {shares}  images from {attack['images_from']}\n"
-    yield f"{'all attacks (era)':18} {judged['era']:8.2%} {judged['keras_era']:8.2%}\n"
-    if certified := judged["certified"]:
-        share = f"{certified['vra_s']:8.2%}  of {certified['samples']} images"
-        yield f"{'certified (VRA-s)':18} {share}\n"
-    times = judged["latency"]["milliseconds"], judged["dense_latency"]["milliseconds"]
-    yield f"{'latency':18} {times[0]:.4f} ms, {times[0] / times[1]:.2f} times the dense file's\n"
-    yield from (f"{warning}\n" for warning in judged["warnings"])
+    if "judgement" in content:
+        yield from judging.lines(content["judgement"])
 
 
 def main() -> None:

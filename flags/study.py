@@ -18,11 +18,14 @@ from .shared import (
     budgets,
     flag_values,
     further_attacks,
+    judging,
     launcher,
     networks,
     run_directory,
     run_report,
     study_d95,
+    study_files,
+    study_judge,
     study_results,
     training_flags,
     training_run,
@@ -54,6 +57,10 @@ network of as many epochs as a pruned one:
 
   python -m flags.study --allocations=uniform,erk,global --dense_epochs=total \\
       --further_attacks=autoattack --attack_samples=500 ... --out=runs/allocations
+
+To export every network, also as int8, and measure the files themselves; a later start can add this:
+
+  python -m flags.study --judge --judge_quantizations=none,int8 ... --out=runs/study
 
 To choose hyperparameters, evaluate on the validation split and start from the same dense
 networks each time:
@@ -104,6 +111,16 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("certify_samples", 0, "Number of images to certify; 0 for all of them.")
 flags.DEFINE_bool("tflite", False, "Also write a TFLite file of every network.")
+judging.define(
+    "Also export every network, finished ones too, and measure accuracy, robustness, size and "
+    "latency of its files."
+)
+flags.DEFINE_list(
+    "judge_quantizations",
+    ["none"],
+    "Number formats of the files of --judge: none (float32), float16, int8.",
+)
+_FORMATS = ("none", "float16", "int8")
 
 
 def validate() -> tuple[Study, list[Cell]]:
@@ -130,6 +147,7 @@ def validate() -> tuple[Study, list[Cell]]:
     flag_values.at_least("attack_samples", 0)
     for spec in flag_values.attack_specs(FLAGS.further_attacks):
         further_attacks.parameters(spec, settings)
+    _check_judgement()
     study = Study(FLAGS.out, {**settings, "split": FLAGS.split})
     epochs = _dense_epochs()
     work = []
@@ -183,6 +201,17 @@ def _dense_epochs() -> int:
     return epochs
 
 
+def _check_judgement() -> None:
+    """Check --judge and the flags that belong to it."""
+    judging.check(FLAGS.objective, ["judge_quantizations"])
+    wrong = [name for name in FLAGS.judge_quantizations if name not in _FORMATS]
+    if wrong or not FLAGS.judge_quantizations:
+        raise UsageError(
+            f"--judge_quantizations must list formats of {', '.join(_FORMATS)}, not "
+            f"{','.join(FLAGS.judge_quantizations)!r}."
+        )
+
+
 def _check_draws() -> None:
     """Check that --certify_n can certify, if the networks are certified by smoothing."""
     from hydra_tf import objectives
@@ -205,6 +234,9 @@ def run(plan: tuple[Study, list[Cell]]) -> None:
         if specs:
             out, config = study.directory(cell), study.config(cell)
             further_attacks.add(out, config, specs, FLAGS.attack_samples, FLAGS.verbose)
+        if FLAGS.judge:
+            formats = dict.fromkeys(FLAGS.judge_quantizations)
+            study_judge.add(study.directory(cell), study.config(cell), [*formats], FLAGS.verbose)
     path = os.path.join(study.out, "tables.lock")
     with open(path, "a", encoding="utf-8"), locks.locked(path, wait=True):
         sys.stdout.write(_write_tables(study))
@@ -227,10 +259,11 @@ def _write_tables(study: Study) -> str:
 
     rows = [study_results.row_of(study, cell) for cell in study.finished()]
     summary, d95 = study_results.summarise(rows), study_d95.smallest_densities(rows)
-    content = {"rows": rows, "table": summary, "d95": d95}
+    files = study_files.summarise(rows)
+    content = {"rows": rows, "table": summary, "d95": d95, **({"files": files} if files else {})}
     evaluation.write_json(os.path.join(study.out, "report.json"), content)
     study_results.write_csv(rows, os.path.join(study.out, "cells.csv"))
-    text = study_results.markdown(summary) + study_d95.markdown(d95)
+    text = study_results.markdown(summary) + study_files.markdown(files) + study_d95.markdown(d95)
     with replacing(os.path.join(study.out, "table.md")) as temporary:
         temporary.write_text(text, encoding="utf-8")
     study_results.write_plots(rows, study.out)

@@ -147,7 +147,7 @@ def _help(name: str, description: str, full: bool) -> str:
         return f"{description}\n{FLAGS.get_help()}\n"
     lines = [textwrap.dedent(description).strip(), "", "Flags:"]
     for module, entries in FLAGS.flags_by_module_dict().items():
-        if not (module.endswith((name, "training_flags")) or module == sys.argv[0]):
+        if not (module.endswith((name, "training_flags", "judging")) or module == sys.argv[0]):
             continue
         for flag in entries:
             default = "" if flag.default is None else f" (default: {flag.default_as_str})"

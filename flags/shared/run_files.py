@@ -19,7 +19,7 @@ _SPLITS = ("test", "validation")
 # Keys that a report may have.
 _SHARES = ("benign_accuracy", "era", "vra_s", "vra_m", "vra_t", "density")
 _MAPPINGS = ("verified", "smoothing", "certificate", "pretrained")
-_LISTS = ("attacks", "layers", "further_attacks")
+_LISTS = ("attacks", "layers", "further_attacks", "files")
 
 
 def read_config(run: str) -> Config:
@@ -116,7 +116,15 @@ def _report_problem(content: Mapping[str, Any]) -> str | None:
             return "an entry of further_attacks needs the text spec and the whole number samples"
         if not _is_share(entry.get("robust_accuracy")):
             return "an entry of further_attacks needs robust_accuracy, a number from 0 to 1"
+    if not all(map(_is_judged_file, content.get("files", ()))):
+        return "an entry of files needs the text format, and the object judgement or the text error"
     return None
+
+
+def _is_judged_file(entry: Mapping[str, Any]) -> bool:
+    """Return whether an entry of a report is about a TFLite file, as `study_judge` writes it."""
+    result = ("judgement", dict) if "judgement" in entry else ("error", str)
+    return all(isinstance(entry.get(key), kind) for key, kind in (("format", str), result))
 
 
 def _is_count(value: object) -> bool:

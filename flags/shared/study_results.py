@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from hydra_tf.core.files import replacing
 
-from . import further_attacks, run_files
+from . import further_attacks, run_files, study_judge
 from .study_cells import Cell, Study
 from .types import Report
 
@@ -35,7 +35,7 @@ def row_of(study: Study, cell: Cell) -> Report:
     `allocation` and `granularity` are None for a dense network. `epochs` counts the epochs of its
     own run, without those of the dense network from which it started; `seconds` is the time that
     they took, None if the run was interrupted. `attacks` has the robust accuracy under each
-    further attack.
+    further attack, and `files`, if there are any, the measures of each judged file by its format.
     """
     out = study.directory(cell)
     report = run_files.read_report(out)
@@ -53,6 +53,8 @@ def row_of(study: Study, cell: Cell) -> Report:
     shares = [entry[_SHARE] for entry in entries if _SHARE in entry]
     row |= {_SHARE: max(shares)} if shares else {}  # none in reports of earlier versions
     measures = {key: report[key] for key in MEASURES if key in report}
+    files = study_judge.figures(report)
+    row |= {study_judge.KEY: files} if files else {}
     return {**row, **measures, "attacks": further_attacks.accuracies(report)}
 
 
@@ -86,14 +88,14 @@ def write_csv(rows: Sequence[Report], path: str) -> None:
         rows: see :func:`row_of`.
         path: the file, which is replaced when it is complete.
     """
-    keys = measured(rows)
+    keys = [*measured(rows), *study_judge.columns(rows)]
     with (
         replacing(path, ".csv") as temporary,
         open(temporary, "w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.DictWriter(file, [*_COLUMNS, *keys], extrasaction="ignore")
         writer.writeheader()
-        writer.writerows({**row, **measures_of(row)} for row in rows)
+        writer.writerows({**row, **measures_of(row), **study_judge.flat(row)} for row in rows)
 
 
 def grouped(rows: Sequence[Report]) -> dict[tuple[float, str, str], list[Report]]:

@@ -171,3 +171,60 @@ def certified_accuracy(
     axes.set_xlim(left=0)
     _legend_above(axes, 3)
     return _save(figure, path)
+
+
+def file_judgement(judgement: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
+    """Plot what a TFLite file keeps: accuracies, size beside its bound, latency beside dense.
+
+    Args:
+        judgement: :meth:`hydra_tf.export.Judgement.to_dict`, of a file whose entropy bound and
+            dense file are known, or not.
+        path: image file to write.
+
+    Returns:
+        The path.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(layout="constrained", figsize=(11, 3.6))
+    accuracies, sizes, times = figure.subplots(1, 3, width_ratios=[2, 1.4, 1])
+    _accuracy_bars(accuracies, judgement)
+    bars = {"file": judgement["bytes"], "gzip": judgement["gzip_bytes"]}
+    if judgement.get("entropy_bytes") is not None:
+        bars["bound"] = judgement["entropy_bytes"] + judgement["bare_bytes"]
+    if judgement.get("dense_bytes") is not None:
+        bars["dense"] = judgement["dense_bytes"]
+    drawn = sizes.bar(list(bars), [size / 1000 for size in bars.values()], color="C2")
+    sizes.bar_label(drawn, fmt="%.4g", fontsize=8)
+    sizes.set(ylabel="size (kB)")
+    latencies = {"file": judgement["latency"]}
+    if judgement.get("dense_latency") is not None:
+        latencies["dense"] = judgement["dense_latency"]
+    medians = np.array([entry["milliseconds"] for entry in latencies.values()])
+    low, high = np.array([entry["quartiles"] for entry in latencies.values()]).T
+    drawn = times.bar(
+        list(latencies), medians, yerr=[medians - low, high - medians], capsize=4, color="C4"
+    )
+    times.bar_label(drawn, fmt="%.3g", fontsize=8, label_type="center")
+    times.set(ylabel="latency (ms), median and quartiles")
+    return _save(figure, path)
+
+
+def _accuracy_bars(axes: Any, judgement: Mapping[str, Any]) -> None:
+    """Draw the accuracies of a file beside those of the Keras model."""
+    entries = [("benign", judgement["benign_accuracy"], judgement["keras_benign_accuracy"])]
+    for attack in judgement["attacks"]:
+        name = f"{attack['name']}\n(from {attack['images_from']})"
+        entries.append((name, attack["robust_accuracy"], attack["keras_robust_accuracy"]))
+    entries.append(("era", judgement["era"], judgement["keras_era"]))
+    certified = judgement.get("certified")
+    labels = [name for name, *_ in entries] + (["certified\n(VRA-s)"] if certified else [])
+    files = [share for _, share, _ in entries] + ([certified["vra_s"]] if certified else [])
+    positions = np.arange(len(labels))
+    axes.bar(positions - 0.2, files, 0.4, color="C1", label="file")
+    axes.bar(
+        positions[: len(entries)] + 0.2, [e[2] for e in entries], 0.4, color="0.7", label="Keras"
+    )
+    axes.set(ylabel="accuracy", ylim=(0, 1), xticks=positions)
+    axes.set_xticklabels(labels, fontsize=8)
+    _legend_above(axes, 2)

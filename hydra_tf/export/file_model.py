@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import threading
 from typing import Any
@@ -11,7 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 
-def load_tflite(path: str | os.PathLike[str], threads: int = 1) -> keras.Model:
+def load_tflite(
+    path: str | os.PathLike[str], threads: int = 1, workers: int | None = None
+) -> keras.Model:
     """Return a Keras model that computes its outputs with a TFLite file in LiteRT.
 
     Whatever needs outputs only takes this model: :func:`hydra_tf.evaluation.accuracy`, the attack
@@ -25,14 +28,18 @@ def load_tflite(path: str | os.PathLike[str], threads: int = 1) -> keras.Model:
     Args:
         path: TFLite file with one float32 input [1, ...] and one float32 output [1, classes], as
             :func:`hydra_tf.export.to_tflite` writes it.
-        threads: number of threads of LiteRT.
+        threads: number of threads of LiteRT for an image.
+        workers: number of images that are computed at the same time, each by an interpreter of its
+            own; by default that of the processors that this process may use, at most 8. It does
+            not change the outputs.
 
     Returns:
         A functional model [batch, ...] to [batch, classes], which cannot be trained or saved.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a file that LiteRT cannot load, or with other inputs or outputs.
+        ValueError: for a file that LiteRT cannot load, or with other inputs or outputs, and for
+            fewer than one worker.
 
     Example:
         >>> import tempfile
@@ -43,19 +50,31 @@ def load_tflite(path: str | os.PathLike[str], threads: int = 1) -> keras.Model:
         >>> load_tflite(path)(np.zeros([3, 4], "float32")).shape
         TensorShape([3, 2])
     """
-    layer = _FileLayer(path, threads)
+    if workers is None:
+        workers = min(8, _processors())
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}.")
+    layer = _FileLayer(path, threads, workers)
     images = keras.Input(layer.image_shape, name="images")
     return keras.Model(images, layer(images), name="tflite_file")
+
+
+def _processors() -> int:
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _FileLayer(keras.layers.Layer):
     """Runs a TFLite file on each image of a batch."""
 
-    def __init__(self, path: str | os.PathLike[str], threads: int) -> None:
+    def __init__(self, path: str | os.PathLike[str], threads: int, workers: int) -> None:
         super().__init__(name="tflite", dtype="float32", trainable=False)
-        self._interpreter = _interpreter(path, threads)
+        self._interpreters = tuple(_interpreter(path, threads) for _ in range(workers))
+        self._pool = concurrent.futures.ThreadPoolExecutor(workers)
         self._in_use = threading.Lock()  # an interpreter is not safe for several threads
-        source, target = _single(self._interpreter, path)
+        source, target = _single(self._interpreters[0], path)
         self._source, self._target = source["index"], target["index"]
         self.image_shape = tuple(int(size) for size in source["shape"][1:])
         self._output_shape = tuple(int(size) for size in target["shape"][1:])
@@ -71,12 +90,29 @@ class _FileLayer(keras.layers.Layer):
 
     def _run(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         outputs = np.empty([len(images), *self._output_shape], np.float32)
+        shares = np.array_split(np.arange(len(images)), len(self._interpreters))
         with self._in_use:
-            for image, output in zip(images, outputs, strict=True):
-                self._interpreter.set_tensor(self._source, image[None])
-                self._interpreter.invoke()
-                output[...] = self._interpreter.get_tensor(self._target)[0]
+            jobs = [
+                self._pool.submit(self._run_one, interpreter, images, outputs, share)
+                for interpreter, share in zip(self._interpreters, shares, strict=True)
+                if len(share)
+            ]
+            for job in jobs:
+                job.result()
         return outputs
+
+    def _run_one(
+        self,
+        interpreter: Any,
+        images: np.ndarray[Any, Any],
+        outputs: np.ndarray[Any, Any],
+        chosen: np.ndarray[Any, Any],
+    ) -> None:
+        """Write the outputs for the chosen images, computed by one interpreter."""
+        for index in chosen:
+            interpreter.set_tensor(self._source, images[index : index + 1])
+            interpreter.invoke()
+            outputs[index] = interpreter.get_tensor(self._target)[0]
 
 
 def _interpreter(path: str | os.PathLike[str], threads: int) -> Any:

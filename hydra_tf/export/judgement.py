@@ -18,10 +18,11 @@ from hydra_tf.evaluation.accuracy import as_dataset, checked_batches, correct_on
 from hydra_tf.evaluation.progress import ProgressBar, batch_count
 from hydra_tf.export.file_model import load_tflite
 from hydra_tf.export.latency import Latency, measure_latency
-from hydra_tf.export.size import file_sizes
+from hydra_tf.export.size import ExportReport, file_sizes
 
 MOVED = ("pgd:steps=50",)  # attacks whose images are made on the Keras model
 SEARCH = "square:queries=200"  # an attack that needs outputs only
+_CERTIFIED_AT_ONCE = 10  # images per step of the progress bar
 LOSS = 0.02  # loss of robust accuracy that a report points out
 
 _Array = np.ndarray[Any, Any]
@@ -48,8 +49,11 @@ class Judgement:
         keras_era: the same for the Keras model, under its own attacks.
         bytes: size of the file.
         gzip_bytes: its size after gzip at level 9.
-        latency: see :class:`hydra_tf.export.latency.Latency`.
+        latency: see :class:`hydra_tf.export.latency.Latency`; it has the peak memory too.
         dense_latency: that of the same network stored densely; None if it was not given.
+        dense_bytes: size of the same network stored densely; None if it was not given.
+        entropy_bytes: least size of the kernels, from the report of the export; None without it.
+        bare_bytes: size of the file without its kernels, likewise.
         certified: radius, sigma, draws, samples and certified accuracy of the file by smoothing;
             None without smoothing.
 
@@ -71,6 +75,9 @@ class Judgement:
     gzip_bytes: int
     latency: Latency
     dense_latency: Latency | None = None
+    dense_bytes: int | None = None
+    entropy_bytes: int | None = None
+    bare_bytes: int | None = None
     certified: dict[str, Any] | None = None
 
     def warnings(self) -> list[str]:
@@ -86,9 +93,17 @@ class Judgement:
             if before - after > LOSS
         ]
 
+    @property
+    def bound_ratio(self) -> float | None:
+        """Size of the file as a multiple of `entropy_bytes + bare_bytes`; None if unknown."""
+        if self.entropy_bytes is None or self.bare_bytes is None:
+            return None
+        return self.bytes / (self.entropy_bytes + self.bare_bytes)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields and the warnings as a mapping that can be written as JSON."""
-        return {**dataclasses.asdict(self), "warnings": self.warnings()}
+        """Return fields, `bound_ratio` and warnings as a mapping that can be written as JSON."""
+        content = dataclasses.asdict(self)
+        return {**content, "bound_ratio": self.bound_ratio, "warnings": self.warnings()}
 
 
 def judge(
@@ -99,6 +114,7 @@ def judge(
     search: Any = SEARCH,
     *,
     dense_path: str | os.PathLike[str] | None = None,
+    exported: ExportReport | None = None,
     smoothing: Mapping[str, Any] | None = None,
     batch_size: int = 256,
     seed: int = 0,
@@ -116,6 +132,8 @@ def judge(
             none.
         dense_path: TFLite file of the same network stored densely, whose latency is measured in
             turn with that of `path`.
+        exported: what :func:`hydra_tf.export.to_tflite` returned for the file; the judgement has
+            its entropy bound.
         smoothing: arguments of :func:`hydra_tf.evaluation.certify` (sigma, n0, n, alpha) and
             ``samples``, the number of images to certify on the file.
         batch_size: batch size for arrays.
@@ -148,6 +166,9 @@ def judge(
     paths = [path] if dense_path is None else [path, dense_path]
     latencies = measure_latency(paths, np.asarray(image))
     size, zipped = file_sizes(path)
+    certified = None
+    if smoothing is not None:
+        certified = _certified(file, data, smoothing, len(measured.agree), seed, verbose)
     return Judgement(
         path=os.fspath(path),
         samples=len(measured.agree),
@@ -171,7 +192,10 @@ def judge(
         gzip_bytes=zipped,
         latency=latencies[0],
         dense_latency=latencies[1] if dense_path is not None else None,
-        certified=None if smoothing is None else _certified(file, data, smoothing, seed, verbose),
+        dense_bytes=os.path.getsize(dense_path) if dense_path is not None else None,
+        entropy_bytes=exported.entropy_bytes if exported is not None else None,
+        bare_bytes=exported.bare_bytes if exported is not None else None,
+        certified=certified,
     )
 
 
@@ -230,15 +254,25 @@ def _same_class(first: Classifier, second: Classifier, x: Images) -> _Array:
 
 
 def _certified(
-    file: keras.Model, data: Any, smoothing: Mapping[str, Any], seed: int, verbose: int
+    file: keras.Model, data: Any, smoothing: Mapping[str, Any], size: int, seed: int, verbose: int
 ) -> dict[str, Any]:
-    """Return the certified accuracy of the file at the radius of VRA-s."""
+    """Return the certified accuracy of the file at the radius of VRA-s.
+
+    Args:
+        file: the file as a model.
+        data: batches of images and labels.
+        smoothing: as in :func:`judge`.
+        size: number of images of the data.
+        seed: seed of the noise.
+        verbose: as in Keras.
+    """
     settings = dict(smoothing)
-    samples = settings.pop("samples", 100)
+    samples = min(settings.pop("samples", 100), size)
     images: list[Images] = []
     labels: list[Labels] = []
-    bar = ProgressBar(None, "certified", verbose)
-    for x, y in checked_batches(file, data.unbatch().take(samples).batch(10)):
+    bar = ProgressBar(-(-samples // _CERTIFIED_AT_ONCE), "certified", verbose)
+    chosen = data.unbatch().take(samples).batch(_CERTIFIED_AT_ONCE)
+    for x, y in checked_batches(file, chosen):
         images.append(evaluation.certify(file, x, seed=seed, **settings))
         labels.append(np.asarray(y))
         bar.show(len(images), _accuracy(images, labels))

@@ -15,6 +15,7 @@ from hydra_tf.core.files import replacing
 from hydra_tf.core.keras_models import wrapped_network
 from hydra_tf.core.registry import unknown
 from hydra_tf.export import compaction
+from hydra_tf.export.budget import Budget, OverBudgetError
 from hydra_tf.export.dead_layers import explain_dead_layers
 from hydra_tf.export.examiner import LIMITS, Examiner, Limits, convert
 from hydra_tf.export.prepare import (
@@ -64,6 +65,49 @@ def _limits(quantization: str | None, tolerance: float | None, agreement: float 
     if not 0 <= limits.agreement <= 1:
         raise ValueError(f"min_agreement must be in [0, 1], not {agreement}.")
     return limits
+
+
+def _check_preference(prefer: str, quantization: str | None, sparse: bool) -> None:
+    """Check that a preference is known, and that the other settings leave it a choice."""
+    if prefer not in PREFERENCES:
+        raise ValueError(unknown("preference", prefer, list(PREFERENCES)))
+    if prefer == "latency" and (quantization is not None or not sparse):
+        setting = f'quantization="{quantization}"' if quantization is not None else "sparse=False"
+        raise ValueError(
+            f'prefer="latency" has no effect with {setting}: only sparse float32 kernels have a '
+            "faster form; leave it out."
+        )
+
+
+def draft(
+    model: keras.Model,
+    quantization: str | None = None,
+    sparse: bool = True,
+    representative: np.ndarray[Any, Any] | None = None,
+    prefer: Preference = "size",
+    compact: bool = False,
+) -> bytes:
+    """Return the TFLite file of a network without trying it; see :func:`to_tflite`.
+
+    Args:
+        model: as in :func:`to_tflite`, and so are the others.
+        quantization: None, ``"float16"`` or ``"int8"``.
+        sparse: whether kernels may be stored sparsely.
+        representative: [n, h, w, c] images; int8 measures ranges on all of them.
+        prefer: ``"size"`` or ``"latency"``.
+        compact: whether channels without effect are removed.
+
+    Example:
+        >>> draft(keras.Sequential([keras.Input([4]), keras.layers.Dense(2)]))[4:8]
+        b'TFL3'
+    """
+    plain = plain_copy(model)
+    if computes_in_half(plain):
+        plain = in_float32(plain)
+    if compact:
+        plain = compaction.compact(plain)
+    dense = _convert(for_one_image(plain), quantization, representative)
+    return min(dense, encode_sparsely(dense, prefer), key=len) if sparse else dense
 
 
 def _convert(
@@ -117,6 +161,8 @@ def to_tflite(
     prefer: Preference = "size",
     gzip: bool = False,
     compact: bool = False,
+    budget_bytes: int | None = None,
+    budget_ms: float | None = None,
 ) -> ExportReport:
     """Write a network as a TFLite file whose outputs in LiteRT agree with those of Keras.
 
@@ -143,20 +189,24 @@ def to_tflite(
         min_agreement: minimum share of images with Keras's class; by default 0, for float16
             0.95, for int8 0.9.
         prefer: ``"size"`` or ``"latency"``, which stores dense layers with few nonzero blocks of
-            four inputs in such blocks: the file is larger and runs faster; float32 only.
+            four inputs in such blocks: the file is larger and runs faster; for sparse float32 only.
         gzip: also write the file after gzip, under its name with ``.gz`` added.
         compact: remove channels without effect first, as :func:`hydra_tf.export.compact` does; the
             report's sparsity is then that of the smaller model.
+        budget_bytes: largest size of the file, before gzip; a larger one is not kept.
+        budget_ms: largest median time of an image on this machine, on one thread of LiteRT; a
+            slower file is not kept. :func:`hydra_tf.export.nearest_fit` finds a density that fits.
 
     Returns:
         The report: settings, sizes in bytes, errors in units of the outputs.
 
     Raises:
         TypeError: for a subclassed model.
-        ValueError: unknown quantization or preference, int8 without representative images, images
-            of another shape or outside [0, 1], another suffix, several inputs, a model that cannot
-            be compacted.
+        ValueError: unknown quantization or preference, a preference without effect, int8 without
+            representative images, images of another shape or outside [0, 1], another suffix,
+            several inputs, a budget that is not positive, a model that cannot be compacted.
         OSError: a missing folder, a path that is a folder, or no permission to write.
+        OverBudgetError: a RuntimeError; the file exceeds a budget.
         RuntimeError: TensorFlow cannot convert the model, or the file's outputs are wrong.
 
     Example:
@@ -167,8 +217,8 @@ def to_tflite(
         (False, True)
     """
     limits = _limits(quantization, tolerance, min_agreement)
-    if prefer not in PREFERENCES:
-        raise ValueError(unknown("preference", str(prefer), list(PREFERENCES)))
+    _check_preference(str(prefer), quantization, sparse)
+    budget = Budget(budget_bytes, budget_ms)
     if quantization == "int8" and representative is None:
         raise ValueError(
             'quantization="int8" needs representative images to measure ranges on; pass '
@@ -197,6 +247,8 @@ def to_tflite(
             if quantization != "int8" or calibration is None:
                 raise
             raise explain_dead_layers(error, plain, calibration) from error
+        if budget and (excess := budget.excess(*budget.measure(temporary, probes[0]))):
+            raise OverBudgetError(f"{os.fspath(path)} was not kept: {excess}.")
         if zipped is not None:
             zipped.write_bytes(gzipped(temporary.read_bytes()))
         return measure(

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from hydra_tf import attacks, evaluation, export
+from hydra_tf.evaluation import plots
+from hydra_tf.export import ExportReport, Latency
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,17 @@ def test_a_file_is_a_model(exported):
     np.testing.assert_allclose(file(IMAGES), net(IMAGES), atol=1e-6)
     assert file(IMAGES[:0]).shape == (0, 2)
     assert evaluation.accuracy(file, (IMAGES, LABELS)) == 0.75
+
+
+def test_workers_compute_the_same_outputs(exported):
+    _, path = exported
+    images = np.random.default_rng(0).random((7, 4), "float32")
+    single = export.load_tflite(path, workers=1)
+    np.testing.assert_array_equal(export.load_tflite(path, workers=3)(images), single(images))
+    # One image is fewer than three workers.
+    np.testing.assert_array_equal(
+        export.load_tflite(path, workers=3)(images[:1]), single(images[:1])
+    )
 
 
 @pytest.mark.slow
@@ -64,6 +77,47 @@ def test_a_judgement_counts_images(exported):
     assert result.bytes == path.stat().st_size and result.warnings() == []
     assert result.to_dict()["latency"]["milliseconds"] > 0
     assert result.dense_latency is None and result.certified is None
+    assert result.bound_ratio is None and result.dense_bytes is None
+
+
+def test_a_judgement_has_the_bound_of_the_export(exported):
+    net, path = exported
+    # Of eight weights, four are kept: 16 bytes of values, and 1 bit for each position.
+    report = ExportReport(
+        str(path), None, False, 0, 0, 0.5, 32, 0.0, 0.0, 1.0, 64, entropy_bytes=17, bare_bytes=83
+    )
+    data = IMAGES[:1], LABELS[:1]
+    result = export.judge(path, net, data, [], None, dense_path=path, exported=report)
+    assert result.to_dict()["bound_ratio"] == pytest.approx(path.stat().st_size / 100)
+    assert result.dense_bytes == path.stat().st_size
+
+
+def judgement(**entries):
+    fast = Latency(0.1, (0.09, 0.12), 1.0, 1000)
+    attack = {
+        "name": "pgd", "images_from": "keras", "robust_accuracy": 0.6, "keras_robust_accuracy": 0.7,
+    }  # fmt: skip
+    return export.Judgement(
+        "a.tflite", 10, 1.0, 0.9, 0.8, [attack], 0.5, 0.55, 2000, 1500, fast, **entries
+    )
+
+
+def test_a_plot_shows_what_was_measured(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure) or str(path))
+    whole = judgement(
+        dense_latency=Latency(0.2, (0.19, 0.21), 1.0, 1000), dense_bytes=4000,
+        entropy_bytes=1000, bare_bytes=200, certified={"vra_s": 0.25},
+    )  # fmt: skip
+    for judged in (whole, judgement()):
+        plots.file_judgement(judged.to_dict(), tmp_path / "judgement.png")
+    heights = [[[bar.get_height() for bar in axes.patches] for axes in f.axes] for f in figures]
+    assert heights[0] == [
+        [0.9, 0.6, 0.5, 0.25, 0.8, 0.7, 0.55],  # benign, pgd, era, certified; then those of Keras
+        [2.0, 1.5, 1.2, 4.0],  # file, gzip, bound, dense, in kB
+        [0.1, 0.2],
+    ]
+    assert heights[1] == [[0.9, 0.6, 0.5, 0.8, 0.7, 0.55], [2.0, 1.5], [0.1]]
 
 
 def test_a_file_of_another_network_is_worse_and_says_so(exported, tmp_path):
@@ -109,6 +163,8 @@ def test_wrong_arguments_are_named(exported, tmp_path):
         export.load_tflite(wrong)
     with pytest.raises(ValueError, match=r'follows gradients.*choose "square"'):
         export.judge(path, net, (IMAGES, LABELS), [], "pgd")
+    with pytest.raises(ValueError, match="workers must be at least 1"):
+        export.load_tflite(path, workers=0)
     with pytest.raises(ValueError, match="rounds must be at least 1"):
         export.measure_latency([path], IMAGES[0], rounds=0)
     with pytest.raises(RuntimeError, match="LiteRT cannot run"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -45,6 +46,7 @@ def test_help_is_printed_without_loading_tensorflow(binary):
     assert result.returncode == 0
     assert f"python -m flags.{binary}" in result.stdout
     assert "--out" in result.stdout or "--attacks" in result.stdout
+    assert ("--judge_samples" in result.stdout) == (binary in ("export", "study"))
     if binary in ("train", "study"):
         text = " ".join(result.stdout.split())
         assert ", ".join(METHODS.names()) in text
@@ -234,8 +236,22 @@ def test_export_judges_the_file(finished):
     assert judged["samples"] == 20
     assert [attack["images_from"] for attack in judged["attacks"]] == ["keras", "file"]
     assert judged["latency"]["milliseconds"] > 0 and judged["dense_latency"] is not None
-    result = call("export", f"--run={out}", "--judge", "--judge_search=pgd")
-    assert result.returncode == 2 and "--judge_search=pgd follows gradients" in result.stderr
+    assert judged["bound_ratio"] > 1 and judged["dense_bytes"] > judged["bytes"]
+    assert (out / "plots" / "judgement.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow(seconds=60)
+def test_export_names_a_density_within_the_budget(finished, tmp_path):
+    out, _ = finished
+    path = tmp_path / "a.tflite"
+    result = call("export", f"--run={out}", f"--out={path}", "--budget_bytes=12000")
+    assert result.returncode == 2 and not path.exists()
+    assert len(result.stderr.strip().splitlines()) == 1
+    pattern = (
+        r"a\.tflite was not kept: the file has [\d,]+ bytes, but the budget is 12,000; density "
+        r"(0\.0\d+) with granularity element would fit \(1[01],\d\d\d bytes\)\."
+    )
+    assert 0 < float(re.search(pattern, result.stderr)[1]) < 0.05  # the density of the network
 
 
 def test_a_network_that_cannot_be_loaded_is_explained(finished, tmp_path):

@@ -60,10 +60,11 @@ FLAGS = {
     "study": [
         "methods", "densities", "seeds", "split", "certify_n", "objective", "model", "allocations",
         "first_seed", "dense_epochs", "further_attacks", "attack_samples", "granularity",
+        "judge_quantizations",
     ],
     "evaluate": ["run", "attacks", "seed"],
     "certify": ["run", "method", "sigma", "n0", "n", "alpha", "samples", "split", "batch_size"],
-    "export": ["run", "quantization"],
+    "export": ["run", "quantization", "budget_bytes", "budget_ms"],
 }  # fmt: skip
 # Words that are valid for a flag.
 VALID = {

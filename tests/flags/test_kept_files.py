@@ -98,6 +98,31 @@ def test_files_that_are_not_ours_or_still_needed_are_kept(tmp_path):
         'Unknown granularity "elements"': [
             ["train", f"--out={tmp_path / 'new'}", "--granularity=elements"]
         ],
+        "--judge_samples has no effect without --judge; add --judge": [
+            ["export", f"--run={run}", "--judge_samples=10"],
+            ["study", f"--out={tmp_path / 'new'}", "--judge_samples=10"],
+        ],
+        "--judge_quantizations has no effect without --judge": [
+            ["study", f"--out={tmp_path / 'new'}", "--judge_quantizations=int8"]
+        ],
+        "must list formats of none, float16, int8, not 'none,int4'": [
+            ["study", f"--out={tmp_path / 'new'}", "--judge", "--judge_quantizations=none,int4"]
+        ],
+        "--judge_search=pgd follows gradients": [
+            ["export", f"--run={run}", "--judge", "--judge_search=pgd"]
+        ],
+        "--prefer=latency has no effect with --quantization=int8": [
+            ["export", f"--run={run}", "--prefer=latency", "--quantization=int8"]
+        ],
+        "--prefer=latency has no effect with --nosparse": [
+            ["export", f"--run={run}", "--prefer=latency", "--nosparse"]
+        ],
+        "--budget_bytes must be a positive number, not 0": [
+            ["export", f"--run={run}", "--budget_bytes=0"]
+        ],
+        "--budget_ms must be a positive number, not nan": [
+            ["export", f"--run={run}", "--budget_ms=nan"]
+        ],
         'did you mean "autoattack"?': [
             ["study", f"--out={tmp_path / 'new'}", "--further_attacks=pgd;autoatack"]
         ],

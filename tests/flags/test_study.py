@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import hydra_tf
-from flags.shared import further_attacks, run_directory, study_d95
+from flags.shared import further_attacks, run_directory, study_d95, study_files, study_judge
 from flags.shared.flag_values import spec_list
 from flags.shared.launcher import UsageError
 from flags.shared.run_report import gradient_note
 from flags.shared.study_cells import Cell, Study
-from flags.shared.study_results import markdown, measured, summarise, write_csv
+from flags.shared.study_results import markdown, measured, row_of, summarise, write_csv
 from hydra_tf.core import locks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -252,6 +252,82 @@ def test_further_attacks_are_added_to_finished_networks_once(study):
         further_attacks.add(*arguments, ["fgsm"], 50, verbose=0)
 
 
+def judged(size, era, milliseconds=0.5, vra_s=None):
+    """Return a judgement as a report has it."""
+    return {
+        "bytes": size, "gzip_bytes": size - 1, "bound_ratio": 1.25, "agreement": 1.0,
+        "benign_accuracy": 0.75, "era": era, "keras_era": 0.5, "warnings": [],
+        "latency": {"milliseconds": milliseconds, "peak_bytes": 2_000_000},
+        "dense_latency": {"milliseconds": 1.0, "peak_bytes": 1_000_000},
+        "certified": None if vra_s is None else {"vra_s": vra_s},
+    }  # fmt: skip
+
+
+def test_tables_have_the_judged_files(study, tmp_path):
+    cells = [Cell("lwm", BASE, 0.1, seed) for seed in (0, 1)]
+    for cell, era in zip(cells, (0.25, 0.75), strict=True):
+        files = [{"format": "float32", "judgement": judged(1000 + cell.seed * 1000, era)}]
+        if cell.seed == 0:
+            files.append({"format": "int8", "judgement": judged(300, 0.125, vra_s=0.0625)})
+        else:
+            files.append({"format": "int8", "error": "a layer is dead"})
+        finish(study, cell, files=files)
+    rows = [row_of(study, cell) for cell in cells]
+    assert rows[0]["files"]["int8"]["vra_s"] == 0.0625 and list(rows[1]["files"]) == ["float32"]
+    write_csv(rows, str(tmp_path / "cells.csv"))
+    with open(tmp_path / "cells.csv", encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["float32_bytes"] for line in lines] == ["1000", "2000"]
+    assert [line["int8_vra_s"] for line in lines] == ["0.0625", ""]
+    assert "float32_vra_s" not in lines[0]
+    text = study_files.markdown(study_files.summarise(rows)).splitlines()
+    assert text[-4:] == [
+        "| density | method | format | bytes | gzip bytes | size / bound | ms | ms / dense | "
+        "peak memory | agreement | benign | robust (era) | Keras (era) | certified (VRA-s) | "
+        "seeds |",
+        "|---" * 15 + "|",
+        "| 10% | lwm | float32 | 1,500 | 1,499 | 1.25 | 0.5 | 0.5 | 2,000,000 | 100.0 ± 0.0 | "
+        "75.0 ± 0.0 | 50.0 ± 25.0 | 50.0 ± 0.0 | unknown | 2 |",
+        "| 10% | lwm | int8 | 300 | 299 | 1.25 | 0.5 | 0.5 | 2,000,000 | 100.0 | 75.0 | 12.5 | "
+        "50.0 | 6.2 | 1 |",
+    ]
+    assert study_files.markdown(study_files.summarise([row("lwm", 0.1, 0, 0.5)])) == ""
+    # The accuracies of the networks stay in a table of their own.
+    assert "int8" not in markdown(summarise(rows)) and measured(rows) == ["benign_accuracy"]
+
+
+def test_files_are_judged_once_for_their_settings(study, monkeypatch):
+    cell = Cell("hydra", "erk", 0.1, 0)
+    out = finish(study, cell)
+    calls = []
+
+    def judge_one(out, config, quantization, name, verbose):
+        calls.append((quantization, name))
+        return {"error": "dead"} if name == "int8" else {"judgement": judged(10, 0.5)}
+
+    settings = {"samples": 1000, "attacks": [{"name": "fgsm"}], "search": True, "certify_n": 0}
+    monkeypatch.setattr(study_judge.judging, "settings", lambda objective: dict(settings))
+    monkeypatch.setattr(study_judge, "_judged", judge_one)
+    arguments = (str(out), study.config(cell))
+    study_judge.add(*arguments, ["none"], verbose=0)
+    study_judge.add(*arguments, ["none", "int8"], verbose=0)
+    assert calls == [("none", "float32"), ("int8", "int8")]
+    entries = json.loads((out / "report.json").read_text())["files"]
+    assert [entry["format"] for entry in entries] == ["float32", "int8"]
+    assert entries[0]["settings"]["samples"] == 360  # the split has no more
+    # A format that failed is tried again, and so is one with other settings.
+    study_judge.add(*arguments, ["none", "int8"], verbose=0)
+    settings["samples"] = 100
+    study_judge.add(*arguments, ["none"], verbose=0)
+    assert calls[2:] == [("int8", "int8"), ("none", "float32")]
+    for damaged in ({"format": "int8"}, {"format": 8, "error": ""}, {"format": "", "judgement": 1}):
+        (out / "report.json").write_text(json.dumps({"files": [damaged]}))
+        with pytest.raises(UsageError, match=r"damaged: an entry of files needs the text format"):
+            study_judge.add(*arguments, ["none"], verbose=0)
+    with pytest.raises(UsageError, match="damaged: an entry of files lacks"):
+        study_judge.figures({"files": [{"format": "int8", "judgement": {}}]})
+
+
 def start(*arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "flags.study", *SMALL, *map(str, arguments)],
@@ -269,7 +345,7 @@ def finished_output(process):
     return printed
 
 
-@pytest.mark.slow(seconds=120)
+@pytest.mark.slow(seconds=180)
 def test_a_study_grows_over_several_starts(tmp_path):
     together = [start("--densities=0.1", f"--first_seed={s}", f"--out={tmp_path}") for s in (0, 1)]
     for process in together:
@@ -284,7 +360,9 @@ def test_a_study_grows_over_several_starts(tmp_path):
         (1, "lwm"),
     ]
     attacks = ["--further_attacks=fgsm", "--attack_samples=40"]
-    wider = ["--densities=0.05", "--allocations=erk", "--dense_epochs=total", *attacks]
+    judge = ["--judge", "--judge_samples=20", "--judge_search=square:queries=5"]
+    judge += ["--judge_attacks=fgsm", "--judge_quantizations=none,int8"]
+    wider = ["--densities=0.05", "--allocations=erk", "--dense_epochs=total", *attacks, *judge]
     shutil.rmtree(tmp_path / "seed1" / "dense")  # a network that this start does not name
     finished_output(start(*wider, f"--out={tmp_path}"))
     with open(tmp_path / "cells.csv", encoding="utf-8", newline="") as file:
@@ -299,6 +377,11 @@ def test_a_study_grows_over_several_starts(tmp_path):
     ]
     attacked = [line["method"] for line in lines if line["fgsm (40 images)"]]
     assert attacked == ["dense", "dense_long", "lwm"]
+    assert [line["method"] for line in lines if line["int8_bytes"]] == attacked
+    whole, pruned = (int(lines[i]["float32_bytes"]) for i in (0, 3))
+    assert pruned < whole / 5 and int(lines[0]["int8_bytes"]) < whole / 3
+    assert (tmp_path / "seed0" / "dense" / "plots" / "judgement_int8.png").exists()
+    assert "| 5% | lwm | erk | int8 |" in (tmp_path / "table.md").read_text()
     assert all(float(line["seconds"]) > 0 for line in lines)
     assert float(lines[3]["measured_density"]) == pytest.approx(0.05, abs=1e-3)
     after = {path: path.stat().st_mtime_ns for path in before if path.exists()}
