@@ -1,4 +1,4 @@
-"""Export the network of a run directory as a TFLite file."""
+"""Export the network of a run directory as a TFLite file, a SavedModel or an ONNX file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from .shared import judging, launcher, networks, run_directory, training_run
+from .shared import judging, launcher, networks, other_formats, run_directory, training_run
 from .shared.launcher import FLAGS, UsageError
 from .shared.types import Config, Report
 
@@ -39,10 +39,24 @@ With --budget_bytes or --budget_ms, a file that is larger or slower is not kept;
 with status 2 and names the nearest density, and granularity, that would fit.
 
   python -m flags.export --run=runs/a --budget_bytes=60000
+
+Other runtimes take a SavedModel or an ONNX file, which are compared with Keras too:
+
+  python -m flags.export --run=runs/a --format=onnx
+  python -m flags.export --run=runs/a --format=saved_model --out=served
 """
 
 flags.DEFINE_string("run", None, "Run directory to export.")
-flags.DEFINE_string("out", None, "File to write; model.tflite in the run directory by default.")
+flags.DEFINE_string(
+    "out",
+    None,
+    "File to write, for a SavedModel the folder; model.tflite or model.onnx in the run directory "
+    "by default.",
+)
+flags.DEFINE_enum("format", "tflite", other_formats.FORMATS, "Format of the file.")
+flags.DEFINE_integer(
+    "batch_size", 0, "Images of a call of a SavedModel or an ONNX file; 0 for any number."
+)
 flags.DEFINE_enum("quantization", "none", ["none", "float16", "int8"], "Number format.")
 flags.DEFINE_bool("sparse", True, "Store tensors in a sparse format where it is smaller.")
 flags.DEFINE_enum(
@@ -73,6 +87,9 @@ def validate() -> Config:
         raise UsageError("--run is missing: name the run directory to export.")
     config = run_directory.use(FLAGS.run)
     networks.network_path(FLAGS.run)
+    other_formats.check()
+    if FLAGS.format != "tflite":
+        return config
     target = checked_path(_target(), ".tflite")
     if target.exists() and not _is_tflite(target):
         raise UsageError(f"{target} is not a TFLite file; it is kept: choose another --out.")
@@ -115,12 +132,16 @@ def _quantization() -> str | None:
 
 
 def run(config: Config) -> None:
-    """Convert the network, compare the outputs, and write export.json."""
+    """Convert the network, compare the outputs, and write export.json for a TFLite file."""
     import numpy as np
 
     from hydra_tf import evaluation, export
 
     net = networks.load_network(FLAGS.run)
+    if FLAGS.format != "tflite":
+        with run_directory.writing(FLAGS.run):
+            sys.stdout.writelines(_lines(other_formats.write(net).to_dict()))
+        return
     data = training_run.load_data(config, config["seed"])
     images = np.concatenate([x for x, _ in data.validation.take(2)])
     options = {

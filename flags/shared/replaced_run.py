@@ -18,8 +18,8 @@ from .launcher import UsageError
 
 _FILES = (
     "metrics.jsonl", "model.keras", "dense.keras", "report.json", "last_good.keras",
-    "suspects.npz", "model.tflite", "export.json", "certify.jsonl", "certify_validation.jsonl",
-    "float32.tflite", "float16.tflite", "int8.tflite",
+    "suspects.npz", "model.tflite", "model.onnx", "export.json", "certify.jsonl",
+    "certify_validation.jsonl", "float32.tflite", "float16.tflite", "int8.tflite",
 )  # fmt: skip
 # Folders of a run, with the names of its files in them and in their folders.
 _FOLDERS = {

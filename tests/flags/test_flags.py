@@ -11,7 +11,9 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import onnxruntime
 import pytest
+import tensorflow as tf
 
 import hydra_tf
 from hydra_tf.sparsity.methods import METHODS
@@ -212,6 +214,42 @@ def test_export_writes_a_file_that_agrees(finished):
     content = json.loads((out / "export.json").read_text())
     assert content["bytes"] == os.path.getsize(out / "model.tflite")
     assert content["max_abs_error"] < 1e-3
+
+
+@pytest.mark.slow(seconds=20)
+def test_export_writes_other_formats(finished, tmp_path):
+    out, _ = finished
+    net = keras.saving.load_model(out / "dense.keras")
+    images = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
+    result = call("export", f"--run={out}", "--format=onnx", "--batch_size=2", "--compact")
+    assert result.returncode == 0, result.stderr
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    outputs = session.run(["outputs"], {"images": images})[0]
+    np.testing.assert_allclose(outputs, net(images), rtol=1e-4, atol=1e-5)
+    folder = tmp_path / "served"
+    result = call("export", f"--run={out}", "--format=saved_model", f"--out={folder}")
+    assert result.returncode == 0, result.stderr
+    served = tf.saved_model.load(str(folder))
+    np.testing.assert_allclose(served.serve(images), net(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--format=saved_model"], "name the folder of the SavedModel"),
+        pytest.param(
+            ["--format=onnx", "--quantization=int8"],
+            "--quantization has no effect with --format=onnx",
+            marks=SLOW,
+        ),
+        pytest.param(["--batch_size=2"], "no effect with --format=tflite", marks=SLOW),
+    ],
+)
+def test_flags_without_effect_on_the_format_are_refused(flags, message, finished):
+    result = call("export", f"--run={finished[0]}", *flags)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.slow
