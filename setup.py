@@ -51,6 +51,7 @@ setup(
         "absl-py>=1.4",
         "ai-edge-litert>=2.1",
         "cleverhans==4.0.0",
+        "deflate>=0.8",
         "flatbuffers>=25.12.19",
         "keras>=3.11",
         "matplotlib>=3.10.7",

@@ -60,7 +60,10 @@ flags.DEFINE_integer(
 flags.DEFINE_enum("quantization", "none", ["none", "float16", "int8"], "Number format.")
 flags.DEFINE_bool("sparse", True, "Store tensors in a sparse format where it is smaller.")
 flags.DEFINE_enum(
-    "prefer", "size", ["size", "latency"], "Smallest or fastest form of sparse kernels."
+    "prefer",
+    "size",
+    ["size", "latency", "gzip"],
+    "Form of sparse kernels: smallest, fastest, or smallest in the file of --gzip.",
 )
 flags.DEFINE_bool("gzip", False, "Also write the file after gzip, under its name with .gz added.")
 flags.DEFINE_bool("compact", False, "Remove channels that have no effect on the outputs first.")

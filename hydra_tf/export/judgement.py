@@ -24,6 +24,10 @@ MOVED = ("pgd:steps=50",)  # attacks whose images are made on the Keras model
 SEARCH = "square:queries=200"  # an attack that needs outputs only
 _CERTIFIED_AT_ONCE = 10  # images per step of the progress bar
 LOSS = 0.02  # loss of robust accuracy that a report points out
+_REMEDY = (
+    "Of an int8 file, measure the ranges on 100 or more images like those that it will see "
+    "(`representative`); if that does not suffice, train with rounding (docs/int8_robustness.md)."
+)
 
 _Array = np.ndarray[Any, Any]
 
@@ -59,8 +63,8 @@ class Judgement:
 
     Example:
         >>> fast = Latency(0.1, (0.1, 0.1), 1.0, 1000)
-        >>> Judgement("a.tflite", 10, 1.0, 0.9, 0.9, [], 0.5, 0.6, 10, 9, fast).warnings()
-        ['The file loses 10.0 points of robust accuracy (60.0% in Keras, 50.0% in the file).']
+        >>> Judgement("a.tflite", 10, 1.0, 0.9, 0.9, [], 0.5, 0.6, 10, 9, fast).warnings()[0]
+        'The file loses 10.0 points of robust accuracy (60.0% in Keras, 50.0% in the file).'
     """
 
     path: str
@@ -81,17 +85,18 @@ class Judgement:
     certified: dict[str, Any] | None = None
 
     def warnings(self) -> list[str]:
-        """Return a sentence for each loss of more than two points against the Keras model."""
+        """Return a sentence for each loss of more than two points, and, if any, what helps."""
         pairs = [
             ("benign accuracy", self.keras_benign_accuracy, self.benign_accuracy),
             ("robust accuracy", self.keras_era, self.era),
         ]
-        return [
+        found = [
             f"The file loses {100 * (before - after):.1f} points of {name} ({before:.1%} in Keras, "
             f"{after:.1%} in the file)."
             for name, before, after in pairs
             if before - after > LOSS
         ]
+        return [*found, _REMEDY] if found else []
 
     @property
     def bound_ratio(self) -> float | None:

@@ -16,8 +16,7 @@ import numpy as np
 from hydra_tf.export.budget import Budget
 from hydra_tf.export.prepare import image_shape, plain_copy
 from hydra_tf.export.probes import random_probes, representative_images, spaced_evenly
-from hydra_tf.export.sparse_encoding import Preference
-from hydra_tf.export.tflite import draft
+from hydra_tf.export.tflite import Form, draft
 from hydra_tf.models.masking import mask_model
 from hydra_tf.sparsity.allocation import AllocationSpec
 from hydra_tf.sparsity.granularity import GRANULARITIES, GranularitySpec, granularity_name
@@ -48,7 +47,7 @@ class Candidate:
 
     density: float
     granularity: str
-    prefer: Preference
+    prefer: Form
     compact: bool
     bytes: int
     milliseconds: float | None
@@ -113,7 +112,7 @@ def nearest_fit(
     quantization: str | None = None,
     sparse: bool = True,
     representative: Any = None,
-    prefer: Preference = "size",
+    prefer: Form = "size",
     compact: bool = False,
     allocation: AllocationSpec = "uniform",
     granularity: GranularitySpec = "element",
@@ -171,12 +170,12 @@ def nearest_fit(
 
 
 def _ways(
-    granularity: GranularitySpec, prefer: Preference, compact: bool, budget: Budget, blocks: bool
-) -> Iterator[tuple[str, Preference, bool]]:
+    granularity: GranularitySpec, prefer: Form, compact: bool, budget: Budget, blocks: bool
+) -> Iterator[tuple[str, Form, bool]]:
     """Yield granularity, preference and compaction of each way to try, the given ones first."""
     fixed = GRANULARITIES.build(granularity).fixes_density
     given = "element" if fixed else granularity_name(granularity)
-    first: tuple[str, Preference, bool] = (given, prefer, compact)
+    first: tuple[str, Form, bool] = (given, prefer, compact)
     yield first
     if budget.milliseconds is not None and blocks:
         yield ("block:size=4", "latency", False)
@@ -211,7 +210,7 @@ class _Search:
     options: dict[str, Any]
 
     def largest(
-        self, granularity: str, prefer: Preference, compact: bool
+        self, granularity: str, prefer: Form, compact: bool
     ) -> tuple[Candidate | None, Candidate | None]:
         """Return the candidate of largest density that fits, and that of the smallest density."""
         tried: dict[float, Candidate] = {}
@@ -247,7 +246,7 @@ class _Search:
         return DENSITIES[: bisect.bisect_left(DENSITIES, True, key=refused)]
 
     def _candidate(
-        self, density: float, granularity: str, prefer: Preference, compact: bool
+        self, density: float, granularity: str, prefer: Form, compact: bool
     ) -> Candidate:
         """Prune the network, and measure its file."""
         set_density(self.masked, density, self.allocation, granularity)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import os
 import pathlib
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from absl import logging
 
 from hydra_tf.export.probes import Comparison
+from hydra_tf.export.zipping import level_9_bytes
 
 _VALUE_BITS = {None: 32, "float16": 16, "int8": 8}
 
@@ -26,7 +26,8 @@ class ExportReport:
         quantization: None (float32), ``"float16"`` or ``"int8"``.
         sparse_encoding: whether the file stores weights sparsely.
         bytes: size of the file.
-        gzip_bytes: size of the file after gzip at level 9.
+        gzip_bytes: size of the file after gzip: of its ``.gz`` file, if that was asked for, else at
+            level 9 of zlib.
         sparsity: share of zeros in the Keras model's kernels, in [0, 1].
         float32_bytes: size of all parameters as float32 numbers, 4 bytes each.
         max_abs_error: largest difference between the outputs of the file and of Keras on the
@@ -89,17 +90,7 @@ def file_sizes(path: str | os.PathLike[str]) -> tuple[int, int]:
     target = pathlib.Path(path)
     files = sorted(p for p in target.rglob("*") if p.is_file()) if target.is_dir() else [target]
     content = b"".join(file.read_bytes() for file in files)
-    return len(content), len(gzipped(content))
-
-
-def gzipped(content: bytes) -> bytes:
-    """Return bytes after gzip at level 9, the same at every call.
-
-    Example:
-        >>> gzip.decompress(gzipped(b"text"))
-        b'text'
-    """
-    return gzip.compress(content, compresslevel=9, mtime=0)
+    return len(content), level_9_bytes(content)
 
 
 def zero_share(model: keras.Model) -> float:
@@ -159,6 +150,7 @@ def measure(
     sparse_encoding: bool = False,
     note: str = "",
     bare: int | None = None,
+    zipped: pathlib.Path | None = None,
 ) -> ExportReport:
     """Return the report of a file that still has its temporary name; warn of constant outputs.
 
@@ -171,8 +163,11 @@ def measure(
         sparse_encoding: whether the file stores weights sparsely.
         note: as in the report.
         bare: `bare_bytes` of the report; None for Keras files.
+        zipped: current path of the ``.gz`` file; None if there is none.
     """
-    size, zipped = file_sizes(file)
+    size, gzip_bytes = file_sizes(file)
+    if zipped is not None:
+        gzip_bytes = zipped.stat().st_size
     if comparison.constant:
         warning = (
             f"The outputs are constant, the same for all {comparison.probes} probe images; look "
@@ -185,7 +180,7 @@ def measure(
         quantization=quantization,
         sparse_encoding=sparse_encoding,
         bytes=size,
-        gzip_bytes=zipped,
+        gzip_bytes=gzip_bytes,
         sparsity=zero_share(plain),
         float32_bytes=4 * plain.count_params(),
         note=note,

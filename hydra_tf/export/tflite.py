@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -34,7 +34,7 @@ from hydra_tf.export.probes import (
     representative_images,
     spaced_evenly,
 )
-from hydra_tf.export.size import ExportReport, gzipped, measure
+from hydra_tf.export.size import ExportReport, measure
 from hydra_tf.export.sparse_encoding import (
     PREFERENCES,
     Preference,
@@ -42,6 +42,10 @@ from hydra_tf.export.sparse_encoding import (
     encode_sparsely,
     for_any_batch,
 )
+from hydra_tf.export.zipping import gzipped
+
+Form = Preference | Literal["gzip"]
+FORMS = (*PREFERENCES, "gzip")
 
 
 def _limits(quantization: str | None, tolerance: float | None, agreement: float | None) -> Limits:
@@ -69,8 +73,8 @@ def _limits(quantization: str | None, tolerance: float | None, agreement: float 
 
 def _check_preference(prefer: str, quantization: str | None, sparse: bool) -> None:
     """Check that a preference is known, and that the other settings leave it a choice."""
-    if prefer not in PREFERENCES:
-        raise ValueError(unknown("preference", prefer, list(PREFERENCES)))
+    if prefer not in FORMS:
+        raise ValueError(unknown("preference", prefer, list(FORMS)))
     if prefer == "latency" and (quantization is not None or not sparse):
         setting = f'quantization="{quantization}"' if quantization is not None else "sparse=False"
         raise ValueError(
@@ -84,7 +88,7 @@ def draft(
     quantization: str | None = None,
     sparse: bool = True,
     representative: np.ndarray[Any, Any] | None = None,
-    prefer: Preference = "size",
+    prefer: Form = "size",
     compact: bool = False,
 ) -> bytes:
     """Return the TFLite file of a network without trying it; see :func:`to_tflite`.
@@ -94,7 +98,7 @@ def draft(
         quantization: None, ``"float16"`` or ``"int8"``.
         sparse: whether kernels may be stored sparsely.
         representative: [n, h, w, c] images; int8 measures ranges on all of them.
-        prefer: ``"size"`` or ``"latency"``.
+        prefer: ``"size"``, ``"latency"`` or ``"gzip"``, which is as ``"size"`` here.
         compact: whether channels without effect are removed.
 
     Example:
@@ -107,7 +111,9 @@ def draft(
     if compact:
         plain = compaction.compact(plain)
     dense = _convert(for_one_image(plain), quantization, representative)
-    return min(dense, encode_sparsely(dense, prefer), key=len) if sparse else dense
+    if not sparse:
+        return dense
+    return min(dense, encode_sparsely(dense, "size" if prefer == "gzip" else prefer), key=len)
 
 
 def _convert(
@@ -127,7 +133,7 @@ def _convert(
 
 
 def _smallest(
-    dense: bytes, prefer: Preference | None, examiner: Examiner
+    dense: bytes, prefer: Form | None, examiner: Examiner
 ) -> tuple[Comparison, bool, str]:
     """Write the smallest correct file; return what `accept` returns, and a note.
 
@@ -139,10 +145,13 @@ def _smallest(
     if prefer is None:
         return *examiner.accept(dense), ""
     try:
-        content = encode_sparsely(dense, prefer)
-        if len(content) < len(dense):
+        content = encode_sparsely(dense, "size" if prefer == "gzip" else prefer)
+        sizes = [len(gzipped(each) if prefer == "gzip" else each) for each in (content, dense)]
+        if sizes[0] < sizes[1]:
             return *examiner.accept(content), ""
-        note, level = "sparse encoding would not make the file smaller.", logging.INFO
+        after = " after gzip" if prefer == "gzip" else ""
+        note = f"sparse encoding would not make the file smaller{after}."
+        level = logging.INFO
     except RuntimeError as error:
         note, level = str(error), logging.WARNING
     note = f"Stored densely: {note}"
@@ -158,7 +167,7 @@ def to_tflite(
     representative: Any = None,
     tolerance: float | None = None,
     min_agreement: float | None = None,
-    prefer: Preference = "size",
+    prefer: Form = "size",
     gzip: bool = False,
     compact: bool = False,
     budget_bytes: int | None = None,
@@ -188,9 +197,11 @@ def to_tflite(
             output; by default 1e-4, for float16 0.01, for int8 0.25.
         min_agreement: minimum share of images with Keras's class; by default 0, for float16
             0.95, for int8 0.9.
-        prefer: ``"size"`` or ``"latency"``, which stores dense layers with few nonzero blocks of
-            four inputs in such blocks: the file is larger and runs faster; for sparse float32 only.
-        gzip: also write the file after gzip, under its name with ``.gz`` added.
+        prefer: ``"size"``; ``"latency"``, which stores dense layers with few nonzero blocks of
+            four inputs in such blocks: the file is larger and runs faster; for sparse float32 only;
+            or ``"gzip"``, for the smallest ``.gz`` file: the dense file if that is smaller after
+            gzip than the sparse one, as int8 files mostly are.
+        gzip: also write the file after gzip by libdeflate, under its name with ``.gz`` added.
         compact: remove channels without effect first, as :func:`hydra_tf.export.compact` does; the
             report's sparsity is then that of the smaller model.
         budget_bytes: largest size of the file, before gzip; a larger one is not kept.
@@ -260,4 +271,5 @@ def to_tflite(
             sparse_encoding=sparse_encoding,
             note=note,
             bare=bare_bytes(dense),
+            zipped=zipped,
         )

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from hydra_tf.core.types import require_number
-from hydra_tf.sparsity.allocation import ALLOCATIONS, Allocation, Scores, allocation_of
+from hydra_tf.sparsity.allocation import ALLOCATIONS, Allocation, allocation_of
 from hydra_tf.sparsity.density_schedules import DENSITY_SCHEDULES, OneShot
+from hydra_tf.sparsity.given_densities import Scores
 from hydra_tf.sparsity.methods import METHODS
 from hydra_tf.sparsity.topk import kept_count
 

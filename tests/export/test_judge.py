@@ -128,7 +128,9 @@ def test_a_file_of_another_network_is_worse_and_says_so(exported, tmp_path):
     export.to_tflite(other, path)
     result = export.judge(path, net, (IMAGES, LABELS), ["fgsm"], None, epsilon=0.1)
     assert (result.agreement, result.benign_accuracy, result.era) == (0.0, 0.25, 0.25)
-    assert result.warnings() == [
+    *losses, remedy = result.warnings()
+    assert "`representative`" in remedy and "int8_robustness.md" in remedy
+    assert losses == [
         "The file loses 50.0 points of benign accuracy (75.0% in Keras, 25.0% in the file).",
         "The file loses 25.0 points of robust accuracy (50.0% in Keras, 25.0% in the file).",
     ]

@@ -241,6 +241,40 @@ def test_bound_and_gzip_of_a_file(tmp_path):
     assert zipped.stat().st_size == report.gzip_bytes
 
 
+def pruned_kernel(shape: tuple[int, ...], density: float) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    values = rng.integers(1, 127, shape) * rng.choice([-1, 1], shape)
+    return (values * (rng.random(shape) < density)).astype(np.int8)
+
+
+def test_the_file_for_gzip_is_smaller_after_it(tmp_path):
+    net = keras.Sequential([keras.Input([8, 8, 64]), keras.layers.Conv2D(64, 3, name="wide")])
+    net.add(keras.layers.GlobalAveragePooling2D())
+    kernel = pruned_kernel((64, 3, 3, 64), 0.2).transpose(1, 2, 3, 0) / 127
+    net.layers[0].set_weights([kernel, np.ones(64)])
+    images = np.random.default_rng(0).random([64, 8, 8, 64], dtype=np.float32)
+    small, light = (
+        to_tflite(
+            net,
+            tmp_path / f"{prefer}.tflite",
+            "int8",
+            representative=images,
+            min_agreement=0.0,
+            prefer=prefer,
+            gzip=True,
+        )
+        for prefer in ("size", "gzip")
+    )
+    assert small.sparse_encoding and not light.sparse_encoding
+    assert light.gzip_bytes < small.gzip_bytes and light.bytes > small.bytes
+    content = (tmp_path / "gzip.tflite").read_bytes()
+    assert light.gzip_bytes < 0.98 * len(gzip.compress(content, 9))
+    # No code of the values, log2(252) bits each, and of their positions is shorter than this.
+    bits = 0.2 * (np.log2(252) - np.log2(0.2)) - 0.8 * np.log2(0.8)
+    assert 1 < light.gzip_bytes / (bits * kernel.size / 8) < 1.25
+    assert gzip.decompress((tmp_path / "gzip.tflite.gz").read_bytes()) == content
+
+
 @pytest.mark.slow(seconds=90)
 @pytest.mark.usefixtures("every_runtime")
 @pytest.mark.parametrize("quantization", [None, "float16", "int8"])
