@@ -60,14 +60,10 @@ def pruned_network(name: str, density: float):
 
 def converters_bytes(net) -> int:
     """Return the size of the float32 file that TensorFlow's own sparse encoding makes."""
-    import tensorflow as tf
-
-    from hydra_tf.export.examiner import convert
+    from hydra_tf.export.converter import converted
     from hydra_tf.export.prepare import for_one_image
 
-    converter = tf.lite.TFLiteConverter.from_keras_model(for_one_image(net))
-    converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
-    return len(convert(converter))
+    return len(converted(for_one_image(net), "sparse"))
 
 
 def networks(arguments: argparse.Namespace) -> Iterator[tuple[str, Any, np.ndarray[Any, Any]]]:

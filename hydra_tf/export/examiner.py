@@ -1,19 +1,13 @@
-"""Candidate TFLite files: converted quietly, run in LiteRT and compared with Keras."""
+"""Candidate TFLite files, run in LiteRT and compared with Keras."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import pathlib
-import re
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from hydra_tf.core.stderr import hidden_stderr
 from hydra_tf.export.litert import LITERT, run_everywhere
 from hydra_tf.export.probes import Comparison, compare
 
@@ -31,26 +25,6 @@ LIMITS = {
     "float16": Limits(1e-2, 0.95),
     "int8": Limits(0.25, 0.9),
 }
-
-
-def convert(converter: Any) -> bytes:
-    """Return the TFLite file that a converter makes, without its messages and warnings.
-
-    Args:
-        converter: a `tf.lite.TFLiteConverter` with its settings.
-
-    Raises:
-        RuntimeError: with the cause, when TensorFlow cannot convert the model.
-    """
-    try:
-        with _quiet():
-            content: bytes = converter.convert()
-    # The converter raises errors of many types.
-    except Exception as error:
-        raise RuntimeError(
-            f"TensorFlow cannot convert the model to TFLite: {_reason(error)}"
-        ) from error
-    return content
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,23 +75,3 @@ class Examiner:
                 f"The TFLite file predicts Keras's class on only {comparison.agreement:.1%} of "
                 f"{comparison.probes} images, but at least {self.limits.agreement:.1%} is required."
             )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the messages and warnings of the converter."""
-    with (
-        hidden_stderr(),
-        contextlib.redirect_stdout(io.StringIO()),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _reason(error: Exception) -> str:
-    """Return the line with the cause from a converter's message, which can be very long."""
-    missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
-    if missing:
-        return f"TFLite has no operation for {', '.join(missing)}."
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from hydra_tf.core.files import replacing
@@ -16,8 +15,9 @@ from hydra_tf.core.keras_models import wrapped_network
 from hydra_tf.core.registry import unknown
 from hydra_tf.export import compaction
 from hydra_tf.export.budget import Budget, OverBudgetError
+from hydra_tf.export.converter import converted
 from hydra_tf.export.dead_layers import explain_dead_layers
-from hydra_tf.export.examiner import LIMITS, Examiner, Limits, convert
+from hydra_tf.export.examiner import LIMITS, Examiner, Limits
 from hydra_tf.export.prepare import (
     computes_in_half,
     for_one_image,
@@ -110,26 +110,10 @@ def draft(
         plain = in_float32(plain)
     if compact:
         plain = compaction.compact(plain)
-    dense = _convert(for_one_image(plain), quantization, representative)
+    dense = for_any_batch(converted(for_one_image(plain), quantization, representative))
     if not sparse:
         return dense
     return min(dense, encode_sparsely(dense, "size" if prefer == "gzip" else prefer), key=len)
-
-
-def _convert(
-    single: keras.Model, quantization: str | None, calibration: np.ndarray[Any, Any] | None
-) -> bytes:
-    """Return the dense TFLite file of a model of batch one."""
-    converter = tf.lite.TFLiteConverter.from_keras_model(single)
-    if quantization is not None:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if quantization == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if quantization == "int8" and calibration is not None:
-        images = calibration
-        converter.representative_dataset = lambda: ([image[None]] for image in images)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    return for_any_batch(convert(converter))
 
 
 def _smallest(
@@ -250,7 +234,7 @@ def to_tflite(
             probes, calibration = spaced_evenly(images, PROBES), spaced_evenly(images, CALIBRATION)
         examiner = Examiner(temporary, probes, keras_outputs(reference, probes), limits)
         try:
-            dense = _convert(for_one_image(plain), quantization, calibration)
+            dense = for_any_batch(converted(for_one_image(plain), quantization, calibration))
             comparison, sparse_encoding, note = _smallest(
                 dense, prefer if sparse else None, examiner
             )

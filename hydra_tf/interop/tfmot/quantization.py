@@ -6,10 +6,10 @@ import os
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from hydra_tf.core.files import replacing
-from hydra_tf.export.examiner import LIMITS, Examiner, convert
+from hydra_tf.export.converter import converted
+from hydra_tf.export.examiner import LIMITS, Examiner
 from hydra_tf.export.prepare import image_shape
 from hydra_tf.export.probes import (
     PROBES,
@@ -71,10 +71,8 @@ def quantized_to_tflite(
         plain: keras.Model = from_tf_keras(model)
         image = tf_keras.Input(shape, batch_size=1, name="image")
         single = tf_keras.Model(image, model(image, training=False), name="single")
-        converter = tf.lite.TFLiteConverter.from_keras_model(single)
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
         examiner = Examiner(temporary, probes, keras_outputs(model, probes), LIMITS["int8"])
-        comparison, _ = examiner.accept(convert(converter))
+        comparison, _ = examiner.accept(converted(single, "trained"))
         return measure(temporary, path, plain, comparison, quantization="int8")
 
 
