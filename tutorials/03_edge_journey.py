@@ -69,7 +69,8 @@ def pruned_to(density):
 #
 # int8 measures the ranges of its numbers on images of the validation split. A file that
 # is too large is not kept. `nearest_fit` writes files of other densities, without
-# training, to find the largest one that fits.
+# training, to find the largest one that fits. Training will distribute the weights over
+# the layers in another way, which changes the size a little: hence the factor of 0.9.
 
 # %%
 images = np.concatenate([x for x, _ in data.validation])
@@ -82,7 +83,7 @@ except hydra_tf.export.OverBudgetError as error:
     print(error)
     fit = hydra_tf.export.nearest_fit(model, **settings, allocation="global")
     print(fit.text())
-    model = pruned_to(0.98 * fit.nearest.density)  # other masks need a few bytes more or less
+    model = pruned_to(0.9 * fit.nearest.density)
     report = hydra_tf.export.to_tflite(model, path, **settings)
 print(f"{report.bytes:,} of {BUDGET:,} bytes, {report.sparsity:.1%} zeros")
 
