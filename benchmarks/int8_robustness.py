@@ -24,11 +24,12 @@ import argparse
 import dataclasses
 import pathlib
 import subprocess
-import sys
 import tempfile
 from typing import Any
 
 import numpy as np
+
+from hydra_tf.core.isolated import isolated_command
 
 from ._runs import Run, open_run
 
@@ -177,7 +178,7 @@ def main() -> None:
         runs = [path for path in arguments.runs.split(",") if path]
         if not runs:
             runs = [f"{made}/run"]
-            command = [sys.executable, "-m", "flags.train", *TRAINING.split(), f"--out={runs[0]}"]
+            command = isolated_command("flags.train", *TRAINING.split(), f"--out={runs[0]}")
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         print("| network | density | file | agreement | benign | PGD | Square | era | loss |")
         print("|---" * 9 + "|")

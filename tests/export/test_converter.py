@@ -41,8 +41,6 @@ def test_an_error_of_the_converter_has_one_line():
             return keras.ops.erfinv(x)
 
     net = keras.Sequential([keras.Input([4], batch_size=1), Erf()])
-    with pytest.raises(
-        RuntimeError, match=r"convert the model to TFLite: .*Erfinv"
-    ) as error:
+    with pytest.raises(RuntimeError, match=r"convert the model to TFLite: .*Erfinv") as error:
         converted(net)
     assert len(str(error.value).splitlines()) == 1

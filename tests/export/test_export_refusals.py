@@ -22,7 +22,7 @@ def no_conversion(monkeypatch):
     def fail(*_):
         raise AssertionError("conversion began")
 
-    monkeypatch.setattr(tflite_module, "_convert", fail)
+    monkeypatch.setattr(tflite_module, "converted", fail)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from hydra_tf.export import tflite
+from hydra_tf.export.converter import converted
 from hydra_tf.export.prepare import for_one_image, plain_copy
-from hydra_tf.export.sparse_encoding import encode_sparsely
+from hydra_tf.export.sparse_encoding import encode_sparsely, for_any_batch
 from tests.export.random_networks import random_network
 
 WAYS = (OpResolverType.AUTO, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
@@ -42,7 +42,7 @@ def is_resizable(content: bytes, images: np.ndarray, way) -> bool:
 def check_twins(net: keras.Model, seed: int, quantization: str | None) -> bool:
     """Check the sparse files of a network, and return whether they are smaller than the dense."""
     images = np.random.default_rng(seed).random((6, *net.input_shape[1:]), dtype=np.float32)
-    dense = tflite._convert(for_one_image(plain_copy(net)), quantization, images)
+    dense = for_any_batch(converted(for_one_image(plain_copy(net)), quantization, images))
     tolerance = TOLERANCES[quantization]
     for prefer in ("size", "latency"):
         sparse = encode_sparsely(dense, prefer)

@@ -8,15 +8,14 @@ import itertools
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hydra_tf.export import tflite, to_tflite
-from hydra_tf.export.examiner import convert
+from hydra_tf.export import to_tflite
+from hydra_tf.export.converter import converted
 from hydra_tf.export.prepare import for_one_image, plain_copy
-from hydra_tf.export.sparse_encoding import encode_sparsely, flatbuffer, plans
+from hydra_tf.export.sparse_encoding import encode_sparsely, flatbuffer, for_any_batch, plans
 from hydra_tf.export.sparse_encoding.csr import encode, layout, smallest
 
 OPERATORS = {value: name for name, value in vars(schema.BuiltinOperator).items()}
@@ -92,7 +91,7 @@ def test_positions_have_the_smallest_type(columns, kept, types):
 
 def dense_file(net, quantization=None):
     images = np.random.default_rng(0).random((4, *net.input_shape[1:]), dtype=np.float32)
-    return tflite._convert(for_one_image(plain_copy(net)), quantization, images)
+    return for_any_batch(converted(for_one_image(plain_copy(net)), quantization, images))
 
 
 def operators(content):
@@ -175,9 +174,7 @@ def test_equal_vectors_do_not_grow_the_file():
 
 def test_dynamic_range_is_refused():
     net = keras.Sequential([keras.Input([40]), keras.layers.Dense(40), keras.layers.Dense(3)])
-    converter = tf.lite.TFLiteConverter.from_keras_model(for_one_image(net))
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    content = convert(converter)
+    content = converted(for_one_image(net), "trained")  # without ranges, those are dynamic
     with pytest.raises(ValueError, match=r"8-bit kernels of float32 inputs .* keep the .* dense"):
         encode_sparsely(content)
 

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 import hydra_tf
-from hydra_tf.export import ExportReport, examiner, to_keras, to_tflite
+from hydra_tf.export import ExportReport, converter, to_keras, to_tflite
 
 
 def sparse_tensors(path, nets):
@@ -194,7 +194,7 @@ def test_mixed_precision_becomes_float32(tmp_path, nets):
 
 def test_the_converter_is_quiet(tmp_path, capfd, nets):
     to_tflite(nets.dense_net(), tmp_path / "net.tflite")
-    with examiner._quiet():
+    with converter._quiet():
         print("from Python")
         os.write(2, b"from C++")
     assert capfd.readouterr() == ("", "")

@@ -184,7 +184,7 @@ def test_the_tflite_file_equals_the_network_and_has_its_zeros(pruned, trained, d
 def test_a_file_that_cannot_be_run_is_not_kept(trained, tmp_path, monkeypatch):
     file = tmp_path / "net.tflite"
     file.write_bytes(b"old")
-    monkeypatch.setattr(quantization_module, "convert", lambda converter: b"no TFLite file")
+    monkeypatch.setattr(quantization_module, "converted", lambda *_: b"no TFLite file")
     with pytest.raises(RuntimeError, match=r"^LiteRT cannot run the TFLite file"):
         quantized_to_tflite(trained, file)
     assert file.read_bytes() == b"old"
