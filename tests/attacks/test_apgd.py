@@ -116,6 +116,7 @@ def test_it_beats_pgd_of_as_many_steps(robust, norm):
     assert 0.5 < still_correct[1] < 0.9
 
 
+@pytest.mark.slow(seconds=10)
 def test_targets_and_restarts_only_break_more(robust):
     net, x, y = robust
     x, y = x[:200], y[:200]

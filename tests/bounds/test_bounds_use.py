@@ -135,6 +135,7 @@ for method in ("crown_ibp", "crown"):
 """
 
 
+@pytest.mark.slow(seconds=20)
 @pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is that of Linux")
 def test_memory_does_not_grow_with_the_depth_of_the_network():
     # 256 MB; 890 MB without the control dependencies, as TensorFlow then starts every layer.

@@ -406,6 +406,7 @@ def test_dry_run_checks_and_writes_nothing(tmp_path):
     assert call("train", *flags, f"--out={tmp_path / 'b'}").returncode == 2
 
 
+@pytest.mark.slow(seconds=10)
 def test_pruning_may_start_from_a_pretrained_run(finished, tmp_path):
     start, _ = finished
     flags = [*SMALL, f"--pretrained={start}", "--pretrain_epochs=0", "--finetune_epochs=0"]
@@ -453,6 +454,7 @@ def test_a_pretrained_network_must_fit_the_data(finished, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow(seconds=10)
 def test_study_of_a_pretrained_network_on_validation_images(finished, tmp_path):
     start, _ = finished
     flags = [*SMALL, f"--pretrained={start}", "--pretrain_epochs=0", "--split=validation"]

@@ -268,7 +268,9 @@ def test_model_checkpoint_keeps_the_best_of_the_last_phase(digits, tmp_path):
     assert density == pytest.approx(0.1, abs=0.01)
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "stop_after", [2, *(pytest.param(n, marks=pytest.mark.slow(seconds=6)) for n in (1, 3, 4, 5))]
+)
 def test_backup_and_restore_gives_the_same_bits(digits, tmp_path, stop_after):
     data = tf.data.Dataset.from_tensor_slices((digits[0][:96], digits[1][:96])).batch(32)
 

@@ -47,7 +47,17 @@ def test_loop_gives_the_bits_of_fit(objective, batches_from, validation):
 
 @pytest.mark.parametrize(
     "objective",
-    [TRADES, "smoothing", "pgd:norm=l2,epsilon=0.5,steps=2", "mixtrain:epsilon=0.02,samples=2"],
+    [
+        TRADES,
+        *(
+            pytest.param(spec, marks=pytest.mark.slow(seconds=10))
+            for spec in (
+                "smoothing",
+                "pgd:norm=l2,epsilon=0.5,steps=2",
+                "mixtrain:epsilon=0.02,samples=2",
+            )
+        ),
+    ],
 )
 def test_two_replicas_equal_one_device(objective, batches_from, validation, two_replicas):
     alone, shared = make_model(objective), make_model(objective, two_replicas)

@@ -103,7 +103,7 @@ def test_pruned_weights_are_not_penalised_in_finetuning():
     assert np.all(np.asarray(layer.kernel)[mask] != kernel[mask])
 
 
-@pytest.mark.parametrize("strength", [0.0, 100.0])
+@pytest.mark.parametrize("strength", [100.0, pytest.param(0.0, marks=pytest.mark.slow(seconds=3))])
 def test_penalties_do_not_move_scores(strength):
     regularizer = keras.regularizers.L2(strength)
     masked = hydra_tf.mask_model(small(L.Dense(5, kernel_regularizer=regularizer)))
