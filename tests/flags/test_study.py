@@ -381,7 +381,7 @@ def test_a_study_grows_over_several_starts(tmp_path):
     whole, pruned = (int(lines[i]["float32_bytes"]) for i in (0, 3))
     assert pruned < whole / 5 and int(lines[0]["int8_bytes"]) < whole / 3
     assert (tmp_path / "seed0" / "dense" / "plots" / "judgement_int8.png").exists()
-    assert "| 5% | lwm | erk | int8 |" in (tmp_path / "table.md").read_text()
+    assert "| 5% | lwm | int8 |" in (tmp_path / "table.md").read_text()
     assert all(float(line["seconds"]) > 0 for line in lines)
     assert float(lines[3]["measured_density"]) == pytest.approx(0.05, abs=1e-3)
     after = {path: path.stat().st_mtime_ns for path in before if path.exists()}
