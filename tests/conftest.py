@@ -4,6 +4,7 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import keras
 import pytest
 import tensorflow as tf
 from absl import logging
@@ -34,6 +35,12 @@ def _write_config_of_art() -> None:
     if not (folder / "config.json").exists():
         content = json.dumps({"ART_DATA_PATH": str(folder / "data")})
         (folder / "config.json").write_text(content, encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Start each test with the same random state, so that the order of tests changes nothing."""
+    keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(scope="session")
