@@ -57,6 +57,7 @@ setup(
         "matplotlib>=3.10.7",
         "mlxtend>=0.23",
         "numpy>=1.26",
+        "plotly>=6.0",
         "scikit-learn>=1.4",
         "scipy>=1.11",
         "tensorboard>=2.20",

@@ -18,6 +18,7 @@ from .shared import (
     budgets,
     flag_values,
     further_attacks,
+    html_report,
     judging,
     launcher,
     networks,
@@ -26,6 +27,7 @@ from .shared import (
     study_d95,
     study_files,
     study_judge,
+    study_pairs,
     study_results,
     training_flags,
     training_run,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """
 Train one dense network per seed, prune a copy of it by each method and allocation to each density
 and fine-tune it, evaluate all networks on the test split, and write tables (table.md, cells.csv,
-report.json) and plots.
+report.json) and report.html, a page of interactive plots.
 
   python -m flags.study --methods=hydra,lwm --densities=0.1,0.05,0.01 --seeds=3 \\
       --objective=trades:epsilon=0.2,start=uniform --learning_rate=0.05 \\
@@ -110,6 +112,12 @@ flags.DEFINE_integer(
     "for smoothing, any positive number for the others. 0 computes no certificates.",
 )
 flags.DEFINE_integer("certify_samples", 0, "Number of images to certify; 0 for all of them.")
+flags.DEFINE_integer(
+    "report_samples",
+    200,
+    "Number of images for the security curves of report.html; 0 leaves out what needs the networks "
+    "again: these curves, images with adversarial twins, and histograms of weights.",
+)
 flags.DEFINE_bool("tflite", False, "Also write a TFLite file of every network.")
 judging.define(
     "Also export every network, finished ones too, and measure accuracy, robustness, size and "
@@ -144,7 +152,8 @@ def validate() -> tuple[Study, list[Cell]]:
         flag_values.at_least(name, 0)
         settings[name] = FLAGS[name].value
     _check_draws()
-    flag_values.at_least("attack_samples", 0)
+    for name in ("attack_samples", "report_samples"):
+        flag_values.at_least(name, 0)
     for spec in flag_values.attack_specs(FLAGS.further_attacks):
         further_attacks.parameters(spec, settings)
     _check_judgement()
@@ -237,6 +246,10 @@ def run(plan: tuple[Study, list[Cell]]) -> None:
         if FLAGS.judge:
             formats = dict.fromkeys(FLAGS.judge_quantizations)
             study_judge.add(study.directory(cell), study.config(cell), [*formats], FLAGS.verbose)
+        if FLAGS.report_samples:
+            out, dense = (study.directory(c) for c in (cell, study.dense(cell.seed)))
+            config = study.config(cell)
+            html_report.add_figures(out, dense, config, FLAGS.report_samples, FLAGS.verbose)
     path = os.path.join(study.out, "tables.lock")
     with open(path, "a", encoding="utf-8"), locks.locked(path, wait=True):
         sys.stdout.write(_write_tables(study))
@@ -260,14 +273,19 @@ def _write_tables(study: Study) -> str:
     rows = [study_results.row_of(study, cell) for cell in study.finished()]
     summary, d95 = study_results.summarise(rows), study_d95.smallest_densities(rows)
     files = study_files.summarise(rows)
-    content = {"rows": rows, "table": summary, "d95": d95, **({"files": files} if files else {})}
+    pairs = study_pairs.differences(rows)
+    content = {"rows": rows, "table": summary, "d95": d95, "differences": pairs}
+    content |= {"files": files} if files else {}
     evaluation.write_json(os.path.join(study.out, "report.json"), content)
     study_results.write_csv(rows, os.path.join(study.out, "cells.csv"))
-    text = study_results.markdown(summary) + study_files.markdown(files) + study_d95.markdown(d95)
+    text = study_results.markdown(summary) + study_files.markdown(files)
+    text += study_d95.markdown(d95) + study_pairs.markdown(pairs)
     with replacing(os.path.join(study.out, "table.md")) as temporary:
         temporary.write_text(text, encoding="utf-8")
     study_results.write_plots(rows, study.out)
-    return text
+    path = os.path.join(study.out, "report.html")
+    html_report.write_page(study, rows, files, text, path)
+    return f"{text}\nOpen {path} in a browser.\n"
 
 
 def _train(study: Study, cell: Cell) -> None:
