@@ -68,6 +68,7 @@ setup(
         "wrapt>=1.15",
     ],
     extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.20; sys_platform == 'linux'"],
         "onnx": ONNX,
         "test": [
             *ONNX,

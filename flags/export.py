@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from .shared import judging, launcher, networks, other_formats, run_directory, training_run
+from .shared import (
+    judging,
+    launcher,
+    model_card,
+    networks,
+    other_formats,
+    run_directory,
+    training_run,
+)
 from .shared.launcher import FLAGS, UsageError
 from .shared.types import Config, Report
 
@@ -39,6 +47,9 @@ With --budget_bytes or --budget_ms, a file that is larger or slower is not kept;
 with status 2 and names the nearest density, and granularity, that would fit.
 
   python -m flags.export --run=runs/a --budget_bytes=60000
+
+MODEL_CARD.md of the run directory says what the network is, how it was trained, and what was
+measured.
 
 Other runtimes take a SavedModel or an ONNX file, which are compared with Keras too:
 
@@ -144,6 +155,7 @@ def run(config: Config) -> None:
     if FLAGS.format != "tflite":
         with run_directory.writing(FLAGS.run):
             sys.stdout.writelines(_lines(other_formats.write(net).to_dict()))
+            _write_card(config)
         return
     data = training_run.load_data(config, config["seed"])
     images = np.concatenate([x for x, _ in data.validation.take(2)])
@@ -167,7 +179,14 @@ def run(config: Config) -> None:
                 report, net, data, config, images, split="test", plot=plot, verbose=1
             )
         evaluation.write_json(os.path.join(FLAGS.run, "export.json"), content)
-    sys.stdout.writelines(_lines(content))
+        sys.stdout.writelines(_lines(content))
+        _write_card(config, content)
+
+
+def _write_card(config: Config, exported: Report | None = None) -> None:
+    """Write MODEL_CARD.md and say where it is."""
+    path = model_card.write(FLAGS.run, config, exported)
+    sys.stdout.write(f"{'model card':18} {path}\n")
 
 
 def _with_nearest(

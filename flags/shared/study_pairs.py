@@ -86,7 +86,7 @@ def markdown(entries: Sequence[Report]) -> str:
     table = [
         [
             f"{100 * entry['density']:g}%",
-            MEASURES.get(entry["measure"], entry["measure"]),
+            str(MEASURES.get(entry["measure"], entry["measure"])),
             " minus ".join(", ".join(filter(None, entry[key])) for key in ("first", "second")),
             f"{100 * entry['difference']:+.1f}",
             "{:+.1f} to {:+.1f}".format(*(100 * end for end in entry["interval"])),

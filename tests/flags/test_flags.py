@@ -214,6 +214,7 @@ def test_export_writes_a_file_that_agrees(finished):
     content = json.loads((out / "export.json").read_text())
     assert content["bytes"] == os.path.getsize(out / "model.tflite")
     assert content["max_abs_error"] < 1e-3
+    assert f"| bytes | {content['bytes']} |" in (out / "MODEL_CARD.md").read_text()
 
 
 @pytest.mark.slow(seconds=20)

@@ -1,0 +1,168 @@
+"""MODEL_CARD.md: what a network is, how it was trained, and how robust it was measured to be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from hydra_tf.core.files import replacing
+
+from . import run_files
+from .study_results import MEASURES, markdown_table
+from .types import Config, Report
+
+NAME = "MODEL_CARD.md"
+_PROOFS = {
+    "vra_s": "a certificate by randomized smoothing, which holds with high probability for the "
+    "smoothed classifier",
+    "vra_m": "a proof by symbolic intervals, sound in float32",
+    "vra_t": "a proof by interval and linear bounds, sound in float32",
+}
+
+
+def write(run: str, config: Config, exported: Report | None = None) -> str:
+    """Write the model card of a finished run to its directory.
+
+    Args:
+        run: run directory, locked by this process.
+        config: config of the run.
+        exported: content of export.json, or None for formats other than TFLite.
+
+    Returns:
+        The path of the card.
+    """
+    report = {}
+    if os.path.exists(os.path.join(run, "report.json")):
+        report = run_files.read_report(run)
+    path = os.path.join(run, NAME)
+    with replacing(path, ".md") as temporary:
+        temporary.write_text("\n".join(lines(config, report, exported)) + "\n", encoding="utf-8")
+    return path
+
+
+def lines(config: Config, report: Report, exported: Report | None = None) -> Iterator[str]:
+    """Yield the lines of the card; see :func:`write`.
+
+    Args:
+        config: config of the run.
+        report: report.json of the run; empty if it was not evaluated.
+        exported: content of export.json, if there is one.
+    """
+    density = report.get("density", config.get("density"))
+    yield f"# {config.get('model', 'network')} on {config['dataset']}"
+    yield ""
+    yield (
+        f"A network that keeps {100 * density:.3g}% of its weights"
+        if density is not None
+        else "A network"
+    ) + f", trained with `{config['objective']}` and pruned by `{config.get('method', 'hydra')}`."
+    yield ""
+    yield from _training(config)
+    yield from _accuracy(config, report)
+    if exported:
+        yield from _file(exported)
+    yield from _limits(report)
+
+
+def _training(config: Config) -> Iterator[str]:
+    """Yield how the network was trained."""
+    names = {
+        "dataset": "data set", "model": "network", "objective": "objective",
+        "method": "pruning method", "allocation": "density per layer",
+        "granularity": "granularity", "density_schedule": "density schedule",
+        "pretrain_epochs": "epochs of pretraining", "prune_epochs": "epochs of pruning",
+        "finetune_epochs": "epochs of fine-tuning", "extra": "extra images", "seed": "seed",
+        "hydra_tf": "version of hydra_tf",
+    }  # fmt: skip
+    yield "## Training\n"
+    rows = [
+        [title, f"`{config[key]}`"]
+        for key, title in names.items()
+        if config.get(key) not in (None, "")
+    ]
+    yield markdown_table(["setting", "value"], rows)
+    yield "Images have values in [0, 1]; the network normalises them itself if it needs that.\n"
+
+
+def _accuracy(config: Config, report: Report) -> Iterator[str]:
+    """Yield the measured accuracies, each with what it was measured under."""
+    yield "## Accuracy\n"
+    if "benign_accuracy" not in report:
+        yield "Not measured: run `flags.evaluate` on the run directory first.\n"
+        return
+    samples = report.get("samples", "all")
+    split = report.get("split", config["split"])
+    rows = [["benign", "no attack", f"{100 * report['benign_accuracy']:.1f}", str(samples)]]
+    for entry in (*report.get("attacks", []), *report.get("further_attacks", [])):
+        text = f"{100 * entry['robust_accuracy']:.1f}"
+        rows.append(["robust", attack_text(entry), text, str(entry.get("samples", samples))])
+    if "era" in report:
+        rows.append(
+            [
+                "robust (era)",
+                "all attacks above of `--attacks`",
+                f"{100 * report['era']:.1f}",
+                str(samples),
+            ]
+        )
+    for key, meaning in _PROOFS.items():
+        if key in report:
+            count = report.get("certificate", {}).get("samples", samples)
+            rows.append([MEASURES[key], meaning, f"{100 * report[key]:.1f}", str(count)])
+    yield f"In percent, on images of the {split} split:\n"
+    yield markdown_table(["measure", "under", "accuracy", "images"], rows)
+
+
+def attack_text(entry: Report) -> str:
+    """Return an attack of a report as a spec, with its norm and epsilon.
+
+    Example:
+        >>> attack_text({"name": "pgd", "norm": "linf", "epsilon": 0.1, "steps": 50,
+        ...              "step_size": None, "robust_accuracy": 0.5})
+        '`pgd:norm=linf,epsilon=0.1,steps=50`'
+    """
+    results = ("name", "spec", "samples", "robust_accuracy")
+    parameters = ",".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in entry.items()
+        if key not in results and not key.endswith("_share") and value is not None
+    )
+    return f"`{entry.get('name', 'attack')}:{parameters}`"
+
+
+def _file(exported: Report) -> Iterator[str]:
+    """Yield size and accuracy of the exported file."""
+    yield "## Exported file\n"
+    rows = [
+        [key.replace("_", " "), str(value)] for key, value in exported.items() if key != "judgement"
+    ]
+    yield markdown_table(["property", "value"], rows)
+    judged = exported.get("judgement")
+    if judged:
+        yield (
+            f"On {judged['samples']} test images the file itself has a benign accuracy of "
+            f"{100 * judged['benign_accuracy']:.1f}% and a robust accuracy of "
+            f"{100 * judged['era']:.1f}% under "
+            + " and ".join(f"`{attack['name']}`" for attack in judged["attacks"])
+            + ".\n"
+        )
+
+
+def _limits(report: Report) -> Iterator[str]:
+    """Yield what the numbers do not say."""
+    yield "## Limits\n"
+    yield (
+        "Robust accuracy under attacks is an upper bound: a stronger attack may find more. It "
+        "holds for the norm and epsilon that are named, not for other changes of an image, and "
+        "for images of this data set."
+    )
+    if any(key in report for key in _PROOFS):
+        yield (
+            "A proof is about the Keras network. It does not carry over to an exported file, whose "
+            "rounding differs, unless the file itself was certified."
+        )
+    yield ""
+    yield (
+        "Method: Sehwag et al., HYDRA: Pruning Adversarially Robust Neural Networks, NeurIPS 2020 "
+        "(arXiv 2002.10509)."
+    )
