@@ -80,10 +80,11 @@ test: lint  ## lint, then tests, the docstrings' examples and the tutorials
 # `make test-slow TIME_BUDGET=600` starts no test that is not expected to end within 600 s. One
 # process: the slow tests start processes of their own.
 test-slow: $(INSTALLED)  ## the slow tests alone, shortest first
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "slow and not torch" $(addprefix --time-budget=,$(TIME_BUDGET)) tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --doctest-modules -m "slow and not torch" \
+		$(addprefix --time-budget=,$(TIME_BUDGET)) tests hydra_tf/interop/tfmot
 
 test-torch: $(TORCH_INSTALLED)  ## install PyTorch, then test hydra_tf.interop.torch
-	$(PYTEST) -m torch tests/interop/torch
+	$(PYTEST) -m torch tests/interop/torch hydra_tf/interop/torch
 
 test-all: lint $(TORCH_INSTALLED)  ## all tests: those of `make test`, the slow ones and test-torch
 	$(PYTEST) tests hydra_tf
