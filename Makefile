@@ -15,6 +15,7 @@ checksum = $(firstword $(shell cat $(1) | cksum))
 LOCKED := $(VENV)/.locked-$(call checksum,$(LOCK))
 INSTALLED := $(VENV)/.installed-$(call checksum,$(LOCK) setup.py pyproject.toml)
 TORCH_INSTALLED := $(VENV)/.torch-$(call checksum,$(LOCK) requirements-torch.lock)
+DOCS_INSTALLED := $(VENV)/.docs-$(call checksum,$(LOCK) requirements-docs.txt)
 
 DEMO ?= $(BIN)/python -m flags.study --flagfile=flags/recipes/mnist_5k_trades.flags \
 	--methods=hydra,lwm --densities=0.01 --seeds=1 --tflite --out=runs/demo
@@ -25,14 +26,14 @@ TIME_BUDGET ?=
 PYTEST = $(BIN)/python -m pytest --doctest-modules -n $(JOBS) $(PYTEST_ARGS)
 # `make lock UPGRADE=--upgrade` moves every pin to the newest version.
 UPGRADE ?=
-COMPILE = build/lock/bin/uv pip compile --universal --python-version 3.10 --extra test --no-annotate \
+COMPILE = build/lock/bin/uv pip compile --universal --python-version 3.10 --no-annotate \
 	--no-emit-index-url --no-emit-find-links --constraint build/lock/constraints.txt --quiet \
 	--custom-compile-command
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint test test-slow test-torch test-all test-oldest pytest bench format \
+.PHONY: help install demo lint test test-slow test-torch test-all test-oldest pytest bench docs format \
 	lock lock-oldest clean
 
 help:  ## list the targets
@@ -63,6 +64,11 @@ $(TORCH_INSTALLED): | $(INSTALLED)
 	rm -f $(VENV)/.torch-*
 	touch $@
 
+$(DOCS_INSTALLED): | $(INSTALLED)
+	$(PIP) install --quiet --constraint $(LOCK) -r requirements-docs.txt
+	rm -f $(VENV)/.docs-*
+	touch $@
+
 install: $(INSTALLED)  ## make .venv with the locked requirements and this package
 
 demo: $(INSTALLED)  ## the main job on real digits: train, prune two ways, attack, export
@@ -80,10 +86,11 @@ test: lint  ## lint, then tests, the docstrings' examples and the tutorials
 # `make test-slow TIME_BUDGET=600` starts no test that is not expected to end within 600 s. One
 # process: the slow tests start processes of their own.
 test-slow: $(INSTALLED)  ## the slow tests alone, shortest first
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "slow and not torch" $(addprefix --time-budget=,$(TIME_BUDGET)) tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --doctest-modules -m "slow and not torch" \
+		$(addprefix --time-budget=,$(TIME_BUDGET)) tests hydra_tf/interop/tfmot
 
 test-torch: $(TORCH_INSTALLED)  ## install PyTorch, then test hydra_tf.interop.torch
-	$(PYTEST) -m torch tests/interop/torch
+	$(PYTEST) -m torch tests/interop/torch hydra_tf/interop/torch
 
 test-all: lint $(TORCH_INSTALLED)  ## all tests: those of `make test`, the slow ones and test-torch
 	$(PYTEST) tests hydra_tf
@@ -98,6 +105,9 @@ bench: $(INSTALLED)  ## speed and size, one benchmark after the other
 	set -e; for file in benchmarks/[!_]*.py; do \
 		echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py); done
 
+docs: $(DOCS_INSTALLED)  ## write the pages of docs/ to build/docs; broken links are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 format: $(INSTALLED)  ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -108,15 +118,17 @@ build/lock/constraints.txt:
 	build/lock/bin/python -m pip install --quiet uv
 	echo 'backports-strenum<1.3' > $@
 
-lock: build/lock/constraints.txt  ## write requirements.lock and requirements-torch.lock from setup.py
-	$(COMPILE) "make lock" $(UPGRADE) setup.py --output-file requirements.lock
+lock: build/lock/constraints.txt  ## write requirements.lock and those for PyTorch and the pages
+	$(COMPILE) "make lock" $(UPGRADE) --extra test setup.py --output-file requirements.lock
 	cat requirements.lock requirements-torch.lock > build/lock/torch.lock
-	$(COMPILE) "make lock" $(UPGRADE) --extra torch setup.py --output-file build/lock/torch.lock
+	$(COMPILE) "make lock" $(UPGRADE) --extra test --extra torch setup.py --output-file build/lock/torch.lock
 	grep -vE '^(cuda|nvidia|triton)\b' build/lock/torch.lock | grep -vxFf requirements.lock \
 		> requirements-torch.lock
+	printf '%s\n' latex2mathml mkdocs-material 'mkdocstrings[python]' | $(COMPILE) "make lock" \
+		$(UPGRADE) --constraint requirements.lock - --output-file requirements-docs.txt
 
 lock-oldest: build/lock/constraints.txt  ## write requirements-oldest.lock: the oldest versions setup.py allows
-	$(COMPILE) "make lock-oldest" $(UPGRADE) --resolution lowest-direct setup.py \
+	$(COMPILE) "make lock-oldest" $(UPGRADE) --extra test --resolution lowest-direct setup.py \
 		--output-file requirements-oldest.lock
 
 clean:  ## remove what tools and builds leave behind (environments and runs/ stay)

@@ -26,6 +26,17 @@ class Attack:
     Args:
         norm: ``"linf"`` or ``"l2"``.
         epsilon: radius in units of pixel values in [0, 1].
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Darken(Attack):
+        ...     uses_gradients = False
+        ...
+        ...     def perturb(self, predict, x, y, seed):
+        ...         return tf.maximum(x - self.epsilon, 0.0)
+        >>> net = lambda x, training: x
+        >>> Darken(epsilon=0.25)(net, [[0.5, 0.125]], [0]).numpy().tolist()
+        [[0.25, 0.0]]
     """
 
     norm: Norm = "linf"
@@ -70,7 +81,23 @@ class Attack:
 
 @dataclass(frozen=True)
 class GradientAttack(Attack):
-    """An attack that follows gradients, and tells for which samples it found some."""
+    """An attack that follows gradients, and tells for which samples it found some.
+
+    Example:
+        >>> from hydra_tf.attacks.gradients import gradients_found
+        >>> @dataclass(frozen=True)
+        ... class OneStep(GradientAttack):
+        ...     def follow_gradients(self, predict, x, y, seed):
+        ...         with tf.GradientTape() as tape:
+        ...             tape.watch(x)
+        ...             correct = tf.gather(predict(x), y, batch_dims=1)
+        ...         gradient = tape.gradient(correct, x)
+        ...         images = tf.clip_by_value(x - self.epsilon * tf.sign(gradient), 0, 1)
+        ...         return Perturbed(images, gradients_found(gradient))
+        >>> net = lambda x, training: x
+        >>> OneStep(epsilon=0.25)(net, [[0.5, 0.125]], [0]).numpy().tolist()
+        [[0.25, 0.125]]
+    """
 
     def perturb(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
         """Return adversarial images; see :meth:`Attack.perturb`."""
@@ -91,6 +118,12 @@ class LossAttack(GradientAttack):
     Class attributes:
         loss_parameters: names of the parameters that choose the loss. They need their default
             values if an objective gives the loss.
+
+    Example:
+        >>> x, seed = tf.constant([[0.5, 0.5]]), tf.constant([0, 0])
+        >>> attack = build("pgd:epsilon=0.25,steps=4")
+        >>> attack.climb(lambda x: x, x, lambda z: z[:, 0] - z[:, 1], lambda _: x, seed).numpy()
+        array([[0.75, 0.25]], dtype=float32)
     """
 
     loss_parameters: ClassVar[tuple[str, ...]] = ()

@@ -24,6 +24,16 @@ class Bound:
             many copies of the largest feature map. None chooses as many as fit 128 MB per tensor,
             2 GB in all; 0 means all at once. A chunk limits the memory of bounds, but not of
             their gradients, which keep intermediate tensors of every function.
+
+    Example:
+        >>> from hydra_tf.bounds.layer_calls import list_calls
+        >>> from hydra_tf.core.lazy import keras
+        >>> net = keras.Sequential([keras.Input([1]), keras.layers.Dense(2)])
+        >>> net.set_weights([tf.constant([[1.0, -2.0]]), tf.zeros([2])])
+        >>> graph = LayerGraph.from_calls(list_calls(net))
+        >>> box = Interval(tf.constant([[0.25]]), tf.constant([[0.75]]))
+        >>> build("ibp:rounding=false")(graph, box, tf.constant([[[1.0, -1.0]]])).numpy().tolist()
+        [[0.75]]
     """
 
     combines_others: ClassVar[bool] = False  # whether it uses the bounds of other methods

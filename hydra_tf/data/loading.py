@@ -38,6 +38,13 @@ class DataSplits:
         train_pass: (n, first_step=0) -> the training batches of pass n from `first_step` on.
         fingerprint: () -> a hash of images and labels, extra ones included, by which a resumed
             run notices that they have changed; None for a callable whose `Source` has none.
+
+    Example:
+        >>> splits = load("digits", batch_size=500)
+        >>> splits.steps, splits.last_batch, splits.image_shape
+        (3, 257, (8, 8, 1))
+        >>> [len(labels) for _, labels in splits.train_pass(0, first_step=1)]
+        [500, 257]
     """
 
     name: str

@@ -38,6 +38,13 @@ class Source:
         unreadable: where `decode` logs what it could not read.
         fingerprint: () -> a hash of images and labels, which costs little against training and
             need not cover every image; a resumed run must find the same.
+
+    Example:
+        >>> import hydra_tf
+        >>> examples = tf.data.Dataset.from_tensor_slices((tf.zeros([9, 4, 4, 1]), [0, 1, 2] * 3))
+        >>> source = Source(examples.take(5), examples.skip(5).take(2), examples.skip(7), 3)
+        >>> dict(hydra_tf.data.load(lambda: source, batch_size=5).sizes)
+        {'train': 5, 'validation': 2, 'test': 2}
     """
 
     train: tf.data.Dataset

@@ -13,7 +13,18 @@ from hydra_tf.export.latency import measure_latency
 
 
 class OverBudgetError(RuntimeError):
-    """A file is larger or slower than its budget allows; it was not kept."""
+    """A file is larger or slower than its budget allows; it was not kept.
+
+    Example:
+        >>> import hydra_tf, keras, tempfile
+        >>> net = keras.Sequential([keras.Input([2, 2, 1]), keras.layers.Flatten()])
+        >>> path = os.path.join(tempfile.mkdtemp(), "net.tflite")
+        >>> hydra_tf.export.to_tflite(net, path, budget_bytes=100)
+        Traceback (most recent call last):
+        hydra_tf.export.budget.OverBudgetError: ... but the budget is 100.
+        >>> os.path.exists(path)
+        False
+    """
 
 
 @dataclass(frozen=True)

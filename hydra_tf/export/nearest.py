@@ -43,6 +43,11 @@ class Candidate:
         compact: whether channels without effect are removed in the export.
         bytes: size of the file.
         milliseconds: median time of one image; None if there is no budget for it.
+
+    Example:
+        >>> way = Candidate(0.25, "filter", "size", True, bytes=900, milliseconds=None)
+        >>> f"{way.settings()}: {way.figures()}"
+        'density 0.25 with granularity filter and compact: 900 bytes'
     """
 
     density: float
@@ -82,6 +87,11 @@ class Fit:
     Args:
         nearest: the way of the largest density that fits; None if none was found.
         failed: for each way that was tried before and never fits, its smallest density.
+
+    Example:
+        >>> way = Candidate(0.25, "filter", "size", True, bytes=900, milliseconds=None)
+        >>> Fit(nearest=way, failed=()).nearest.density
+        0.25
     """
 
     nearest: Candidate | None

@@ -49,6 +49,14 @@ def kernels_computed_once(layers: Iterable[MaskedLike]) -> Iterator[None]:
 
     Args:
         layers: masked layers, which must be built.
+
+    Example:
+        >>> from hydra_tf.layers import MaskedDense
+        >>> layer = MaskedDense(3)
+        >>> layer.build((None, 2))
+        >>> with kernels_computed_once([layer]):
+        ...     layer.masked_kernel() is layer.masked_kernel()
+        True
     """
     token = _computed.set({id(layer): layer.masked_kernel() for layer in layers})
     try:
@@ -87,7 +95,16 @@ def are_kernels_frozen() -> bool:
 
 
 class MaskState(_Base):
-    """Mixin for Keras layers with a ``kernel`` that is pruned by trainable scores."""
+    """Mixin for Keras layers with a ``kernel`` that is pruned by trainable scores.
+
+    Example:
+        >>> from hydra_tf.layers import MaskedDense
+        >>> layer = MaskedDense(10)  # has this mixin
+        >>> layer.build((None, 20))
+        >>> layer.density = 0.05
+        >>> int(layer.kept()), layer.axes
+        (10, 'io')
+    """
 
     kernel: keras.Variable
     name: str

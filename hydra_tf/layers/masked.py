@@ -153,7 +153,14 @@ class _DepthwiseCall(_OwnCall):
 
 @keras.saving.register_keras_serializable(package="hydra_tf")
 class MaskedConv1D(_OwnCall, keras.layers.Conv1D):
-    """`keras.layers.Conv1D` with a pruned kernel; see :class:`MaskedKernel`."""
+    """`keras.layers.Conv1D` with a pruned kernel; see :class:`MaskedKernel`.
+
+    Example:
+        >>> layer = MaskedConv1D(4, 3, density=0.25)
+        >>> layer.build((None, 8, 2))
+        >>> int(layer.kept()), layer.mask.shape.num_elements()
+        (6, 24)
+    """
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Return the convolution with ``kernel * mask``; padding may be causal."""
@@ -176,27 +183,63 @@ class MaskedConv1D(_OwnCall, keras.layers.Conv1D):
 
 @keras.saving.register_keras_serializable(package="hydra_tf")
 class MaskedConv2D(_ThroughConvolutionOp, keras.layers.Conv2D):
-    """`keras.layers.Conv2D` with a pruned kernel; see :class:`MaskedKernel`."""
+    """`keras.layers.Conv2D` with a pruned kernel; see :class:`MaskedKernel`.
+
+    Example:
+        >>> layer = MaskedConv2D(4, 3, density=0.25)
+        >>> layer.build((None, 8, 8, 2))
+        >>> int(layer.kept()), layer.mask.shape.num_elements()
+        (18, 72)
+    """
 
 
 @keras.saving.register_keras_serializable(package="hydra_tf")
 class MaskedConv3D(_ThroughConvolutionOp, keras.layers.Conv3D):
-    """`keras.layers.Conv3D` with a pruned kernel; see :class:`MaskedKernel`."""
+    """`keras.layers.Conv3D` with a pruned kernel; see :class:`MaskedKernel`.
+
+    Example:
+        >>> layer = MaskedConv3D(4, 3, density=0.25)
+        >>> layer.build((None, 8, 8, 8, 2))
+        >>> int(layer.kept()), layer.mask.shape.num_elements()
+        (54, 216)
+    """
 
 
 @keras.saving.register_keras_serializable(package="hydra_tf")
 class MaskedDepthwiseConv1D(_DepthwiseCall, keras.layers.DepthwiseConv1D):
-    """`keras.layers.DepthwiseConv1D` with a pruned kernel; see :class:`MaskedKernel`."""
+    """`keras.layers.DepthwiseConv1D` with a pruned kernel; see :class:`MaskedKernel`.
+
+    Example:
+        >>> layer = MaskedDepthwiseConv1D(3, density=0.5)
+        >>> layer.build((None, 8, 2))
+        >>> int(layer.kept()), layer.mask.shape.num_elements()
+        (3, 6)
+    """
 
 
 @keras.saving.register_keras_serializable(package="hydra_tf")
 class MaskedDepthwiseConv2D(_DepthwiseCall, keras.layers.DepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` with a pruned kernel; see :class:`MaskedKernel`."""
+    """`keras.layers.DepthwiseConv2D` with a pruned kernel; see :class:`MaskedKernel`.
+
+    Example:
+        >>> layer = MaskedDepthwiseConv2D(3, density=0.5)
+        >>> layer.build((None, 8, 8, 2))
+        >>> int(layer.kept()), layer.mask.shape.num_elements()
+        (9, 18)
+    """
 
 
 @keras.saving.register_keras_serializable(package="hydra_tf")
 class MaskedDense(MaskedKernel, keras.layers.Dense):
-    """`keras.layers.Dense` with a pruned kernel; see :class:`MaskedKernel`."""
+    """`keras.layers.Dense` with a pruned kernel; see :class:`MaskedKernel`.
+
+    Example:
+        >>> layer = MaskedDense(1, use_bias=False, kernel_initializer="ones")
+        >>> layer.build((None, 4))
+        >>> layer.density = 0.5
+        >>> layer(keras.ops.array([[1.0, 2.0, 4.0, 8.0]])).numpy()  # ties go to the lowest index
+        array([[3.]], dtype=float32)
+    """
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Return ``activation(inputs @ (kernel * mask) + bias)``."""

@@ -38,6 +38,14 @@ class WeightMask(MaskState, keras.layers.Layer):
 
     Raises:
         ValueError: for a density outside (0, 1], or an unknown granularity.
+
+    Example:
+        >>> layer = MaskedLayer(keras.layers.GRU(4, name="gru"))
+        >>> layer.build([None, 5, 3])
+        >>> mask = layer.masks[1]
+        >>> mask.density = 0.5
+        >>> mask.label, int(mask.kept())
+        ('gru/cell/recurrent_kernel', 24)
     """
 
     def __init__(

@@ -32,7 +32,19 @@ from hydra_tf.objectives.validation import ValidationSpec
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of a model on one batch: a pure function that can be traced in a graph."""
+    """The loss of a model on one batch: a pure function that can be traced in a graph.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Margin(Objective):
+        ...     def __call__(self, model, x, y, context):
+        ...         logits = model(x, training=True)
+        ...         correct = tf.gather(logits, y, batch_dims=1)
+        ...         return LossTerms(tf.reduce_mean(tf.reduce_sum(logits, 1) - 2 * correct), logits)
+        >>> net = lambda x, training: x
+        >>> float(Margin()(net, tf.constant([[0.75, 0.25]]), [0], None).loss)
+        -0.5
+    """
 
     def __call__(self, model: Classifier, x: Images, y: Labels, context: StepContext) -> LossTerms:
         """Return the loss to minimise.

@@ -26,6 +26,13 @@ class KernelAxis:
         channels: for each position of the axis, the number of the channel in the group, from 0 to
             ``size - 1``; -1 for positions with channels of other groups. One channel may be at
             several positions, as after Flatten, and in each group of a grouped convolution.
+
+    Example:
+        >>> images = keras.Input([2, 1, 3])
+        >>> x = keras.layers.Flatten()(keras.layers.Conv2D(2, 1)(images))
+        >>> (reader,) = channel_groups(keras.Model(images, keras.layers.Dense(5)(x)))[1].consumers
+        >>> reader.axis, reader.channels.tolist()  # two pixels of two channels
+        (0, [0, 1, 0, 1])
     """
 
     layer: Any
@@ -46,6 +53,12 @@ class ChannelGroup:
             model has it, and no layer whose channels cannot be followed.
         is_input: whether an input of the model has channels of the group.
         is_output: whether an output of the model has channels of the group.
+
+    Example:
+        >>> layers = [keras.Input([3]), keras.layers.Dense(4), keras.layers.Dense(2)]
+        >>> first, hidden, last = channel_groups(keras.Sequential(layers))
+        >>> hidden.size, int(hidden.removable.sum()), first.is_input, last.is_output
+        (4, 4, True, True)
     """
 
     size: int

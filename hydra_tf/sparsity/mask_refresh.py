@@ -26,6 +26,16 @@ def refresh_masks(model: keras.Model, kept: Sequence[int | tf.Tensor] | None = N
         model: a model with masked layers.
         kept: number of weights that each mask keeps, whole numbers or scalar integers; as many as
             now when left out.
+
+    Example:
+        >>> import hydra_tf
+        >>> net = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
+        >>> masked = hydra_tf.mask_model(net)
+        >>> (layer,) = masked_layers(masked)
+        >>> _ = layer.scores.assign([[0.1], [-0.5], [0.3]])
+        >>> refresh_masks(masked, kept=[2])
+        >>> layer.mask.numpy().ravel().tolist()
+        [False, True, True]
     """
     layers = masked_layers(model)
     counts = {} if kept is None else {id(k): n for k, n in zip(layers, kept, strict=True)}

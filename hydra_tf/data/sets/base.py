@@ -22,6 +22,16 @@ class DataSet(abc.ABC):
         crop: training images are padded by this many pixels of 0 on every side and cropped to
             their size at a random position; 0 leaves them unchanged.
         flip: whether to mirror each training image left to right with probability 1/2.
+
+    Example:
+        >>> from hydra_tf.core.lazy import tf
+        >>> @dataclass(frozen=True)
+        ... class Blank(DataSet):
+        ...     def __call__(self):
+        ...         images = tf.zeros([3, 4, 4, 1]), [0, 1, 2]
+        ...         return Source(*[tf.data.Dataset.from_tensor_slices(images)] * 3, num_classes=3)
+        >>> Blank(crop=1).crop, int(Blank()().validation.cardinality())
+        (1, 3)
     """
 
     crop: int = 0

@@ -50,6 +50,21 @@ def quantized_to_tflite(
             several inputs, images of another shape or outside [0, 1], another suffix.
         OSError: a missing folder, a path that is a folder, or no permission to write.
         RuntimeError: TensorFlow cannot convert the model, or the file's outputs are wrong.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from hydra_tf.interop import tfmot
+        >>> quantize_model = tfmot.import_tfmot().quantization.keras.quantize_model
+        >>> layers = [keras.Input([4, 4, 1]), keras.layers.Flatten()]
+        >>> layers += [keras.layers.Dense(2)]
+        >>> trained = quantize_model(tfmot.to_tf_keras(keras.Sequential(layers)))
+        >>> trained.compile("sgd", "mse")
+        >>> images = np.random.default_rng(0).random([32, 4, 4, 1])
+        >>> _ = trained.fit(images, np.zeros([32, 2]), verbose=0)
+        >>> path = os.path.join(tempfile.mkdtemp(), "net.tflite")
+        >>> tfmot.quantized_to_tflite(trained, path, images).quantization
+        'int8'
     """
     tf_keras = import_tf_keras()
     if not isinstance(model, tf_keras.Model):

@@ -62,6 +62,15 @@ def load_checkpoint(
             architecture; for tensors without elements, or with NaN, infinite or complex values;
             for a density that is missing, superfluous or outside (0, 1]; for an `input_shape`
             that is not three whole numbers.
+
+    Example:
+        >>> import tempfile
+        >>> from hydra_tf.interop.torch import save_checkpoint
+        >>> path = os.path.join(tempfile.mkdtemp(), "net.pth.tar")
+        >>> net = build("cnn_small", (28, 28, 1), 10)
+        >>> _ = save_checkpoint(net, path)
+        >>> load_checkpoint(path, input_shape=(28, 28, 1)).output_shape
+        (None, 10)
     """
     if density is not None:
         kept_count(density, 1)

@@ -52,6 +52,15 @@ def save_checkpoint(
             densities or that are not chosen by the scores; and for `sub_block1` of another
             architecture.
         OSError: a missing folder, a path that is a folder, or no permission to write.
+
+    Example:
+        >>> import hydra_tf, tempfile
+        >>> net = hydra_tf.models.build("cnn_small", (28, 28, 1), 10)
+        >>> masked = hydra_tf.mask_model(net)
+        >>> hydra_tf.set_density(masked, 0.1)
+        >>> path = os.path.join(tempfile.mkdtemp(), "net.pth.tar")
+        >>> round(save_checkpoint(masked, path), 3)  # k of HYDRA
+        0.1
     """
     net = wrapped_network(model)
     if not isinstance(net, keras.Model):

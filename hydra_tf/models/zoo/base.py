@@ -22,6 +22,16 @@ class Network(abc.ABC):
     """Base of the networks: their parameters, and one method that connects the layers.
 
     Subclasses set ``least_size``, the smallest height and width of the images.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Linear(Network):
+        ...     title = "linear"
+        ...
+        ...     def connect(self, wire, x, num_classes):
+        ...         return keras.layers.Dense(num_classes)(keras.layers.Flatten()(x))
+        >>> Linear()((2, 2, 1), 3).output_shape
+        (None, 3)
     """
 
     least_size: ClassVar[int] = 1

@@ -16,6 +16,17 @@ class MetricsLog(keras.callbacks.Callback):
 
     Args:
         path: the file; lines of epochs that are repeated after a restart are replaced.
+
+    Example:
+        >>> import hydra_tf, pathlib, tempfile
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+        >>> model = hydra_tf.RobustModel(net, objective="natural")
+        >>> model.compile("sgd")
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "metrics.jsonl"
+        >>> x, y = keras.ops.zeros([4, 2]), keras.ops.zeros([4], "int32")
+        >>> _ = model.fit(x, y, epochs=2, verbose=0, callbacks=[MetricsLog(path)])
+        >>> [json.loads(line)["epoch"] for line in path.read_text().splitlines()]
+        [1, 2]
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -14,6 +14,18 @@ class NaNGuard(keras.callbacks.Callback):
 
     The optimizer then has the state of a new one and its compiled learning rate, so that a
     lower rate can be set and training continued.
+
+    Example:
+        >>> import hydra_tf
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+        >>> model = hydra_tf.RobustModel(net, objective="natural")
+        >>> model.compile(keras.optimizers.SGD(float("inf")))
+        >>> x, y = np.ones([4, 2], "float32"), np.zeros([4], int)
+        >>> model.fit(x, y, epochs=2, verbose=0, callbacks=[NaNGuard()])
+        Traceback (most recent call last):
+        FloatingPointError: The weights became NaN or infinite by the end of epoch 1, in phase ...
+        >>> bool(np.isfinite(net.get_weights()[0]).all())
+        True
     """
 
     def on_train_begin(self, logs: Any = None) -> None:

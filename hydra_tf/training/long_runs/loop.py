@@ -109,6 +109,19 @@ def train(
         TypeError: without steps or pipeline.
         ValueError: for data that do not fit the model, a checkpoint of another run, or a model
             compiled with steps_per_execution or run_eagerly.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+        >>> model = RobustModel(net, objective="natural")
+        >>> model.compile("sgd")
+        >>> batch = (np.eye(2, dtype="float32"), np.arange(2))
+        >>> data = tf.data.Dataset.from_tensors(batch).repeat()
+        >>> pipeline = HydraCallback(
+        ...     density=0.5, pretrain_epochs=1, prune_epochs=1, finetune_epochs=1
+        ... )
+        >>> metrics = train(model, lambda epoch, step: data, 2, pipeline, verbose=0)
+        >>> sorted(metrics)
+        ['accuracy', 'loss']
     """
     steps_per_epoch = _renamed("steps", steps, "steps_per_epoch", steps_per_epoch)
     validation_data = _renamed("validation", validation, "validation_data", validation_data)

@@ -9,7 +9,18 @@ from collections.abc import Callable, Iterator
 
 
 class PreemptionError(Exception):
-    """Training was stopped by SIGTERM; it resumes from its checkpoint, if it has one."""
+    """Training was stopped by SIGTERM; it resumes from its checkpoint, if it has one.
+
+    Example:
+        >>> from hydra_tf.training import PreemptionError
+        >>> def train_until_preempted():
+        ...     raise PreemptionError("Stopped by SIGTERM.")  # as hydra_tf.training.train does
+        >>> try:
+        ...     train_until_preempted()
+        ... except PreemptionError as stop:
+        ...     print(f"{stop} Start the same command again to continue.")
+        Stopped by SIGTERM. Start the same command again to continue.
+    """
 
 
 @contextlib.contextmanager

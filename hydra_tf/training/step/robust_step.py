@@ -143,6 +143,22 @@ def robust_step(
     Returns:
         The loss terms before the step on this replica's samples, and the perturbed images
         after it.
+
+    Example:
+        >>> import hydra_tf
+        >>> from hydra_tf.training import PHASES, trained_variables
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+        >>> masked, optimizer = hydra_tf.mask_model(net), keras.optimizers.SGD(0.1)
+        >>> variables = trained_variables(masked, PHASES["finetune"])
+        >>> optimizer.build(variables)
+        >>> x, y = tf.constant([[0.0, 1.0]]), tf.constant([1])
+        >>> objective = hydra_tf.objectives.build("natural")
+        >>> def step(number):
+        ...     context = step_context(0, phase=2, step=number, total_steps=2)
+        ...     return robust_step(masked, objective, optimizer, variables, x, y, context, False)
+        >>> losses = [float(step(number).loss) for number in range(2)]
+        >>> losses[1] < losses[0]
+        True
     """
 
     def slice_gradients(x: Any, y: Any, perturbed: Any, context: StepContext, share: Any) -> Any:

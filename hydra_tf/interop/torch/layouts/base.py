@@ -20,6 +20,12 @@ class Layout:
         side: height and width of the images for which the network was published.
         unused: prefixes of modules that the network does not use, and prefixes of the modules
             that are their copies.
+
+    Example:
+        >>> layout = Layout("linear", {"logits": "fc"}, side=28)
+        >>> shapes = {"fc.weight": (10, 1), "fc.bias": (10,)}
+        >>> layout.image_shape(shapes), layout.num_classes(shapes)
+        ((28, 28, 1), 10)
     """
 
     name: str
