@@ -118,3 +118,68 @@ def test_examples_of_pages_run(path):
     examples = doctest.DocTestParser().get_doctest("\n\n".join(fences), {}, path.name, str(path), 0)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert runner.run(examples).failed == 0
+
+
+NUMBER = re.compile(r"\**\d[\d,.]*( ?± ?[\d.]+)?( ?%)?\**")
+COMMAND = re.compile(r"python -m \w|make [a-z]|python tutorials/")
+
+
+def figures_without_command(text, with_title=True):
+    """Return the headings of sections with a plot or a table of numbers, but without a command.
+
+    The command may also stand in the text of a section around it, before its parts.
+
+    Args:
+        text: a page.
+        with_title: whether the text under the title of the page counts for all of it.
+    """
+    sections, code = [], False
+    for line in text.splitlines():
+        code = not code if line.startswith("```") else code
+        heading = None if code else re.match(r"(#+) (.*)", line)
+        if heading:
+            sections.append((len(heading[1]), heading[2], []))
+        elif sections:
+            sections[-1][2].append(line)
+    around, found = [], []
+    for level, title, lines in sections:
+        around = [entry for entry in around if entry[0] < level]
+        around.append((level, "\n".join(lines)))
+        texts = [t for depth, t in around if depth > 1 or with_title or level == 1]
+        if has_figures(lines) and not any(map(COMMAND.search, texts)):
+            found.append(title)
+    return found
+
+
+def has_figures(lines):
+    """Return whether lines have an image, or a row of a table with two or more numbers."""
+    rows = [
+        line
+        for line, after in zip(lines, [*lines[1:], ""], strict=True)
+        if line.startswith("|") and not after.startswith("|---")  # not the head of a table
+    ]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    return any(sum(bool(NUMBER.fullmatch(c)) for c in row) >= 2 for row in cells) or any(
+        re.search(r"!\[.*?\]\(", line) for line in lines
+    )
+
+
+def test_figures_without_a_command_are_found():
+    table = "| a | b |\n|---|---|\n| 1.5 | 2 ± 0.1 |\n"
+    assert figures_without_command(f"# One\n\n{table}") == ["One"]
+    assert figures_without_command(f"# One\n\n```sh\npython -m benchmarks.x\n```\n\n{table}") == []
+    assert figures_without_command(f"# One\n\n{table}\n`make bench` makes it.\n") == []
+    assert figures_without_command(f"# One\n\n`make bench`\n\n## Two\n\n{table}") == []
+    assert figures_without_command(f"# One\n\n`make bench`\n\n# Two\n\n{table}") == ["Two"]
+    assert figures_without_command("# One\n\n![plot](plot.png)\n") == ["One"]
+    assert figures_without_command("# One\n\n| 0.1 | 0.2 |\n|---|---|\n| loss | x |\n") == []
+    page = f"# One\n\n`make bench`\n\n## Two\n\n{table}"
+    assert figures_without_command(page, with_title=False) == ["Two"]
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=lambda path: path.name
+)
+def test_each_figure_has_the_command_that_makes_it(path):
+    with_title = path.name != "README.md"  # which begins with commands of all kinds
+    assert figures_without_command(path.read_text("utf-8"), with_title) == []
