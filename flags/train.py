@@ -39,6 +39,9 @@ resumes an unfinished run from its last checkpoint.
   python -m flags.evaluate --run=runs/a --attacks="pgd:steps=100,restarts=10"
   python -m flags.export --run=runs/a
 
+tensorboard --logdir=runs/a/tensorboard shows the metrics, the density of each layer and the churn
+of its mask; with --watch_images=50 also a security curve and adversarial images.
+
 To find a robust subnetwork of a naturally trained network (without fine-tuning; the report
 has the accuracies before and after):
 
@@ -56,6 +59,12 @@ flags.DEFINE_string(
     "default",
     "Devices: default uses one, mirrored all GPUs of this machine, multi_worker the machines in "
     "TF_CONFIG, each of which runs the same command with a shared --out.",
+)
+flags.DEFINE_integer(
+    "watch_images",
+    0,
+    "Number of validation images that are attacked after each epoch, for TensorBoard: robust "
+    "accuracy at three epsilons, and images with their adversarial twins; 0 for none.",
 )
 flags.DEFINE_bool("overwrite", False, "Replace another run in --out.")
 flags.DEFINE_bool(
@@ -78,6 +87,7 @@ def validate() -> Config:
     if not FLAGS.out:
         raise UsageError("--out is missing: name the run directory to write.")
     flag_values.seed("seed")
+    _check_watch()
     config = {**settings, "density": FLAGS.density, "method": FLAGS.method, "seed": FLAGS.seed}
     training_flags.check_epochs([FLAGS.method])
     if FLAGS.pretrained:
@@ -88,6 +98,22 @@ def validate() -> Config:
         sys.stdout.write(f"{FLAGS.out} holds this run, which is finished; see its report.json.\n")
         sys.exit(0)
     return config
+
+
+def _check_watch() -> None:
+    """Check --watch_images."""
+    from hydra_tf import objectives
+
+    flag_values.at_least("watch_images", 0)
+    if not FLAGS.watch_images:
+        return
+    if not flag_values.ball_of(objectives.build(FLAGS.objective)).get("epsilon"):
+        raise UsageError(
+            "--watch_images attacks in the ball of the objective, and this one has no epsilon; "
+            "leave it out."
+        )
+    if FLAGS.strategy != "default":
+        raise UsageError("--watch_images needs --strategy=default; leave it out.")
 
 
 def _check_kept(pretrained: str) -> None:
@@ -131,6 +157,10 @@ def run(config: Config, strategy: tf.distribute.Strategy) -> None:
                 before = run_report.evaluate_network(net, data, config, **shared)
             if chief and replaced_run.is_aside(FLAGS.out):
                 arguments["callbacks"] = [training_run.removes_replaced_run(FLAGS.out)]
+            if FLAGS.watch_images:
+                arguments.setdefault("callbacks", []).append(
+                    training_run.attack_summaries(data, config, FLAGS.out, FLAGS.watch_images)
+                )
             with strategies.explain_lost_worker(FLAGS.strategy):
                 net = training_run.train_network(net, data, config, FLAGS.out, **arguments)
     if not chief:

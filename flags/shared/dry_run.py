@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from hydra_tf.core.durations import duration
 
 from . import run_report, training_run
 from .flag_values import attack_specs, ball_of
@@ -65,8 +66,8 @@ def estimate(
     lines.append(f"validation: {validation:.3g} s an epoch")
     for name, seconds in _report_seconds(net, data, settings):
         total += seconds
-        lines.append(f"{name}: at most {_duration(seconds)}")
-    lines.append(f"about {_duration(total)} in all; peak memory {_memory()}")
+        lines.append(f"{name}: at most {duration(seconds)}")
+    lines.append(f"about {duration(total)} in all; peak memory {_memory()}")
     return "\n".join(lines) + "\n"
 
 
@@ -136,14 +137,6 @@ def _seconds_of_second(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration in words: hours and minutes, or seconds below a minute."""
-    if seconds < 60:
-        return f"{seconds:.2g} s"
-    minutes = math.ceil(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _memory() -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import hydra_tf
 
 from . import networks, replaced_run
+from .flag_values import ball_of
 from .launcher import StoppedError
 from .types import Settings
 
@@ -214,11 +215,41 @@ def removes_replaced_run(out: str) -> keras.callbacks.Callback:
     return RemovesReplacedRun()
 
 
+def attack_summaries(
+    data: DataSplits, settings: Settings, out: str, count: int
+) -> keras.callbacks.Callback:
+    """Return the callback that attacks validation images after each epoch, for TensorBoard.
+
+    Args:
+        data: data splits.
+        settings: with an objective that has an epsilon, which is the middle one of the curve.
+        out: run directory.
+        count: number of images, from the first on.
+    """
+    import numpy as np
+
+    from hydra_tf import objectives, training
+
+    ball = ball_of(objectives.build(settings["objective"]))
+    pairs = [(x.numpy(), y.numpy()) for x, y in data.validation.unbatch().take(count)]
+    images, labels = map(np.stack, zip(*pairs, strict=True))
+    return training.AttackSummaries(
+        os.path.join(out, "tensorboard", "attacks"),
+        images,
+        labels,
+        [0.5 * ball["epsilon"], ball["epsilon"], 1.5 * ball["epsilon"]],
+        norm=ball.get("norm", "linf"),
+        seed=settings["seed"],
+    )
+
+
 def _writers(out: str) -> list[keras.callbacks.Callback]:
     """Return the callbacks that write the metrics of each epoch to a run directory."""
     import keras
 
+    logs = os.path.join(out, "tensorboard")
     return [
-        keras.callbacks.TensorBoard(os.path.join(out, "tensorboard"), write_graph=False),
+        keras.callbacks.TensorBoard(logs, write_graph=False),
+        hydra_tf.training.MaskSummaries(os.path.join(logs, "masks")),
         hydra_tf.training.MetricsLog(os.path.join(out, "metrics.jsonl")),
     ]

@@ -5,6 +5,7 @@ import keras  # noqa: F401 - first, so that hydra_tf registers its classes with 
 from hydra_tf.training.callbacks.metrics_log import MetricsLog
 from hydra_tf.training.callbacks.nan_guard import NaNGuard
 from hydra_tf.training.callbacks.pipeline import HydraCallback
+from hydra_tf.training.callbacks.summaries import AttackSummaries, MaskSummaries
 from hydra_tf.training.long_runs.checkpoints import Checkpoints
 from hydra_tf.training.long_runs.loop import train
 from hydra_tf.training.long_runs.loop_options import LoopOptions
@@ -16,9 +17,11 @@ from hydra_tf.training.step.robust_step import robust_step
 
 __all__ = [
     "PHASES",
+    "AttackSummaries",
     "Checkpoints",
     "HydraCallback",
     "LoopOptions",
+    "MaskSummaries",
     "MetricsLog",
     "NaNGuard",
     "PreemptionError",

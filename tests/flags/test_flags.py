@@ -95,6 +95,8 @@ SLOW = pytest.mark.slow(seconds=2)
         (["--method=lwm", "--pretrain_epochs=0", "--finetune_epochs=0"], "no epochs to run"),
         (["--density_schedule=cubik"], 'did you mean "cubic"'),
         (["--density_schedule=cubic", "--method=lwm"], "needs a prune phase, which lwm"),
+        (["--watch_images=9", "--objective=natural"], "this one has no epsilon"),
+        pytest.param(["--watch_images=9", "--strategy=mirrored"], "--strategy=default", marks=SLOW),
         (["--allocation=learned", "--method=lwm"], 'in the prune phase, but method "lwm" runs'),
         (
             ["--score_perturbation=0.1", "--method=lwm"],
@@ -140,7 +142,7 @@ def test_not_a_run_directory(binary, tmp_path):
 def finished(tmp_path_factory):
     """The directory and the output of a finished run."""
     out = tmp_path_factory.mktemp("runs") / "a"
-    result = call("train", *FINISHED, f"--out={out}")
+    result = call("train", *FINISHED, "--watch_images=4", f"--out={out}")
     assert result.returncode == 0, result.stderr
     return out, result.stdout
 
@@ -152,7 +154,8 @@ def test_train_writes_the_run_directory(finished):
     assert f"benign {report['benign_accuracy']:.2%}" in printed
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["phase"] for row in rows] == ["pretrain", "pretrain", "prune", "finetune"]
-    assert list(out.glob("tensorboard/*"))
+    for folder in ("train", "masks", "attacks"):
+        assert list(out.glob(f"tensorboard/{folder}/events*"))
     for plot in ("training.png", "layers.png"):
         assert (out / "plots" / plot).read_bytes().startswith(b"\x89PNG")
     masked = keras.saving.load_model(out / "model.keras")
