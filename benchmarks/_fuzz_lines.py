@@ -27,6 +27,7 @@ _VALUES = {
     "pretrained": "runs/a", "extra": "npz:path=tiny.npz,share=0.5", "clip_norm": "1.0",
     "ema": "0.9",
     "attacks": "pgd:steps=100,restarts=10;autoattack", "quantization": "int8",
+    "distances": "fmn:norm=l2,steps=100,search=true",
     "objective": "trades:epsilon=8/255,steps=10,beta=6", "model": "wide_resnet:depth=28,width=4",
     "dataset": "npz:path=tiny.npz", "method": "hydra:score_init=magnitude", "flagfile": "a.flags",
 }  # fmt: skip

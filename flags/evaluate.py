@@ -8,6 +8,7 @@ import sys
 from absl import flags
 
 from .shared import (
+    distances,
     flag_values,
     launcher,
     networks,
@@ -25,12 +26,21 @@ report.json. Norm and epsilon default to those of the run; era is the share of i
 stay correctly classified under all attacks. An attack that found no gradient for more than 1% of
 the images says so, because those may seem robust for that reason only.
 
+With --distances, an attack that looks for the smallest change measures how far each image is from
+one that is misclassified. It writes distances.csv (index, label, distance; inf if none was found),
+plots/distances.png (robust accuracy against epsilon), and "distances" in report.json. fmn attacks
+once, fmn:search=true four times with different losses and steps, keeping the smallest change.
+
   python -m flags.evaluate --run=runs/a --attacks="pgd:steps=50,restarts=10;fgsm"
   python -m flags.evaluate --run=runs/a --attacks=autoattack
+  python -m flags.evaluate --run=runs/a --attacks= --distances=fmn:norm=linf,steps=100
 """
 
 flags.DEFINE_string("run", None, "Run directory to evaluate.")
 flags.DEFINE_string("attacks", None, "Attacks, separated by semicolons; by default the run's.")
+flags.DEFINE_string(
+    "distances", None, "Attack that measures the smallest adversarial distances, such as fmn."
+)
 flags.DEFINE_integer("seed", 0, "Seed of the attacks.")
 flags.DEFINE_integer("verbose", 1, "0 is silent, 1 shows progress bars.")
 
@@ -52,6 +62,8 @@ def validate() -> Config:
         config["attacks"] = FLAGS.attacks
     for spec in flag_values.attack_specs(config["attacks"]):
         attacks.build(spec, **flag_values.ball_of(objectives.build(config["objective"])))
+    if FLAGS.distances is not None:
+        distances.build_attack(FLAGS.distances, config)
     return {**config, "certify_n": 0}  # certificates are not computed again
 
 
@@ -70,6 +82,12 @@ def run(config: Config) -> None:
     if report["attacks"]:
         rows.append(("all attacks (era)", report["era"], ""))
     sys.stdout.writelines(f"{name:20} {value:.2%}{note}\n" for name, value, note in rows)
+    if FLAGS.distances is not None:
+        entry = distances.measure(
+            net, data, config, FLAGS.run, spec=FLAGS.distances, seed=FLAGS.seed,
+            verbose=FLAGS.verbose,
+        )  # fmt: skip
+        sys.stdout.write(distances.table(entry))
 
 
 def main() -> None:

@@ -19,11 +19,11 @@ from .launcher import UsageError
 _FILES = (
     "metrics.jsonl", "model.keras", "dense.keras", "report.json", "last_good.keras",
     "suspects.npz", "model.tflite", "model.onnx", "export.json", "certify.jsonl",
-    "certify_validation.jsonl", "float32.tflite", "float16.tflite", "int8.tflite",
+    "certify_validation.jsonl", "distances.csv", "float32.tflite", "float16.tflite", "int8.tflite",
 )  # fmt: skip
 # Folders of a run, with the names of its files in them and in their folders.
 _FOLDERS = {
-    "plots": ("training.png", "layers.png", "certified.png", "judgement*.png"),
+    "plots": ("training.png", "layers.png", "certified.png", "distances.png", "judgement*.png"),
     "tensorboard": ("events.out.tfevents.*",),
     "checkpoints": ("at-*.npz", ".at-*.unfinished*.npz"),
 }

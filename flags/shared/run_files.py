@@ -18,7 +18,7 @@ _NUMBERS = {"batch_size": (1, 2**31 - 1), "seed": (0, 2**63 - 1)}
 _SPLITS = ("test", "validation")
 # Keys that a report may have.
 _SHARES = ("benign_accuracy", "era", "vra_s", "vra_m", "vra_t", "density")
-_MAPPINGS = ("verified", "smoothing", "certificate", "pretrained")
+_MAPPINGS = ("verified", "smoothing", "certificate", "pretrained", "distances")
 _LISTS = ("attacks", "layers", "further_attacks", "files")
 
 

@@ -42,6 +42,7 @@ class Attack:
     norm: Norm = "linf"
     epsilon: float = 8 / 255
     uses_gradients: ClassVar[bool] = True  # false if it only looks at logits
+    finds_smallest: ClassVar[bool] = False  # true if epsilon does not change what it looks for
 
     def __post_init__(self) -> None:
         Ball(self.norm, self.epsilon)  # validates norm and epsilon
@@ -215,6 +216,29 @@ def _compiled(attack: Attack, model: Classifier) -> Callable[[Images, Labels, Se
         return run
 
     return _graphs.get(model, attack, trace)
+
+
+def smallest_change_attack(spec: Any, **defaults: Any) -> Attack:
+    """Return an attack that looks for the smallest change of each sample.
+
+    Args:
+        spec: spec of an attack, or an attack.
+        **defaults: parameters that the spec leaves out, such as `norm`.
+
+    Raises:
+        ValueError: for an attack that looks for any change in its ball.
+
+    Example:
+        >>> smallest_change_attack("fmn:norm=l2").norm
+        'l2'
+    """
+    attack = build(spec, **defaults)
+    if not getattr(attack, "finds_smallest", False):
+        raise ValueError(
+            f'The attack "{attack_name(attack)}" does not look for the smallest change of an '
+            'image; measure distances with one that does, such as "fmn".'
+        )
+    return attack
 
 
 def attack_name(attack: Any) -> str:

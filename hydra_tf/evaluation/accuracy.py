@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -163,16 +163,35 @@ def correct_under_each(
         bar.show(i + 1, np.mean(np.concatenate(results, axis=1)[-1]))
     if not results:
         raise ValueError("The dataset is empty: there is nothing to measure.")
-    known = [
-        None if any(batch is None for batch in found) else np.concatenate(found)
-        for found in gradients
-    ]
-    measured = UnderEach(np.concatenate(results, axis=1), known)
+    joined = [joined_gradients(found) for found in gradients]
+    measured = UnderEach(np.concatenate(results, axis=1), joined)
     for i, attack in enumerate(attack_list):
-        shares = measured.gradient_shares(i)
-        if shares and (sentence := missing_gradients(attack_name(attack), *shares.values())):
-            logging.warning("%s", sentence)
+        warn_of_missing_gradients(attack, measured.gradient_shares(i))
     return measured
+
+
+def joined_gradients(batches: Sequence[Any]) -> Array | None:
+    """Return the gradients that an attack found, of all batches; None if those of one are unknown.
+
+    Args:
+        batches: `gradients` of :class:`hydra_tf.attacks.gradients.Perturbed` for each batch.
+
+    Example:
+        >>> joined_gradients([np.array([3, 1]), np.array([3])]).tolist()
+        [3, 1, 3]
+    """
+    return None if any(batch is None for batch in batches) else np.concatenate(batches)
+
+
+def warn_of_missing_gradients(attack: Callable[..., Images], shares: Mapping[str, float]) -> None:
+    """Log a warning if an attack found no gradient for too many images.
+
+    Args:
+        attack: the attack.
+        shares: as of :meth:`UnderEach.gradient_shares`.
+    """
+    if shares and (sentence := missing_gradients(attack_name(attack), *shares.values())):
+        logging.warning("%s", sentence)
 
 
 def correct_on(model: Classifier, x: Images, y: Labels) -> Array:

@@ -160,14 +160,50 @@ def certified_accuracy(
     for i, (label, rows) in enumerate(certificates.items()):
         if not rows:
             continue
-        radii = np.sort([row["radius"] for row in rows if row["correct"]])
-        # The share falls just above each radius: it counts the images that reach it.
-        shares = np.arange(len(radii), -1, -1) / len(rows)
-        where = np.concatenate([[0.0], radii])
-        axes.step(where, shares, where="post", label=label, color=f"C{i}")
+        radii = [row["radius"] for row in rows if row["correct"]]
+        _survivors(axes, radii, len(rows), label=label, color=f"C{i}")
     if radius is not None:
         axes.axvline(radius, color="0.6", ls=":", label=f"radius {radius:.3f}")
     axes.set(xlabel="L2 radius", ylabel="certified accuracy", ylim=(0, 1))
+    axes.set_xlim(left=0)
+    _legend_above(axes, 3)
+    return _save(figure, path)
+
+
+def _survivors(axes: Any, values: Sequence[float], count: int, **options: Any) -> None:
+    """Draw the share, of `count` images, of those whose value reaches x; infinite values last."""
+    finite = np.sort([value for value in values if np.isfinite(value)])
+    # The share falls just above each value.
+    shares = (len(values) - np.arange(len(finite) + 1)) / count
+    axes.step(np.concatenate([[0.0], finite]), shares, where="post", **options)
+
+
+def security_curve(
+    distances: Mapping[str, Sequence[float] | np.ndarray[Any, Any]],
+    path: str | os.PathLike[str],
+    norm: str,
+    epsilon: float | None = None,
+) -> str:
+    """Plot robust accuracy against epsilon, one line per network.
+
+    Args:
+        distances: by label, distances of :func:`hydra_tf.evaluation.minimal_distances`; labels
+            without distances are left out.
+        path: image file to write.
+        norm: norm of the distances.
+        epsilon: radius to mark with a line; None for no line.
+
+    Returns:
+        The path.
+    """
+    figure, axes = _figure(figsize=(6, 4))
+    for i, (label, values) in enumerate(distances.items()):
+        if len(values):
+            broken = [value for value in values if value > 0]
+            _survivors(axes, broken, len(values), label=label, color=f"C{i}")
+    if epsilon is not None:
+        axes.axvline(epsilon, color="0.6", ls=":", label=f"epsilon {epsilon:.3f}")
+    axes.set(xlabel=f"epsilon ({norm.capitalize()})", ylabel="robust accuracy", ylim=(0, 1))
     axes.set_xlim(left=0)
     _legend_above(axes, 3)
     return _save(figure, path)

@@ -12,7 +12,7 @@ NAMES = attacks.ATTACKS.names()
 OURS = [name for name in NAMES if name != "cleverhans_pgd"]
 
 
-@pytest.mark.parametrize("name", ["apgd", "fab", "square", "autoattack"])
+@pytest.mark.parametrize("name", ["apgd", "fab", "fmn", "square", "autoattack"])
 def test_misclassified_images_are_returned_unchanged(trained, name):
     net, x, y = trained
     wrong = y.copy()
@@ -22,7 +22,7 @@ def test_misclassified_images_are_returned_unchanged(trained, name):
     assert not np.array_equal(found[1::2], x[1::2])
 
 
-@pytest.mark.parametrize("name", ["apgd", "fab", "square", "autoattack"])
+@pytest.mark.parametrize("name", ["apgd", "fab", "fmn", "square", "autoattack"])
 def test_no_gradient_flows_through_the_images(trained, name):
     net, x, y = trained
     attack = short(name, "linf", 0.1)
@@ -90,7 +90,7 @@ def test_half_precision_masks_no_gradient(name, head):
     net = keras.Sequential([keras.Input([1]), dense, keras.layers.Dense(2, dtype=head)])
     net.set_weights([np.array([[4.0]]), np.array([[-5.0, 5.0]]), np.zeros(2)])
     x = np.full((2, 1), 0.5, "float32")
-    # FAB looks for the boundary, which is at 0.
-    epsilon, nearest = (0.5, 0.0) if name in ("fab", "autoattack") else (0.1, 0.4)
+    # FAB and FMN look for the boundary, which is at 0.
+    epsilon, nearest = (0.5, 0.0) if name in ("fab", "fmn", "autoattack") else (0.1, 0.4)
     found = short(name, "linf", epsilon, step_size=epsilon / 2)(net, x, [1, 1]).numpy()
     np.testing.assert_allclose(found, np.full((2, 1), nearest), atol=2e-3)

@@ -1,5 +1,6 @@
 """Plots are valid images of the given numbers."""
 
+import functools
 import warnings
 
 import matplotlib.image
@@ -68,6 +69,7 @@ def check_image(path, target):
         (plots.layer_densities, LAYERS),
         (plots.accuracy_against_density, STUDY),
         (plots.certified_accuracy, CERTIFIED),
+        (functools.partial(plots.security_curve, norm="l2"), {"net": [0.0, 0.2, 0.3, np.inf]}),
     ],
 )
 def test_a_valid_image_is_written(tmp_path, draw, rows):
@@ -140,6 +142,18 @@ def test_a_dense_network_of_more_epochs_is_a_line_too(tmp_path, drawn):
     levels = {line.get_label(): line.get_ydata()[0] for line in drawn[0].get_lines()}
     assert levels == {"dense": 0.5, "dense long": 0.625}
     assert not drawn[0].containers
+
+
+def test_security_curves_fall_at_each_distance(tmp_path, drawn):
+    # Of five images, one is misclassified and one was not broken.
+    distances = {"net": np.array([0.0, 0.4, np.inf, 0.1, 0.1]), "none": []}
+    plots.security_curve(distances, tmp_path / "a.png", "linf", epsilon=0.3)
+    curve, mark = drawn[0].get_lines()
+    assert curve.get_drawstyle() == "steps-post"
+    np.testing.assert_allclose(curve.get_xdata(), [0.0, 0.1, 0.1, 0.4])
+    np.testing.assert_allclose(curve.get_ydata(), [0.8, 0.6, 0.4, 0.2])
+    assert (curve.get_label(), mark.get_label()) == ("net", "epsilon 0.300")
+    assert drawn[0].get_xlabel() == "epsilon (Linf)"
 
 
 def test_certified_accuracy_falls_at_each_radius(tmp_path, drawn):

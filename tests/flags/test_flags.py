@@ -183,7 +183,8 @@ def test_finished_runs_are_neither_repeated_nor_overwritten(finished):
 def test_evaluate_with_other_attacks(finished):
     out, _ = finished
     attacks = "fgsm;cleverhans_pgd:steps=5;pgd:steps=5"
-    result = call("evaluate", f"--run={out}", f"--attacks={attacks}", "--verbose=0")
+    flags = [f"--attacks={attacks}", "--distances=fmn:steps=20", "--verbose=0"]
+    result = call("evaluate", f"--run={out}", *flags)
     assert result.returncode == 0, result.stderr
     report = json.loads((out / "report.json").read_text())
     assert [attack["name"] for attack in report["attacks"]] == ["fgsm", "cleverhans_pgd", "pgd"]
@@ -191,6 +192,24 @@ def test_evaluate_with_other_attacks(finished):
     assert report["era"] <= min(attack["robust_accuracy"] for attack in report["attacks"])
     assert all(attack["zero_gradient_share"] == 0 for attack in report["attacks"])
     assert "no gradient" not in result.stdout
+    check_distances(out, report, result.stdout)
+
+
+def check_distances(out, report, printed):
+    """Check distances.csv against the entry of the report, the output and the plot."""
+    lines = (out / "distances.csv").read_text().splitlines()
+    assert lines[0] == "index,label,distance"
+    distances = np.array([float(line.split(",")[2]) for line in lines[1:]])
+    entry = report["distances"]
+    assert (entry["name"], entry["norm"], entry["epsilon"]) == ("fmn", "linf", 0.1)
+    assert len(distances) == entry["samples"] == report["samples"]
+    assert entry["median"] == pytest.approx(np.median(distances))
+    assert [point["epsilon"] for point in entry["curve"]] == pytest.approx(np.arange(9) / 40)
+    for point in entry["curve"]:
+        assert point["robust_accuracy"] == np.mean(distances > point["epsilon"])
+    assert entry["curve"][0]["robust_accuracy"] == report["benign_accuracy"]
+    assert f"median distance (linf) {entry['median']:.4g}" in printed
+    assert (out / "plots" / "distances.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("kind", ["ImportError", "ValueError"])
@@ -321,6 +340,7 @@ def test_a_network_that_cannot_be_loaded_is_explained(finished, tmp_path):
     ("binary", "flags", "message"),
     [
         ("evaluate", [], "model.keras does not exist; has the run finished?"),
+        ("evaluate", ["--distances=pgd"], "does not look for the smallest change"),
         ("export", [], "model.keras does not exist; has the run finished?"),
         ("export", ["--out=no/folder/a.tflite"], 'The folder "no/folder" does not exist'),
         ("export", ["--out=a.lite"], 'must end in ".tflite"'),

@@ -62,7 +62,7 @@ FLAGS = {
         "first_seed", "dense_epochs", "further_attacks", "attack_samples", "granularity",
         "judge_quantizations",
     ],
-    "evaluate": ["run", "attacks", "seed"],
+    "evaluate": ["run", "attacks", "distances", "seed"],
     "certify": ["run", "method", "sigma", "n0", "n", "alpha", "samples", "split", "batch_size"],
     "export": ["run", "quantization", "budget_bytes", "budget_ms"],
 }  # fmt: skip
@@ -157,7 +157,7 @@ def refuse_all(binary, cases):
 
 @pytest.mark.parametrize(
     ("binary", "count"),
-    [("train", 90), ("study", 60), ("evaluate", 15), ("certify", 40), ("export", 15)],
+    [("train", 90), ("study", 60), ("evaluate", 20), ("certify", 40), ("export", 15)],
 )
 def test_broken_command_lines_print_one_line(binary, count, tmp_path):
     refuse_all(binary, cases_for(binary, count, tmp_path))
