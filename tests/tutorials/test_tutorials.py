@@ -40,7 +40,7 @@ def test_first_robust_pruning():
 
 @pytest.mark.slow(seconds=200)
 def test_quantization_aware():
-    printed = run("02_quantization_aware.py")
+    printed = run("07_moving_from_tfmot.py")
     assert re.findall(r"pruned weights, (\d+) of them not 0", printed) == ["0"] * 4
     number = r"\s+([\d.]+)%?"
     rows = {
@@ -56,7 +56,7 @@ def test_quantization_aware():
 
 @pytest.mark.slow(seconds=200)
 def test_edge_journey_and_device(tmp_path):
-    printed = run("03_edge_journey.py", tmp_path)
+    printed = run("06_edge_journey.py", tmp_path)
     assert "was not kept: the file has" in printed
     assert "with granularity element would fit" in printed
     size = int(re.search(r"([\d,]+) of 12,000 bytes", printed).group(1).replace(",", ""))
@@ -71,7 +71,7 @@ def test_edge_journey_and_device(tmp_path):
     assert robust[0] <= benign[0] and abs(benign[0] - benign[1]) < 5
     # The device has none of these.
     absent = dict.fromkeys(("tensorflow", "keras", "hydra_tf"))
-    script = ROOT / "tutorials" / "04_on_the_device.py"
+    script = ROOT / "tutorials" / "10_on_the_device.py"
     code = f"import runpy, sys; sys.modules.update({absent}); runpy.run_path({str(script)!r})"
     files = [tmp_path / "model.tflite", tmp_path / "digits.npz"]
     device = [sys.executable, "-c", code, *map(str, files)]

@@ -1,6 +1,6 @@
 """From HYDRA to an 8-bit file: sparse, robust and quantized, in about three minutes.
 
-Run it from a checkout:  python tutorials/02_quantization_aware.py
+Run it from a checkout:  python tutorials/07_moving_from_tfmot.py
 """
 
 # %% [markdown]
