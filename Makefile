@@ -22,6 +22,8 @@ DEMO ?= $(BIN)/python -m flags.study --flagfile=flags/recipes/mnist_5k_trades.fl
 JOBS ?= 2
 PYTEST_ARGS ?=
 TIME_BUDGET ?=
+# `make notebooks NOTEBOOKS=01_first_robust_pruning` makes one of them.
+NOTEBOOKS ?=
 PYTEST = $(BIN)/python -m pytest --doctest-modules -n $(JOBS) $(PYTEST_ARGS)
 # `make lock UPGRADE=--upgrade` moves every pin to the newest version.
 UPGRADE ?=
@@ -32,8 +34,8 @@ COMPILE = build/lock/bin/uv pip compile --universal --python-version 3.10 --extr
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint test test-slow test-torch test-all test-oldest pytest bench format \
-	lock lock-oldest clean
+.PHONY: help install demo lint test test-slow test-torch test-all test-oldest pytest bench notebooks \
+	format lock lock-oldest clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 13
@@ -97,6 +99,11 @@ pytest: $(INSTALLED)
 bench: $(INSTALLED)  ## speed and size, one benchmark after the other
 	set -e; for file in benchmarks/[!_]*.py; do \
 		echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py); done
+
+# jupytext and nbclient are an extra of setup.py, not part of the lock.
+notebooks: $(INSTALLED)  ## run the tutorials as notebooks, in tutorials/notebooks (about half an hour)
+	$(PIP) install --quiet --constraint $(LOCK) --no-build-isolation --editable ".[notebooks]"
+	$(BIN)/python tutorials/make_notebooks.py $(NOTEBOOKS)
 
 format: $(INSTALLED)  ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .

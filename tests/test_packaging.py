@@ -119,7 +119,7 @@ def pins(lock):
 
 def lower_bounds():
     """Return the lower bound of each requirement in setup.py."""
-    text = (ROOT / "setup.py").read_text().partition('"torch": [')[0]  # an extra of its own
+    text = (ROOT / "setup.py").read_text().partition('"torch": [')[0]  # these locks have no later extra
     matches = re.findall(r'"([A-Za-z][\w-]*)(?:==|>=)(\d[\d.]*)"', text)
     return {name.lower().replace("_", "-"): version for name, version in matches}
 
