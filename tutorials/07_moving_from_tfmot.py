@@ -14,8 +14,8 @@ Run it from a checkout:  python tutorials/07_moving_from_tfmot.py
 # 3. takes that to TFMOT's quantization-aware training, where it sees adversarial images while
 #    every pruned weight stays 0, and compares two files of 8-bit numbers.
 #
-# TFMOT is imported through `import_tfmot`: a plain import would change what `tf.keras`
-# means in the whole program.
+# For its quantization, TFMOT itself is imported through `import_tfmot`: a plain import would
+# change what `tf.keras` means in the whole program.
 
 # %%
 import pathlib
