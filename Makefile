@@ -23,6 +23,8 @@ DEMO ?= $(BIN)/python -m flags.study --flagfile=flags/recipes/mnist_5k_trades.fl
 JOBS ?= 2
 PYTEST_ARGS ?=
 TIME_BUDGET ?=
+# `make notebooks NOTEBOOKS=01_first_robust_pruning` makes one of them.
+NOTEBOOKS ?=
 PYTEST = $(BIN)/python -m pytest --doctest-modules -n $(JOBS) $(PYTEST_ARGS)
 # `make lock UPGRADE=--upgrade` moves every pin to the newest version.
 UPGRADE ?=
@@ -33,8 +35,8 @@ COMPILE = build/lock/bin/uv pip compile --universal --python-version 3.10 --no-a
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint test test-slow test-torch test-all test-oldest pytest bench docs format \
-	lock lock-oldest clean
+.PHONY: help install demo lint test test-slow test-torch test-all test-oldest pytest bench docs notebooks \
+	format lock lock-oldest clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 13
@@ -107,6 +109,11 @@ bench: $(INSTALLED)  ## speed and size, one benchmark after the other
 
 docs: $(DOCS_INSTALLED)  ## write the pages of docs/ to build/docs; broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# jupytext and nbclient are an extra of setup.py, not part of the lock.
+notebooks: $(INSTALLED)  ## run the tutorials as notebooks, in tutorials/notebooks (about half an hour)
+	$(PIP) install --quiet --constraint $(LOCK) --no-build-isolation --editable ".[notebooks]"
+	$(BIN)/python tutorials/make_notebooks.py $(NOTEBOOKS)
 
 format: $(INSTALLED)  ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .

@@ -86,6 +86,8 @@ setup(
         ],
         # Before 2.10, files of others can corrupt memory (CVE-2026-24747).
         "torch": ["torch>=2.10"],
+        # For tutorials/make_notebooks.py; not locked.
+        "notebooks": ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10", "nbformat>=5.10"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -119,7 +119,8 @@ def pins(lock):
 
 def lower_bounds():
     """Return the lower bound of each requirement in setup.py."""
-    text = (ROOT / "setup.py").read_text().partition('"torch": [')[0]  # an extra of its own
+    # Later extras are not part of these locks.
+    text = (ROOT / "setup.py").read_text().partition('"torch": [')[0]
     matches = re.findall(r'"([A-Za-z][\w-]*)(?:==|>=)(\d[\d.]*)"', text)
     return {name.lower().replace("_", "-"): version for name, version in matches}
 

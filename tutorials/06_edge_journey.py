@@ -1,6 +1,6 @@
 """From `model.fit` to a judged 8-bit file under a byte budget, in about two minutes.
 
-Run it from a checkout:  python tutorials/03_edge_journey.py [folder]
+Run it from a checkout:  python tutorials/06_edge_journey.py [folder]
 """
 
 # %% [markdown]
@@ -118,4 +118,4 @@ for warning in judged.warnings():
 # %%
 x, y = (np.concatenate(part)[:200] for part in zip(*data.test, strict=True))
 np.savez(folder / "digits.npz", images=x, labels=y)
-print(f"python tutorials/04_on_the_device.py {path} {folder / 'digits.npz'}")
+print(f"python tutorials/10_on_the_device.py {path} {folder / 'digits.npz'}")

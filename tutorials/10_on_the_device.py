@@ -1,9 +1,9 @@
 """Run an exported network with LiteRT and NumPy alone: no TensorFlow, no Keras, no hydra_tf.
 
     pip install ai-edge-litert numpy
-    python 04_on_the_device.py model.tflite digits.npz
+    python 10_on_the_device.py model.tflite digits.npz
 
-Tutorial 03 writes both files. Copy them and this script to the device.
+Tutorial 06 writes both files. Copy them and this script to the device.
 """
 
 # %% [markdown]
@@ -20,7 +20,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 if len(sys.argv) != 3:
-    sys.exit("Usage: python 04_on_the_device.py model.tflite digits.npz")
+    sys.exit("Usage: python 10_on_the_device.py model.tflite digits.npz")
 with np.load(sys.argv[2], allow_pickle=False) as archive:
     images, labels = archive["images"], archive["labels"]  # [n, h, w, c] in [0, 1], [n]
 
