@@ -23,6 +23,8 @@ DEMO ?= $(BIN)/python -m flags.study --flagfile=flags/recipes/mnist_5k_trades.fl
 JOBS ?= 2
 PYTEST_ARGS ?=
 TIME_BUDGET ?=
+# Names for `make bench ONLY=bounds,attack_speed`; all of them by default.
+ONLY ?=
 # `make notebooks NOTEBOOKS=01_first_robust_pruning` makes one of them.
 NOTEBOOKS ?=
 PYTEST = $(BIN)/python -m pytest --doctest-modules -n $(JOBS) $(PYTEST_ARGS)
@@ -103,9 +105,8 @@ test-oldest:  ## the default tests with the oldest requirements, in .venv-oldest
 pytest: $(INSTALLED)
 	$(PYTEST) -m "not slow and not torch" tests hydra_tf
 
-bench: $(INSTALLED)  ## speed and size, one benchmark after the other
-	set -e; for file in benchmarks/[!_]*.py; do \
-		echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py); done
+bench: $(INSTALLED)  ## speed and size, one benchmark after the other; writes BENCHMARKS.md
+	$(BIN)/python -m benchmarks $(addprefix --only=,$(ONLY))
 
 docs: $(DOCS_INSTALLED)  ## write the pages of docs/ to build/docs; broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

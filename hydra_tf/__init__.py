@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hydra_tf.training.callbacks.pipeline import HydraCallback
     from hydra_tf.training.robust_model import RobustModel
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = (
     "attacks",
