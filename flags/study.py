@@ -26,6 +26,7 @@ from .shared import (
     run_report,
     study_d95,
     study_files,
+    study_jobs,
     study_judge,
     study_pairs,
     study_results,
@@ -83,6 +84,12 @@ flags.DEFINE_string(
 flags.DEFINE_list("densities", ["0.1", "0.05", "0.01"], "Shares of the weights to keep.")
 flags.DEFINE_integer("seeds", 1, "Number of seeds.")
 flags.DEFINE_integer("first_seed", 0, "The first seed.")
+flags.DEFINE_integer(
+    "jobs",
+    1,
+    "Number of seeds that are trained side by side, each in a process with its share of the cores; "
+    "small networks gain most. Latencies of --judge are then not comparable with others.",
+)
 flags.DEFINE_string("out", None, "Directory to write.")
 flags.DEFINE_enum(
     "split",
@@ -137,6 +144,7 @@ def validate() -> tuple[Study, list[Cell]]:
     methods = flag_values.spec_list(FLAGS.methods)
     cells = _pruned(methods)
     flag_values.at_least("seeds", 1)
+    flag_values.at_least("jobs", 1)
     flag_values.seed("first_seed")
     flag_values.at_least("pretrain_epochs", 0 if FLAGS.pretrained else 1)
     training_flags.check_epochs(methods, True, [cell.allocation for cell in cells])
@@ -165,8 +173,13 @@ def validate() -> tuple[Study, list[Cell]]:
         work += [study.dense_long(seed, epochs)] if epochs else []
         work += [dataclasses.replace(cell, seed=seed) for cell in cells]
     study.check_folders(work)
-    study.prepare(work)
+    study.prepare(work, lock_seeds=not _has_jobs())
     return study, work
+
+
+def _has_jobs() -> bool:
+    """Return whether processes of their own train the seeds."""
+    return bool(FLAGS.jobs > 1 and FLAGS.seeds > 1)
 
 
 def _pruned(methods: Sequence[str]) -> list[Cell]:
@@ -234,6 +247,18 @@ def _check_draws() -> None:
 def run(plan: tuple[Study, list[Cell]]) -> None:
     """Train and evaluate every unfinished network, then write the tables and the plots."""
     study, cells = plan
+    if _has_jobs():
+        seeds = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds)
+        study_jobs.run_seeds(study.out, seeds, FLAGS.jobs, sys.argv[1:])
+    else:
+        _run_cells(study, cells)
+    path = os.path.join(study.out, "tables.lock")
+    with open(path, "a", encoding="utf-8"), locks.locked(path, wait=True):
+        sys.stdout.write(_write_tables(study))
+
+
+def _run_cells(study: Study, cells: Sequence[Cell]) -> None:
+    """Train and evaluate every unfinished network, and add what the flags ask for."""
     training_run.set_precision(study.settings)
     specs = flag_values.attack_specs(FLAGS.further_attacks)
     _check_budgets(study, [cell for cell in cells if not study.is_finished(cell)])
@@ -250,9 +275,6 @@ def run(plan: tuple[Study, list[Cell]]) -> None:
             out, dense = (study.directory(c) for c in (cell, study.dense(cell.seed)))
             config = study.config(cell)
             html_report.add_figures(out, dense, config, FLAGS.report_samples, FLAGS.verbose)
-    path = os.path.join(study.out, "tables.lock")
-    with open(path, "a", encoding="utf-8"), locks.locked(path, wait=True):
-        sys.stdout.write(_write_tables(study))
 
 
 def _check_budgets(study: Study, cells: Sequence[Cell]) -> None:

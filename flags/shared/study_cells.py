@@ -112,10 +112,14 @@ class Study:
                     f"{os.path.basename(directory)!r}; list each of them once."
                 )
 
-    def prepare(self, cells: Sequence[Cell]) -> None:
+    def prepare(self, cells: Sequence[Cell], lock_seeds: bool = True) -> None:
         """Lock the seeds of networks for this process; check what the folder has of all networks.
 
         Other processes can train the networks of other seeds meanwhile.
+
+        Args:
+            cells: the networks.
+            lock_seeds: whether this process trains them; else others will.
 
         Raises:
             UsageError: when the folder has something else, another process has locked a seed, or
@@ -127,7 +131,8 @@ class Study:
         run_directory.lock(self.out, shared=True)
         for seed in dict.fromkeys(cell.seed for cell in cells):
             os.makedirs(self.seed_directory(seed), exist_ok=True)
-            run_directory.lock(self.seed_directory(seed))
+            if lock_seeds:
+                run_directory.lock(self.seed_directory(seed))
         for cell in cells:
             self.is_finished(cell)
         self._stored()
