@@ -6,7 +6,7 @@ import re
 from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).resolve().parent
-BINARIES = ("train", "evaluate", "certify", "export", "study")
+BINARIES = ("train", "evaluate", "certify", "export", "study", "submission")
 
 
 def version() -> str:

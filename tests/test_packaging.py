@@ -77,6 +77,7 @@ def test_wheel_has_the_licence_and_the_commands(wheel, members):
         "hydra-evaluate",
         "hydra-export",
         "hydra-study",
+        "hydra-submission",
         "hydra-train",
     ]
 
@@ -85,7 +86,7 @@ def test_installed_binaries_run_under_the_package_name(wheel, tmp_path):
     # A wheel of pure Python is installed by unpacking it.
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    for binary in ("train", "evaluate", "certify", "export", "study"):
+    for binary in ("train", "evaluate", "certify", "export", "study", "submission"):
         assert (ROOT / "flags" / f"{binary}.py").exists()
         code = (
             f"import hydra_tf.flags.{binary} as binary; import hydra_tf, sys;"

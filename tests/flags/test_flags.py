@@ -20,7 +20,7 @@ from hydra_tf.sparsity.methods import METHODS
 from hydra_tf.sparsity.score_init import SCORE_INITS
 
 ROOT = Path(__file__).resolve().parents[2]
-BINARIES = ["train", "evaluate", "certify", "export", "study"]
+BINARIES = ["train", "evaluate", "certify", "export", "study", "submission"]
 SMALL = [
     "--dataset=digits", "--model=mnist_cnn", "--objective=trades:epsilon=0.1,steps=2,start=uniform",
     "--pretrain_epochs=2", "--prune_epochs=1", "--finetune_epochs=1", "--batch_size=256",
