@@ -24,17 +24,20 @@ from .shared import (
     networks,
     run_directory,
     run_report,
+    study_checks,
     study_d95,
     study_files,
     study_jobs,
     study_judge,
     study_pairs,
     study_results,
+    study_variants,
     training_flags,
     training_run,
 )
 from .shared.launcher import FLAGS, UsageError
 from .shared.study_cells import Cell, Study
+from .shared.study_variants import Variant
 
 if TYPE_CHECKING:
     import keras
@@ -61,6 +64,11 @@ network of as many epochs as a pruned one:
   python -m flags.study --allocations=uniform,erk,global --dense_epochs=total \\
       --further_attacks=autoattack --attack_samples=500 ... --out=runs/allocations
 
+To compare networks, objectives or granularities too, each in a study of its own below --out:
+
+  python -m flags.study --models=mnist_cnn,cnn_large --granularities=element,filter \\
+      ... --out=runs/all
+
 To export every network, also as int8, and measure the files themselves; a later start can add this:
 
   python -m flags.study --judge --judge_quantizations=none,int8 ... --out=runs/study
@@ -73,6 +81,7 @@ networks each time:
 """
 
 training_flags.define_training()
+study_variants.define()
 flags.DEFINE_string("methods", "hydra,lwm", training_flags.methods_help("Pruning methods"))
 flags.DEFINE_string(
     "allocations",
@@ -135,11 +144,22 @@ flags.DEFINE_list(
     ["none"],
     "Number formats of the files of --judge: none (float32), float16, int8.",
 )
-_FORMATS = ("none", "float16", "int8")
 
 
-def validate() -> tuple[Study, list[Cell]]:
-    """Check the flags and return the study and its networks, without TensorFlow."""
+Plan = list[tuple[Variant, Study, list[Cell]]]
+
+
+def validate() -> Plan:
+    """Check the flags; return the studies and their networks, without TensorFlow."""
+    plan: Plan = []
+    for variant in study_variants.variants():
+        variant.apply()
+        plan.append((variant, *_study()))
+    return plan
+
+
+def _study() -> tuple[Study, list[Cell]]:
+    """Check the flags and return the study and its networks."""
     settings = training_flags.training_settings("uniform")
     methods = flag_values.spec_list(FLAGS.methods)
     cells = _pruned(methods)
@@ -159,14 +179,14 @@ def validate() -> tuple[Study, list[Cell]]:
     for name in ("certify_n", "certify_samples"):
         flag_values.at_least(name, 0)
         settings[name] = FLAGS[name].value
-    _check_draws()
+    study_checks.check_draws()
     for name in ("attack_samples", "report_samples"):
         flag_values.at_least(name, 0)
     for spec in flag_values.attack_specs(FLAGS.further_attacks):
         further_attacks.parameters(spec, settings)
-    _check_judgement()
+    study_checks.check_judgement()
     study = Study(FLAGS.out, {**settings, "split": FLAGS.split})
-    epochs = _dense_epochs()
+    epochs = study_checks.dense_epochs()
     work = []
     for seed in seeds:
         work.append(study.dense(seed))
@@ -207,49 +227,23 @@ def _pruned(methods: Sequence[str]) -> list[Cell]:
     ]
 
 
-def _dense_epochs() -> int:
-    """Check --dense_epochs; return the epochs of the second dense network, 0 for none."""
-    text = FLAGS.dense_epochs
-    if text is None:
-        return 0
-    if text == "total":
-        return FLAGS.pretrain_epochs + FLAGS.prune_epochs + FLAGS.finetune_epochs
-    try:
-        epochs = int(text)
-    except ValueError:
-        epochs = 0
-    if epochs < 1:
-        raise UsageError(f"--dense_epochs must be total or a number of at least 1, not {text!r}.")
-    return epochs
+def run(plan: Plan) -> None:
+    """Run each study; with several, write the tables of all of them."""
+    for variant, study, cells in plan:
+        variant.apply()
+        _run_study(variant, study, cells)
+    if len(plan) > 1:
+        out = os.path.dirname(plan[0][0].out)
+        study_variants.write_overview(out, [variant for variant, *_ in plan])
+        sys.stdout.write(f"\nAll studies: {os.path.join(out, 'report.html')}\n")
 
 
-def _check_judgement() -> None:
-    """Check --judge and the flags that belong to it."""
-    judging.check(FLAGS.objective, ["judge_quantizations"])
-    wrong = [name for name in FLAGS.judge_quantizations if name not in _FORMATS]
-    if wrong or not FLAGS.judge_quantizations:
-        raise UsageError(
-            f"--judge_quantizations must list formats of {', '.join(_FORMATS)}, not "
-            f"{','.join(FLAGS.judge_quantizations)!r}."
-        )
-
-
-def _check_draws() -> None:
-    """Check that --certify_n can certify, if the networks are certified by smoothing."""
-    from hydra_tf import objectives
-    from hydra_tf.core.types import Sampling
-
-    certificate = objectives.build(FLAGS.objective).certificate() or {}
-    if certificate.get("method") == "smoothing" and FLAGS.certify_n:
-        Sampling(certificate["sigma"], n=FLAGS.certify_n)
-
-
-def run(plan: tuple[Study, list[Cell]]) -> None:
+def _run_study(variant: Variant, study: Study, cells: Sequence[Cell]) -> None:
     """Train and evaluate every unfinished network, then write the tables and the plots."""
-    study, cells = plan
     if _has_jobs():
         seeds = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds)
-        study_jobs.run_seeds(study.out, seeds, FLAGS.jobs, sys.argv[1:])
+        arguments = [*sys.argv[1:], *variant.flags()]
+        study_jobs.run_seeds(study.out, seeds, FLAGS.jobs, arguments)
     else:
         _run_cells(study, cells)
     path = os.path.join(study.out, "tables.lock")

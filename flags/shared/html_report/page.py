@@ -74,6 +74,32 @@ def write_page(
         temporary.write_text(page(study, rows, files, tables), encoding="utf-8")
 
 
+def write_index(tables: Mapping[str, str], path: str) -> None:
+    """Write a page with the tables of several studies, and links to their pages.
+
+    Args:
+        tables: text of table.md by the name of the folder, which is next to the page.
+        path: the page, which is replaced when it is complete.
+    """
+    parts = "".join(
+        f'<h2>{escape(name)}</h2><p><a href="{escape(name)}/report.html">All plots</a></p>'
+        f"{tables_html(text)}"
+        for name, text in tables.items()
+    )
+    with replacing(path, ".html") as temporary:
+        html = f"{_head('Studies')}</head><body><h1>Studies</h1>{parts}</body></html>\n"
+        temporary.write_text(html, encoding="utf-8")
+
+
+def _head(title: str) -> str:
+    """Return the beginning of a page, with its title and style."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
+    )
+
+
 def page(study: Study, rows: Sequence[Report], files: Sequence[Report], tables: str) -> str:
     """Return the HTML of the page of a study; see :func:`write_page`."""
     from plotly.offline import get_plotlyjs
@@ -88,9 +114,7 @@ def page(study: Study, rows: Sequence[Report], files: Sequence[Report], tables: 
     )
     title = f"Study of {study.settings['dataset']}"
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
+        f"{_head(title)}"
         f"<script>{get_plotlyjs()}</script></head><body><h1>{escape(title)}</h1>"
         f"<p>{len(rows)} networks, written by hydra_tf. Point at a plot to read its values; a "
         "click on a name in a legend hides its line.</p>"
