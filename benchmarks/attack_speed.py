@@ -7,9 +7,9 @@ from a random start on the same batch. They take turns in one process. The first
 reference: CleverHans within tf.function. At most 0.95 of its time is the aim, and a third of the
 times of Foolbox and ART.
 
-Restarts: a mnist_cnn that is trained for three epochs with PGD, --steps steps and 10 restarts. Our
-attack drops images that are broken; the reference is ten times one run of CleverHans within
-tf.function, and the aim (1 + 9 r) / 10 of it, where r is the robust accuracy.
+Restarts: --steps steps and 10 restarts on a mnist_cnn after three epochs of PGD training. Our
+attack drops images that are broken; the reference is ten runs of CleverHans within tf.function, and
+the aim (1 + 9 r) / 10 of their time, where r is the robust accuracy.
 
 Foolbox and ART are needed: pip install 'hydra_tf[test]'.
 """

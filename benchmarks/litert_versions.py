@@ -108,7 +108,11 @@ def environment(folder: pathlib.Path, version: str) -> pathlib.Path | None:
         *wanted,
         numpy,
     ]
-    return python if subprocess.run(command, capture_output=True).returncode == 0 else None
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        print(f"{version} was not installed: {result.stderr.strip().splitlines()[-1]}")
+        return None
+    return python
 
 
 def run(

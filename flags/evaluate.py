@@ -63,6 +63,8 @@ def validate() -> Config:
     for spec in flag_values.attack_specs(config["attacks"]):
         attacks.build(spec, **flag_values.ball_of(objectives.build(config["objective"])))
     if FLAGS.distances is not None:
+        if not FLAGS.distances or ";" in FLAGS.distances:
+            raise UsageError(f"--distances takes one attack, such as fmn, not {FLAGS.distances!r}.")
         distances.build_attack(FLAGS.distances, config)
     return {**config, "certify_n": 0}  # certificates are not computed again
 

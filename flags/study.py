@@ -246,9 +246,19 @@ def _run_study(variant: Variant, study: Study, cells: Sequence[Cell]) -> None:
         study_jobs.run_seeds(study.out, seeds, FLAGS.jobs, arguments)
     else:
         _run_cells(study, cells)
+    _add_figures(study, cells)
     path = os.path.join(study.out, "tables.lock")
     with open(path, "a", encoding="utf-8"), locks.locked(path, wait=True):
         sys.stdout.write(_write_tables(study))
+
+
+def _add_figures(study: Study, cells: Sequence[Cell]) -> None:
+    """Compute what report.html shows of single networks, which are those of the first seed."""
+    samples = FLAGS.report_samples
+    for cell in cells if samples else ():
+        if cell.seed == FLAGS.first_seed:
+            out, dense = (study.directory(c) for c in (cell, study.dense(cell.seed)))
+            html_report.add_figures(out, dense, study.config(cell), samples, FLAGS.verbose)
 
 
 def _run_cells(study: Study, cells: Sequence[Cell]) -> None:
@@ -265,10 +275,6 @@ def _run_cells(study: Study, cells: Sequence[Cell]) -> None:
         if FLAGS.judge:
             formats = dict.fromkeys(FLAGS.judge_quantizations)
             study_judge.add(study.directory(cell), study.config(cell), [*formats], FLAGS.verbose)
-        if FLAGS.report_samples:
-            out, dense = (study.directory(c) for c in (cell, study.dense(cell.seed)))
-            config = study.config(cell)
-            html_report.add_figures(out, dense, config, FLAGS.report_samples, FLAGS.verbose)
 
 
 def _check_budgets(study: Study, cells: Sequence[Cell]) -> None:
@@ -286,7 +292,8 @@ def _write_tables(study: Study) -> str:
     """Write tables and plots of all finished networks of the folder; return the tables."""
     from hydra_tf import evaluation
 
-    rows = [study_results.row_of(study, cell) for cell in study.finished()]
+    cells = study.finished()
+    rows = [study_results.row_of(study, cell) for cell in cells]
     summary, d95 = study_results.summarise(rows), study_d95.smallest_densities(rows)
     files = study_files.summarise(rows)
     pairs = study_pairs.differences(rows)
@@ -300,7 +307,7 @@ def _write_tables(study: Study) -> str:
         temporary.write_text(text, encoding="utf-8")
     study_results.write_plots(rows, study.out)
     path = os.path.join(study.out, "report.html")
-    html_report.write_page(study, rows, files, text, path)
+    html_report.write_page(study, cells, rows, files, text, path)
     return f"{text}\nOpen {path} in a browser.\n"
 
 

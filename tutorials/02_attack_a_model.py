@@ -145,9 +145,9 @@ show("rounding", rounding)
 # %% [markdown]
 # ## An attack that fits
 #
-# Who knows the network attacks it without the layer, and shows the images to the network
-# with it. Most of the seeming robustness is gone: rounding is no defence. The number is an
-# upper bound, as all of them.
+# An adversary who knows the network attacks it without the layer, and shows the images to the
+# network with it. Most of the seeming robustness is gone: rounding is no defence. The number is
+# an upper bound, as all of them.
 
 # %%
 x, y = (np.concatenate(part) for part in zip(*data.test, strict=True))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from hydra_tf.core.specs import split_outside, without_brackets
@@ -51,6 +52,17 @@ def spec_list(text: str) -> list[str]:
 def ball_of(objective: object) -> dict[str, Any]:
     """Return the norm and epsilon of an objective, as defaults for attacks."""
     return {key: getattr(objective, key) for key in ("norm", "epsilon") if hasattr(objective, key)}
+
+
+def radii(ball: Mapping[str, Any], multiples: Sequence[float]) -> list[float]:
+    """Return multiples of the epsilon of a ball; those in Linf are 1 at most.
+
+    Example:
+        >>> radii({"norm": "linf", "epsilon": 0.5}, (0.5, 1.0, 2.0, 3.0))
+        [0.25, 0.5, 1.0]
+    """
+    most = 1.0 if ball.get("norm", "linf") == "linf" else math.inf
+    return list(dict.fromkeys(min(most, multiple * ball["epsilon"]) for multiple in multiples))
 
 
 def number_list(name: str, text: Sequence[str], convert: Callable[[str], Number]) -> list[Number]:

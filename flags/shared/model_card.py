@@ -6,18 +6,26 @@ import os
 from collections.abc import Iterator
 
 from hydra_tf.core.files import replacing
+from hydra_tf.core.json_files import read_object
 
 from . import run_files
+from .run_report import gradient_note
 from .study_results import MEASURES, markdown_table
 from .types import Config, Report
 
 NAME = "MODEL_CARD.md"
-_PROOFS = {
-    "vra_s": "a certificate by randomized smoothing, which holds with high probability for the "
+_MEANINGS = {
+    "vra_s": "certificates by randomized smoothing, which hold with high probability for the "
     "smoothed classifier",
-    "vra_m": "a proof by symbolic intervals, sound in float32",
-    "vra_t": "a proof by interval and linear bounds, sound in float32",
+    "vra_m": "proofs by symbolic intervals, sound in float32",
+    "vra_t": "proofs by interval and linear bounds, sound in float32",
 }
+# Of export.json, with their units.
+_OF_FILE = {
+    "quantization": "number format", "bytes": "bytes", "gzip_bytes": "bytes after gzip",
+    "sparsity": "share of zeros", "max_abs_error": "largest difference of outputs from Keras",
+    "agreement": "agreement with Keras on the images tried", "bound_ratio": "size / entropy bound",
+}  # fmt: skip
 
 
 def write(run: str, config: Config, exported: Report | None = None) -> str:
@@ -26,7 +34,7 @@ def write(run: str, config: Config, exported: Report | None = None) -> str:
     Args:
         run: run directory, locked by this process.
         config: config of the run.
-        exported: content of export.json, or None for formats other than TFLite.
+        exported: content of export.json; that of the run directory by default, if there is one.
 
     Returns:
         The path of the card.
@@ -34,6 +42,9 @@ def write(run: str, config: Config, exported: Report | None = None) -> str:
     report = {}
     if os.path.exists(os.path.join(run, "report.json")):
         report = run_files.read_report(run)
+    stored = os.path.join(run, "export.json")
+    if exported is None and os.path.exists(stored):
+        exported = read_object(stored)
     path = os.path.join(run, NAME)
     with replacing(path, ".md") as temporary:
         temporary.write_text("\n".join(lines(config, report, exported)) + "\n", encoding="utf-8")
@@ -48,14 +59,14 @@ def lines(config: Config, report: Report, exported: Report | None = None) -> Ite
         report: report.json of the run; empty if it was not evaluated.
         exported: content of export.json, if there is one.
     """
-    density = report.get("density", config.get("density"))
+    density = float(report.get("density", config.get("density")) or 1.0)
     yield f"# {config.get('model', 'network')} on {config['dataset']}"
     yield ""
-    yield (
-        f"A network that keeps {100 * density:.3g}% of its weights"
-        if density is not None
-        else "A network"
-    ) + f", trained with `{config['objective']}` and pruned by `{config.get('method', 'hydra')}`."
+    kind = "A dense network"
+    if density < 1:
+        kind = f"A network that keeps {100 * density:.3g}% of its weights, pruned by "
+        kind += f"`{config.get('method', 'hydra')}`"
+    yield f"{kind}, trained with `{config['objective']}`."
     yield ""
     yield from _training(config)
     yield from _accuracy(config, report)
@@ -71,8 +82,9 @@ def _training(config: Config) -> Iterator[str]:
         "method": "pruning method", "allocation": "density per layer",
         "granularity": "granularity", "density_schedule": "density schedule",
         "pretrain_epochs": "epochs of pretraining", "prune_epochs": "epochs of pruning",
-        "finetune_epochs": "epochs of fine-tuning", "extra": "extra images", "seed": "seed",
-        "hydra_tf": "version of hydra_tf",
+        "finetune_epochs": "epochs of fine-tuning", "pretrained": "network to start from",
+        "optimizer": "optimizer", "learning_rate": "learning rate", "extra": "extra images",
+        "seed": "seed", "hydra_tf": "version of hydra_tf",
     }  # fmt: skip
     yield "## Training\n"
     rows = [
@@ -95,7 +107,8 @@ def _accuracy(config: Config, report: Report) -> Iterator[str]:
     rows = [["benign", "no attack", f"{100 * report['benign_accuracy']:.1f}", str(samples)]]
     for entry in (*report.get("attacks", []), *report.get("further_attacks", [])):
         text = f"{100 * entry['robust_accuracy']:.1f}"
-        rows.append(["robust", attack_text(entry), text, str(entry.get("samples", samples))])
+        under = attack_text(entry) + gradient_note(entry)
+        rows.append(["robust", under, text, str(entry.get("samples", samples))])
     if "era" in report:
         rows.append(
             [
@@ -105,12 +118,36 @@ def _accuracy(config: Config, report: Report) -> Iterator[str]:
                 str(samples),
             ]
         )
-    for key, meaning in _PROOFS.items():
+    for key, meaning in _MEANINGS.items():
         if key in report:
-            count = report.get("certificate", {}).get("samples", samples)
-            rows.append([MEASURES[key], meaning, f"{100 * report[key]:.1f}", str(count)])
+            details = _details(report, key)
+            count = str(details.pop("samples", samples))
+            settings = ", ".join(f"{name} {_short(value)}" for name, value in details.items())
+            under = f"{meaning}: {settings}" if settings else meaning
+            rows.append([MEASURES[key], under, f"{100 * report[key]:.1f}", count])
     yield f"In percent, on images of the {split} split:\n"
     yield markdown_table(["measure", "under", "accuracy", "images"], rows)
+
+
+def _details(report: Report, key: str) -> Report:
+    """Return the settings of a proof, as flags.train or flags.certify stored them."""
+    details = dict(report.get("certificate", {}))
+    if key == "vra_s":
+        details |= report.get("smoothing", {})
+    for entry in report.get("verified", {}).values():
+        if key != "vra_s" and entry.get("accuracy") == report[key]:
+            details |= entry
+    left_out = ("measure", "split", "accuracy", "seed")
+    return {
+        name: value
+        for name, value in details.items()
+        if name not in left_out and isinstance(value, str | int | float)
+    }
+
+
+def _short(value: object) -> str:
+    """Return a value of a table, with four digits if it is a fraction."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def attack_text(entry: Report) -> str:
@@ -133,18 +170,20 @@ def attack_text(entry: Report) -> str:
 def _file(exported: Report) -> Iterator[str]:
     """Yield size and accuracy of the exported file."""
     yield "## Exported file\n"
+    values = {**exported, "quantization": exported.get("quantization") or "float32"}
     rows = [
-        [key.replace("_", " "), str(value)] for key, value in exported.items() if key != "judgement"
+        [title, _short(values[key])]
+        for key, title in _OF_FILE.items()
+        if values.get(key) is not None
     ]
     yield markdown_table(["property", "value"], rows)
     judged = exported.get("judgement")
     if judged:
+        names = " and ".join(f"`{attack['name']}`" for attack in judged["attacks"])
+        robust = f" and a robust accuracy of {100 * judged['era']:.1f}% under {names}"
         yield (
             f"On {judged['samples']} test images the file itself has a benign accuracy of "
-            f"{100 * judged['benign_accuracy']:.1f}% and a robust accuracy of "
-            f"{100 * judged['era']:.1f}% under "
-            + " and ".join(f"`{attack['name']}`" for attack in judged["attacks"])
-            + ".\n"
+            f"{100 * judged['benign_accuracy']:.1f}%{robust if names else ''}.\n"
         )
 
 
@@ -156,7 +195,7 @@ def _limits(report: Report) -> Iterator[str]:
         "holds for the norm and epsilon that are named, not for other changes of an image, and "
         "for images of this data set."
     )
-    if any(key in report for key in _PROOFS):
+    if any(key in report for key in _MEANINGS):
         yield (
             "A proof is about the Keras network. It does not carry over to an exported file, whose "
             "rounding differs, unless the file itself was certified."

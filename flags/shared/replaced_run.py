@@ -20,6 +20,7 @@ _FILES = (
     "metrics.jsonl", "model.keras", "dense.keras", "report.json", "last_good.keras",
     "suspects.npz", "model.tflite", "model.onnx", "export.json", "certify.jsonl",
     "certify_validation.jsonl", "distances.csv", "float32.tflite", "float16.tflite", "int8.tflite",
+    "figures.json", "MODEL_CARD.md",
 )  # fmt: skip
 # Folders of a run, with the names of its files in them and in their folders.
 _FOLDERS = {

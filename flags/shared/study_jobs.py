@@ -48,7 +48,7 @@ def run_seeds(out: str, seeds: Sequence[int], jobs: int, arguments: Sequence[str
 def _start(seed: int, jobs: int, arguments: Sequence[str], log: str) -> subprocess.Popen[bytes]:
     """Start the process of a seed."""
     module = __name__.rsplit(".", 2)[0] + ".study"  # also as hydra_tf.flags.study
-    flags = [f"--first_seed={seed}", "--seeds=1", "--jobs=1", "--verbose=0"]
+    flags = [f"--first_seed={seed}", "--seeds=1", "--jobs=1", "--verbose=0", "--report_samples=0"]
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     shares = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), threads)
     with open(log, "wb") as errors:

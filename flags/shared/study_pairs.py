@@ -9,10 +9,11 @@ from .study_cells import DENSE, DENSE_LONG
 from .study_results import MEASURES, grouped, markdown_table, measured, measures_of
 from .types import Report
 
+_EQUAL = 1e-9  # differences of accuracies that are equal but for rounding
 _NOTE = """
 Differences in points between networks of the same seeds and density: mean, 95% confidence interval
-and p-value of a paired t-test. A difference whose interval contains 0 is not significant. The table
-has {count} comparisons: of those between equal methods, one in twenty has p < 0.05 by chance.
+and p-value of a paired t-test. A difference whose interval contains 0 is not significant. If two
+methods do not differ, p is below 0.05 in one comparison of twenty; this table has {count}.
 
 """
 
@@ -26,8 +27,8 @@ def differences(rows: Sequence[Report]) -> list[Report]:
     Returns:
         For each pair with at least two seeds in common: ``density``, ``measure``, ``first`` and
         ``second`` (method and allocation), ``difference`` (mean of first minus second),
-        ``interval`` (95% confidence, by Student's t), ``p`` (paired t-test; None if all
-        differences are equal) and ``seeds``.
+        ``interval`` (95% confidence, by Student's t), ``p`` (paired t-test) and ``seeds``. Interval
+        and p are None if all differences are equal.
     """
     pruned = grouped([row for row in rows if row["method"] not in (DENSE, DENSE_LONG)])
     return [
@@ -67,12 +68,19 @@ def _compare(first: dict[int, float], second: dict[int, float]) -> Report | None
         return None
     gaps = [first[seed] - second[seed] for seed in seeds]
     mean = sum(gaps) / len(gaps)
-    result: Report = {"difference": mean, "interval": [mean, mean], "p": None, "seeds": len(seeds)}
-    if max(gaps) > min(gaps):
+    result: Report = {"difference": mean, "interval": None, "p": None, "seeds": len(seeds)}
+    if max(gaps) - min(gaps) > _EQUAL:
         test = stats.ttest_1samp(gaps, 0.0)
         interval = test.confidence_interval(0.95)
         result |= {"interval": [float(interval.low), float(interval.high)], "p": float(test.pvalue)}
     return result
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    """Return an interval in points."""
+    if ends is None:
+        return "unknown: all differences are equal"
+    return "{:+.1f} to {:+.1f}".format(*(100 * end for end in ends))
 
 
 def markdown(entries: Sequence[Report]) -> str:
@@ -89,7 +97,7 @@ def markdown(entries: Sequence[Report]) -> str:
             str(MEASURES.get(entry["measure"], entry["measure"])),
             " minus ".join(", ".join(filter(None, entry[key])) for key in ("first", "second")),
             f"{100 * entry['difference']:+.1f}",
-            "{:+.1f} to {:+.1f}".format(*(100 * end for end in entry["interval"])),
+            _interval(entry["interval"]),
             "" if entry["p"] is None else f"{entry['p']:.2g}",
             str(entry["seeds"]),
         ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import hydra_tf
 
 from . import networks, replaced_run
-from .flag_values import ball_of
+from .flag_values import ball_of, radii
 from .launcher import StoppedError
 from .types import Settings
 
@@ -237,7 +237,7 @@ def attack_summaries(
         os.path.join(out, "tensorboard", "attacks"),
         images,
         labels,
-        [0.5 * ball["epsilon"], ball["epsilon"], 1.5 * ball["epsilon"]],
+        radii(ball, (0.5, 1.0, 1.5)),
         norm=ball.get("norm", "linf"),
         seed=settings["seed"],
     )

@@ -144,11 +144,28 @@ def scores_by_name(model: keras.Model) -> dict[str, np.ndarray[Any, Any]]:
         >>> list(scores_by_name(hydra_tf.mask_model(net)))
         ['dense']
     """
+    return {key: np.asarray(layer.scores) for key, layer in masks_by_name(model).items()}
+
+
+def masks_by_name(model: keras.Model) -> dict[str, MaskedLike]:
+    """Return each masked kernel by a name that is unique, in the order of the layers.
+
+    Layers of different nested models may have the same name; their keys include a position.
+
+    Args:
+        model: a model with masked layers.
+
+    Example:
+        >>> import keras, hydra_tf
+        >>> parts = [keras.Sequential([keras.layers.Dense(2, name="dense")]) for _ in range(2)]
+        >>> net = keras.Sequential([keras.Input([2]), *parts])
+        >>> list(masks_by_name(hydra_tf.mask_model(net)))
+        ['0/dense', '1/dense']
+    """
     layers = masked_layers(model)
-    # Layers of different nested models may have the same name; their keys include a position.
     names = [layer.label for layer in layers]
     keys = [n if names.count(n) == 1 else f"{i}/{n}" for i, n in enumerate(names)]
-    return {key: np.asarray(layer.scores) for key, layer in zip(keys, layers, strict=True)}
+    return dict(zip(keys, layers, strict=True))
 
 
 def refuse_self_pruned(model: keras.Model, user: str) -> None:

@@ -47,8 +47,9 @@ def picture(label, predicted):
 
 
 def html_of(study):
-    rows = [study_results.row_of(study, cell) for cell in study.finished()]
-    return page.page(study, rows, [], study_results.markdown(study_results.summarise(rows)))
+    cells = study.finished()
+    rows = [study_results.row_of(study, cell) for cell in cells]
+    return page.page(study, cells, rows, [], study_results.markdown(study_results.summarise(rows)))
 
 
 @pytest.fixture
@@ -59,11 +60,17 @@ def study(tmp_path):
 @pytest.fixture
 def full(study):
     """A study whose page has all plots but those of certificates and files."""
-    finish(study, study.dense(0), {"curve": CURVE, "gallery": [picture(3, [3, 3])]}, era=0.5)
+    settings = {"settings": {"version": figures._VERSION, "samples": 4}}
+    finish(
+        study,
+        study.dense(0),
+        {**settings, "curve": CURVE, "gallery": [picture(3, [3, 3])]},
+        era=0.5,
+    )
     edges = [-1.0, 0.0, 1.0]
     for method, share in (("hydra", 0.5), ("lwm", 1.0)):
         content = {
-            "curve": CURVE, "gallery": [picture(3, [3, 8])], "largest": {"fc": share},
+            **settings, "curve": CURVE, "gallery": [picture(3, [3, 8])], "largest": {"fc": share},
             "weights": {"layer": "fc", "edges": edges, "kept": [1, 19], "pruned": [180, 0]},
         }  # fmt: skip
         for density in (0.1, 0.01):
@@ -120,6 +127,40 @@ def test_kept_weights_are_compared_with_the_largest_of_the_dense_network():
     assert [*counts["kept"]] == pytest.approx([2.0, 4 - width], abs=0.01)
     assert [*counts["pruned"]] == pytest.approx([-3.07, 0.93], abs=0.01)
     assert figures.chosen_weights(dense, dense) == {}
+    other = keras.Sequential([keras.Input([4]), keras.layers.Dense(3, name="logits")])
+    assert figures.chosen_weights(net, other) == {}  # not the network that was pruned
+
+
+def test_layers_with_the_same_name_are_told_apart():
+    parts = [keras.Sequential([keras.layers.Dense(n, name="fc")]) for n in (3, 2)]
+    dense = keras.Sequential([keras.Input([2]), *parts])
+    net = hydra_tf.mask_model(dense)
+    hydra_tf.set_density(net, 0.5, allocation="uniform")  # by magnitude, as the scores are scaled
+    assert figures.chosen_weights(net, dense)["largest"] == {"0/fc": 1.0, "1/fc": 1.0}
+
+
+def test_the_curve_and_the_gallery_are_those_of_the_attack():
+    # The logits of a pixel p are (0.5, p): class 1 above 0.5.
+    net = keras.Sequential([keras.Input([1, 1, 1]), keras.layers.Flatten(), keras.layers.Dense(2)])
+    net.layers[-1].set_weights([np.array([[0.0, 1.0]]), np.array([0.5, 0.0])])
+    x = np.array([0.55, 0.95, 0.4], np.float32).reshape(3, 1, 1, 1)
+    y = np.ones(3, np.int32)
+    ball = {"norm": "linf", "epsilon": 0.4}
+    curve = figures._security_curve(net, (x, y), ball, 0, 0)
+    assert curve["samples"] == 3 and curve["attack"] == "pgd:steps=20"
+    points = dict(map(tuple, curve["points"]))
+    epsilons = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8]
+    np.testing.assert_allclose(list(points), epsilons, atol=1e-6)
+    # 0.55 falls within 0.1, 0.95 within 0.5; 0.4 is wrong from the start.
+    np.testing.assert_allclose(list(points.values()), [2 / 3] + [1 / 3] * 4 + [0.0] * 3)
+    first = figures._gallery(net, x, y, ball, 0)[0]
+    assert first["label"] == 1 and first["predicted"] == [1, 0]
+
+
+def test_figures_of_another_version_are_made_again(tmp_path):
+    for content in ('{"curve": 3}', '{"settings": {"version": -1}}', "[", '{"settings": 2}'):
+        (tmp_path / figures.NAME).write_text(content)
+        assert figures.read_figures(str(tmp_path)) == {}
 
 
 def test_images_keep_their_values_as_png():
@@ -146,8 +187,8 @@ def test_the_page_has_every_plot_or_says_why_not(full):
     # The smallest networks are those of which single weights are shown.
     assert "with 1% of the weights" in sections["Density of each layer"]
     gallery = sections["Images and their adversarial twins"]
-    assert gallery.count("data:image/png") == 6  # the image, and a twin for each of five networks
-    assert gallery.count("class=wrong") == 4  # all but that of the dense network
+    assert gallery.count("data:image/png") == 4  # the image, and a twin for each of three networks
+    assert gallery.count("class=wrong") == 2  # all but that of the dense network
     assert "An attack stood still" not in text
 
 
@@ -179,8 +220,9 @@ def chromium():
 @pytest.mark.skipif(chromium() is None, reason="needs Chromium (apt-get install chromium)")
 def test_a_browser_draws_every_plot_without_errors(full, tmp_path):
     path = tmp_path / "report.html"
-    rows = [study_results.row_of(full, cell) for cell in full.finished()]
-    html_report.write_page(full, rows, [], "", str(path))
+    cells = full.finished()
+    rows = [study_results.row_of(full, cell) for cell in cells]
+    html_report.write_page(full, cells, rows, [], "", str(path))
     for width in (1200, 500):
         command = [
             chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",

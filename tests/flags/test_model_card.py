@@ -37,12 +37,22 @@ def test_each_accuracy_stands_beside_its_attack_and_images():
 
 
 def test_a_proof_is_of_the_keras_network():
-    text = card({**REPORT, "vra_t": 0.25, "certificate": {"samples": 50}})
-    row = (
-        "| verified (VRA-t) | a proof by interval and linear bounds, sound in float32 | 25.0 | 50 |"
-    )
-    assert row in text
+    certificate = {"measure": "vra_t", "method": "crown_ibp", "epsilon": 0.1, "samples": 50}
+    text = card({**REPORT, "vra_t": 0.25, "certificate": certificate})
+    meaning = "proofs by interval and linear bounds, sound in float32"
+    settings = "method crown_ibp, epsilon 0.1"
+    assert f"| verified (VRA-t) | {meaning}: {settings} | 25.0 | 50 |" in text
     assert "does not carry over to an exported file" in text
+
+
+def test_an_attack_without_gradients_is_named():
+    text = card({**REPORT, "attacks": [{**ATTACK, "zero_gradient_share": 0.6}]})
+    assert "steps=50` (no gradient for 60.0% of the images) | 62.5 |" in text
+
+
+def test_a_dense_network_is_not_called_pruned():
+    text = card({**REPORT, "density": 1.0})
+    assert "\nA dense network, trained with `trades:epsilon=0.1`.\n" in text
 
 
 def test_a_network_that_was_not_evaluated_says_so():
@@ -56,6 +66,10 @@ def test_a_judged_file_has_its_own_accuracy():
         "samples": 200, "benign_accuracy": 0.8, "era": 0.6,
         "attacks": [{"name": "pgd"}, {"name": "square"}],
     }  # fmt: skip
-    text = card(REPORT, {"bytes": 1234, "gzip_bytes": 1000, "judgement": judged})
-    assert "| gzip bytes | 1000 |" in text
+    file = {"path": "/home/me/a.tflite", "bytes": 1234, "gzip_bytes": 1000, "sparsity": 0.123456}
+    text = card(REPORT, {**file, "judgement": judged})
+    assert "| bytes after gzip | 1000 |" in text and "| share of zeros | 0.1235 |" in text
+    assert "| number format | float32 |" in text
+    assert "/home" not in text
+    assert "robust accuracy of" not in card(REPORT, {"judgement": {**judged, "attacks": []}})
     assert "has a benign accuracy of 80.0% and a robust accuracy of 60.0% under `pgd` and " in text

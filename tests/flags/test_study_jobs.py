@@ -33,6 +33,7 @@ def test_each_seed_has_a_process_with_the_flags_of_the_study(processes, tmp_path
     # Of a flag that is given twice, the last one counts.
     assert processes[1][1:] == (
         "--seeds=2", "--jobs=2", "--first_seed=1", "--seeds=1", "--jobs=1", "--verbose=0",
+        "--report_samples=0",
     )  # fmt: skip
     assert "2 of 2" in capsys.readouterr().out
 

@@ -42,6 +42,15 @@ def test_churn_counts_the_weights_that_a_mask_takes_up(tmp_path):
     assert values["churn/logits"] == values["churn"] == [0.25, 0.0]
 
 
+def test_layers_with_the_same_name_have_tags_of_their_own(tmp_path):
+    parts = [keras.Sequential([keras.layers.Dense(n, name="fc")]) for n in (3, 2)]
+    model = hydra_tf.RobustModel(keras.Sequential([keras.Input([2]), *parts]), "natural")
+    model.compile("sgd")
+    model.fit(X, Y, epochs=2, verbose=0, callbacks=[MaskSummaries(tmp_path)])
+    values = scalars(tmp_path)
+    assert values["churn/0/fc"] == values["churn/1/fc"] == [0.0]
+
+
 def test_the_security_curve_is_that_of_the_attack(tmp_path):
     # The logits of a pixel p are (0.5, p): class 1 above 0.5.
     net = keras.Sequential([keras.Input([1, 1, 1]), keras.layers.Flatten(), keras.layers.Dense(2)])

@@ -12,7 +12,7 @@ import numpy as np
 from hydra_tf.core.json_files import read_object
 
 from .. import networks, run_directory, run_report, training_run
-from ..flag_values import ball_of
+from ..flag_values import ball_of, radii
 from ..types import Config, Report
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _VERSION = 1  # of the content of figures.json
 # The security curve: multiples of the epsilon of training, and the attack at each of them.
 _MULTIPLES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 _ATTACK = "pgd:steps=20"
+_GREY = 0.5  # in Linf, any image can become grey
 _GALLERY = 6  # images
 _BINS = 60
 
@@ -67,11 +68,14 @@ def add_figures(out: str, dense: str, config: Config, samples: int, verbose: int
 
 
 def read_figures(out: str) -> Report:
-    """Return figures.json of a run directory; empty if there is none, or it is damaged."""
+    """Return figures.json of a run directory; empty if there is none, or not of this version."""
     try:
-        return read_object(os.path.join(out, NAME))
+        content = read_object(os.path.join(out, NAME))
     except (FileNotFoundError, ValueError):
         return {}
+    settings = content.get("settings")
+    known = isinstance(settings, dict) and settings.get("version") == _VERSION
+    return content if known else {}
 
 
 def ball_of_config(config: Config) -> Report:
@@ -93,15 +97,19 @@ def chosen_weights(net: keras.Model, dense: keras.Model) -> Report:
         ``weights``: of the layer with the most weights, ``edges`` of bins of the dense network's
         weights, and in each bin the number of those that are ``kept`` and ``pruned``.
         ``largest``: for each layer, of the kept weights, the share that the same density by
-        magnitude would keep.
+        magnitude would keep. Both are left out if the kernels of the networks have other shapes.
     """
-    from hydra_tf.sparsity.masked_kernels import kernels
+    from hydra_tf.sparsity.masked_kernels import kernels, masks_by_name
 
-    before = {kernel.label: np.asarray(kernel.variable) for kernel in kernels(dense)}
+    before = [np.asarray(kernel.variable) for kernel in kernels(dense)]
+    after = kernels(net)
+    if [array.shape for array in before] != [tuple(kernel.variable.shape) for kernel in after]:
+        return {}
+    names = {id(mask): name for name, mask in masks_by_name(net).items()}
     layers = {
-        kernel.label: (before[kernel.label], np.asarray(kernel.mask.mask).astype(bool))
-        for kernel in kernels(net)
-        if kernel.mask is not None and kernel.label in before
+        names[id(kernel.mask)]: (array, np.asarray(kernel.mask.mask).astype(bool))
+        for array, kernel in zip(before, after, strict=True)
+        if kernel.mask is not None
     }
     if not layers:
         return {}
@@ -150,7 +158,8 @@ def _security_curve(net: keras.Model, images: Any, ball: Report, seed: int, verb
     """Return robust accuracy at several epsilons; at 0 it is the benign accuracy."""
     from hydra_tf import evaluation
 
-    epsilons = [multiple * ball["epsilon"] for multiple in _MULTIPLES]
+    last = [_GREY] if ball["norm"] == "linf" else []
+    epsilons = sorted({*radii(ball, _MULTIPLES), *last})
     specs = [f"{_ATTACK},norm={ball['norm']},epsilon={epsilon!r}" for epsilon in epsilons]
     report = evaluation.evaluate_model(net, images, specs, seed=seed, verbose=verbose)
     points = [[0.0, report["benign_accuracy"]]]
@@ -182,11 +191,11 @@ def png(image: Array) -> str:
     """Return an image as a PNG file in base64.
 
     Args:
-        image: [height, width, channels] in [0, 1], with one channel or three.
+        image: [height, width, channels] in [0, 1]; without three channels, the first is shown.
     """
     from matplotlib.image import imsave
 
     file = io.BytesIO()
-    shown = image[..., 0] if image.shape[-1] == 1 else image[..., :3]
+    shown = image if image.shape[-1] == 3 else image[..., 0]
     imsave(file, np.clip(shown, 0, 1), format="png", cmap="gray", vmin=0, vmax=1)
     return base64.b64encode(file.getvalue()).decode()

@@ -59,19 +59,25 @@ class Section:
 
 
 def write_page(
-    study: Study, rows: Sequence[Report], files: Sequence[Report], tables: str, path: str
+    study: Study,
+    cells: Sequence[Cell],
+    rows: Sequence[Report],
+    files: Sequence[Report],
+    tables: str,
+    path: str,
 ) -> None:
     """Write the page of a study.
 
     Args:
         study: the study.
-        rows: its networks; see :func:`study_results.row_of`.
+        cells: its finished networks.
+        rows: their results; see :func:`study_results.row_of`.
         files: its exported files; see :func:`study_files.summarise`.
         tables: text of table.md.
         path: the page, which is replaced when it is complete.
     """
     with replacing(path, ".html") as temporary:
-        temporary.write_text(page(study, rows, files, tables), encoding="utf-8")
+        temporary.write_text(page(study, cells, rows, files, tables), encoding="utf-8")
 
 
 def write_index(tables: Mapping[str, str], path: str) -> None:
@@ -100,11 +106,17 @@ def _head(title: str) -> str:
     )
 
 
-def page(study: Study, rows: Sequence[Report], files: Sequence[Report], tables: str) -> str:
+def page(
+    study: Study,
+    cells: Sequence[Cell],
+    rows: Sequence[Report],
+    files: Sequence[Report],
+    tables: str,
+) -> str:
     """Return the HTML of the page of a study; see :func:`write_page`."""
     from plotly.offline import get_plotlyjs
 
-    sections = list(_sections(study, rows, files, tables))
+    sections = list(_sections(study, cells, rows, files, tables))
     links = "".join(f'<a href="#s{i}">{escape(s.title)}</a>' for i, s in enumerate(sections))
     body = "".join(_section(i, section) for i, section in enumerate(sections))
     settings = "".join(
@@ -124,7 +136,11 @@ def page(study: Study, rows: Sequence[Report], files: Sequence[Report], tables: 
 
 
 def _sections(
-    study: Study, rows: Sequence[Report], files: Sequence[Report], tables: str
+    study: Study,
+    cells: Sequence[Cell],
+    rows: Sequence[Report],
+    files: Sequence[Report],
+    tables: str,
 ) -> Iterator[Section]:
     """Yield the sections of the page, from the main results to details of single networks."""
     measures = {m: study_results.MEASURES.get(m, m) for m in study_results.measured(rows)}
@@ -138,13 +154,15 @@ def _sections(
     )
     text = tables_html(tables) if rows else ""
     yield Section("Tables", "Accuracy in percent.", text, "no network is finished")
-    first = min((row["seed"] for row in rows), default=0)
-    cells = [cell for cell in study.finished() if cell.seed == first]
-    figures = {name: read_figures(out) for name, out in _directories(study, cells)}
+    first = min((cell.seed for cell in cells), default=0)
+    cells = [cell for cell in cells if cell.seed == first]
+    shown = [*filter(lambda cell: cell.is_dense, cells), *_smallest(study, cells)]
+    figures = {name: read_figures(out) for name, out in _directories(study, shown)}
     yield Section(
         "Security curves",
-        f"Robust accuracy of the networks of seed {first} at other epsilons than that of training. "
-        "An accuracy that does not fall to 0 at large epsilons is a sign of an attack that fails.",
+        f"Dense networks and those of the smallest density, seed {first}, also at other epsilons "
+        "than that of training. At 0.5 in Linf any image can become grey: an accuracy well above "
+        "chance there is a sign of an attack that fails.",
         plots.security_curves(figures),
         "the objective has no epsilon, or --report_samples is 0",
     )
@@ -172,10 +190,8 @@ def _sections(
 
 def _chosen_weights(study: Study, cells: Sequence[Cell], seed: int) -> Iterator[Section]:
     """Yield the sections about the weights that the smallest networks keep."""
-    pruned = [cell for cell in cells if not cell.is_dense]
-    known = [cell for cell in pruned if read_figures(study.directory(cell))]
-    smallest = min((cell.density for cell in known or pruned), default=1.0)
-    chosen = [cell for cell in pruned if cell.density == smallest]
+    chosen = _smallest(study, cells)
+    smallest = min((cell.density for cell in chosen), default=1.0)
     note = f"Networks of seed {seed} with {100 * smallest:g}% of the weights."
     reports = {name: run_files.read_report(out) for name, out in _directories(study, chosen)}
     layers = {name: report["layers"] for name, report in reports.items() if "layers" in report}
@@ -193,6 +209,14 @@ def _chosen_weights(study: Study, cells: Sequence[Cell], seed: int) -> Iterator[
         _join([plots.weight_histograms(figures), plots.kept_largest(figures)]),
         "no pruned network is finished, or --report_samples is 0",
     )
+
+
+def _smallest(study: Study, cells: Sequence[Cell]) -> list[Cell]:
+    """Return the pruned networks of the smallest density, of those with figures.json if any."""
+    pruned = [cell for cell in cells if not cell.is_dense]
+    known = [cell for cell in pruned if read_figures(study.directory(cell))]
+    smallest = min((cell.density for cell in known or pruned), default=1.0)
+    return [cell for cell in pruned if cell.density == smallest]
 
 
 def _directories(study: Study, cells: Sequence[Cell]) -> list[tuple[str, str]]:
@@ -216,8 +240,9 @@ def _warnings(rows: Sequence[Report]) -> str:
 
     stuck = [row for row in rows if row.get("zero_gradient_share", 0.0) > MAX_SHARE]
     lines = "".join(
-        f"<li>{escape(row['method'])} at {100 * row['density']:g}%, seed {row['seed']}: no "
-        f"gradient for {100 * row['zero_gradient_share']:.1f}% of the images</li>"
+        f"<li>{escape(' '.join(filter(None, (row['method'], row['allocation']))))} at "
+        f"{100 * row['density']:g}%, seed {row['seed']}: no gradient for "
+        f"{100 * row['zero_gradient_share']:.1f}% of the images</li>"
         for row in stuck
     )
     if not stuck:

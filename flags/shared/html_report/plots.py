@@ -106,7 +106,8 @@ def security_curves(figures: Mapping[str, Report]) -> Figure | None:
     if not curves:
         return None
     first = next(iter(curves.values()))
-    unit = f"epsilon ({first['norm']}, images in [0, 1])"
+    counts = sorted({curve["samples"] for curve in curves.values()})
+    unit = f"epsilon ({first['norm']}), {' or '.join(map(str, counts))} images in [0, 1]"
     figure = _figure(f"accuracy under {first['attack']} (%)", unit)
     for colour, (name, curve) in zip(_cycle(), curves.items(), strict=False):
         epsilons, accuracies = zip(*curve["points"], strict=True)
@@ -161,12 +162,16 @@ def weight_histograms(figures: Mapping[str, Report]) -> Figure | None:
     """Plot histograms of kept and pruned weights of the dense network, networks side by side.
 
     Args:
-        figures: content of figures.json by the name of the network; at most three are shown.
+        figures: content of figures.json by the name of the network; at most four are shown, one
+            of each method first.
     """
     from plotly.subplots import make_subplots
 
-    shown = {name: entry["weights"] for name, entry in figures.items() if "weights" in entry}
-    shown = dict(list(shown.items())[:3])
+    found = {name: entry["weights"] for name, entry in figures.items() if "weights" in entry}
+    # Names begin with the method.
+    first = list({name.split("-")[0]: name for name in reversed(found)}.values())[::-1]
+    names = [*first, *(name for name in found if name not in first)][:4]
+    shown = {name: found[name] for name in names}
     if not shown:
         return None
     titles = [f"{name}<br>{weights['layer']}" for name, weights in shown.items()]
@@ -285,7 +290,7 @@ def _styled(figure: Figure) -> Figure:
     figure.update_layout(
         template="plotly_white",
         margin={"l": 60, "r": 20, "t": 40, "b": 50},
-        legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
+        legend={"orientation": "h", "y": -0.25, "yanchor": "top"},
         hovermode="closest",
         font={"size": 13},
     )

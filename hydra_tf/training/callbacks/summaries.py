@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -11,9 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from hydra_tf import attacks
-from hydra_tf.sparsity.model import masked_layers
+from hydra_tf.attacks.losses import misclassified
+from hydra_tf.sparsity.masked_kernels import masks_by_name
 
 _SHOWN = 8  # images with their adversarial twins
+_BATCH = 128
 
 
 class _Summaries(keras.callbacks.Callback):
@@ -66,15 +68,15 @@ class MaskSummaries(_Summaries):
     def write(self, epoch: int) -> None:
         """Write density and churn of all layers."""
         new = kept = 0
-        for layer in masked_layers(self.model):
+        for name, layer in masks_by_name(self.model).items():
             mask = np.asarray(layer.mask).astype(bool).reshape(-1)
-            tf.summary.scalar(f"density/{layer.label}", mask.mean())
+            tf.summary.scalar(f"density/{name}", mask.mean())
             packed = np.packbits(mask)  # a bit for each weight
-            if layer.label in self._before:
-                added = int(np.unpackbits(packed & ~self._before[layer.label]).sum())
-                tf.summary.scalar(f"churn/{layer.label}", added / max(1, int(mask.sum())))
+            if name in self._before:
+                added = int(np.unpackbits(packed & ~self._before[name]).sum())
+                tf.summary.scalar(f"churn/{name}", added / max(1, int(mask.sum())))
                 new, kept = new + added, kept + int(mask.sum())
-            self._before[layer.label] = packed
+            self._before[name] = packed
         if kept:
             tf.summary.scalar("churn", new / kept)
 
@@ -128,7 +130,11 @@ class AttackSummaries(_Summaries):
         self._write_accuracy(0.0, self.images)
         twins = self.images
         for i, (epsilon, attack) in enumerate(zip(self.epsilons, self._attacks, strict=True)):
-            adversarial = np.asarray(attack(self.model, self.images, self.labels, seed=self.seed))
+            parts = [
+                np.asarray(attack(self.model, x, y, seed=self.seed + start))
+                for start, x, y in self._batches(self.images)
+            ]
+            adversarial = np.concatenate(parts)
             self._write_accuracy(epsilon, adversarial)
             if i == (len(self.epsilons) - 1) // 2:
                 twins = adversarial
@@ -138,5 +144,13 @@ class AttackSummaries(_Summaries):
 
     def _write_accuracy(self, epsilon: float, images: Any) -> None:
         """Write the share of images that the model classifies as labelled."""
-        predicted = np.argmax(np.asarray(self.model(images, training=False)), axis=1)
-        tf.summary.scalar(f"security/{epsilon:.4g}", float(np.mean(predicted == self.labels)))
+        wrong = [
+            np.asarray(misclassified(y, self.model(x, training=False)))
+            for _, x, y in self._batches(images)
+        ]
+        tf.summary.scalar(f"security/{epsilon:.4g}", 1.0 - float(np.mean(np.concatenate(wrong))))
+
+    def _batches(self, images: Any) -> Iterator[tuple[int, Any, Any]]:
+        """Yield the position of each batch, its images and its labels."""
+        for start in range(0, len(images), _BATCH):
+            yield start, images[start : start + _BATCH], self.labels[start : start + _BATCH]
