@@ -125,7 +125,8 @@ def test_a_part_of_an_unregistered_class_has_no_config():
 
 def test_the_names_of_subclasses():
     assert ATTACKS.names(LossAttack) == ("apgd", "cleverhans_pgd", "fgsm", "pgd")
-    assert set(ATTACKS.names()) - set(ATTACKS.names(LossAttack)) == {"autoattack", "fab", "square"}
+    others = {"autoattack", "fab", "fmn", "square"}
+    assert set(ATTACKS.names()) - set(ATTACKS.names(LossAttack)) == others
 
 
 def test_a_share_of_extra_images_is_read_outside_of_brackets():

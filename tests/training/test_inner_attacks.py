@@ -129,7 +129,7 @@ def test_a_saved_model_keeps_the_attack(tmp_path):
     assert hydra_tf.RobustModel.from_config(config).objective == objectives.build(TRADES)
 
 
-@pytest.mark.parametrize("name", ["autoattack", "fab", "square"])
+@pytest.mark.parametrize("name", ["autoattack", "fab", "fmn", "square"])
 def test_attacks_without_a_loss_are_refused_before_training(name, two_replicas):
     for strategy in (None, two_replicas):
         with pytest.raises(ValueError, match=f'The attack "{name}" does not climb a loss, so'):
