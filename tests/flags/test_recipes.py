@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import hydra_tf
 from tests.data import files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +34,15 @@ def test_a_recipe_says_how_it_is_used(path):
     assert f"--flagfile=flags/recipes/{path.name}" in text
     assert all(line.startswith(("#", "--")) for line in text.splitlines())
     assert path.name.startswith(flags_of(path)["dataset"] + "_")
+
+
+@pytest.mark.slow(seconds=40)
+def test_the_networks_of_large_recipes_can_be_built():
+    sides = {"imagenet": 224}
+    for name, dataset in {(flags_of(p)["model"], flags_of(p)["dataset"]) for p in LARGE}:
+        side = sides.get(dataset, 32)
+        net = hydra_tf.models.build(name, input_shape=(side, side, 3), num_classes=10)
+        assert net.output_shape == (None, 10)
 
 
 @pytest.mark.slow(seconds=90)
