@@ -65,6 +65,7 @@ flags.DEFINE_integer("verbose", 1, "0 is silent, 1 shows progress bars.")
 def validate() -> Config:
     """Check the flags and return the config of the run, without TensorFlow."""
     from hydra_tf import bounds
+    from hydra_tf.core.registry import unknown
     from hydra_tf.core.types import Sampling
 
     if not FLAGS.run:
@@ -73,6 +74,9 @@ def validate() -> Config:
         Sampling(FLAGS.sigma, FLAGS.n0, FLAGS.n, FLAGS.alpha)
         ignored = ["epsilon"]
     else:
+        name = FLAGS.method.partition(":")[0]
+        if name not in bounds.BOUNDS.names():
+            raise UsageError(unknown("method", name, ("smoothing", *bounds.BOUNDS.names())))
         bounds.build(FLAGS.method)
         _epsilon()
         ignored = list(_SAMPLING)

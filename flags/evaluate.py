@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 
 from absl import flags
 
@@ -18,7 +19,7 @@ from .shared import (
     training_run,
 )
 from .shared.launcher import FLAGS, UsageError
-from .shared.types import Config
+from .shared.types import Config, Report
 
 DESCRIPTION = """
 Attack the network of a run directory on its test split and replace the accuracies in
@@ -28,12 +29,13 @@ the images says so, because those may seem robust for that reason only.
 
 With --distances, an attack that looks for the smallest change measures how far each image is from
 one that is misclassified. It writes distances.csv (index, label, distance; inf if none was found),
-plots/distances.png (robust accuracy against epsilon), and "distances" in report.json. fmn attacks
-once, fmn:search=true four times with different losses and steps, keeping the smallest change.
+plots/distances.png (robust accuracy against epsilon), and "distances" in report.json. Without
+--attacks, the accuracies of the report stay as they are. fmn attacks once, fmn:search=true four
+times with different losses and steps, keeping the smallest change.
 
   python -m flags.evaluate --run=runs/a --attacks="pgd:steps=50,restarts=10;fgsm"
   python -m flags.evaluate --run=runs/a --attacks=autoattack
-  python -m flags.evaluate --run=runs/a --attacks= --distances=fmn:norm=linf,steps=100
+  python -m flags.evaluate --run=runs/a --distances=fmn:norm=linf,steps=100
 """
 
 flags.DEFINE_string("run", None, "Run directory to evaluate.")
@@ -73,9 +75,22 @@ def run(config: Config) -> None:
     """Evaluate the network and write the report."""
     net = networks.load_network(FLAGS.run)
     data = training_run.load_data(config, config["seed"])
-    report = run_report.write_report(
-        net, data, config, FLAGS.run, seed=FLAGS.seed, verbose=FLAGS.verbose
-    )
+    has_report = os.path.exists(os.path.join(FLAGS.run, "report.json"))
+    if FLAGS.attacks is not None or FLAGS.distances is None or not has_report:
+        report = run_report.write_report(
+            net, data, config, FLAGS.run, seed=FLAGS.seed, verbose=FLAGS.verbose
+        )
+        sys.stdout.writelines(_lines(report))
+    if FLAGS.distances is not None:
+        entry = distances.measure(
+            net, data, config, FLAGS.run, spec=FLAGS.distances, seed=FLAGS.seed,
+            verbose=FLAGS.verbose,
+        )  # fmt: skip
+        sys.stdout.write(distances.table(entry))
+
+
+def _lines(report: Report) -> Iterator[str]:
+    """Yield the accuracies of a report, one in each line."""
     rows = [("benign", report["benign_accuracy"], "")]
     rows += [
         (attack["name"], attack["robust_accuracy"], run_report.gradient_note(attack))
@@ -83,13 +98,7 @@ def run(config: Config) -> None:
     ]
     if report["attacks"]:
         rows.append(("all attacks (era)", report["era"], ""))
-    sys.stdout.writelines(f"{name:20} {value:.2%}{note}\n" for name, value, note in rows)
-    if FLAGS.distances is not None:
-        entry = distances.measure(
-            net, data, config, FLAGS.run, spec=FLAGS.distances, seed=FLAGS.seed,
-            verbose=FLAGS.verbose,
-        )  # fmt: skip
-        sys.stdout.write(distances.table(entry))
+    yield from (f"{name:20} {value:.2%}{note}\n" for name, value, note in rows)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pathlib
 import signal
 import sys
 import textwrap
@@ -51,7 +52,7 @@ def launch(
         sys.stdout.write(_help(name, description, full="--helpfull" in sys.argv))
         sys.exit(0)
     try:
-        rest = FLAGS(sys.argv)[1:]
+        rest = FLAGS([_with_recipe(argument) for argument in sys.argv])[1:]
         if rest:
             raise UsageError(f"Unexpected argument {rest[0]!r}; flags are given as --flag=value.")
         plan = validate()
@@ -83,6 +84,19 @@ def launch(
     gc.collect()
     sys.stderr.write(f"{name}: {text}\n")
     sys.exit(status)
+
+
+def _with_recipe(argument: str) -> str:
+    """Return an argument, with the installed file of a recipe that the current folder lacks.
+
+    Example:
+        >>> _with_recipe("--flagfile=flags/recipes/none.flags")
+        '--flagfile=flags/recipes/none.flags'
+    """
+    flag, _, path = argument.partition("=")
+    installed = pathlib.Path(__file__).parents[1] / "recipes" / os.path.basename(path)
+    found = flag in ("--flagfile", "-flagfile") and not os.path.exists(path) and installed.is_file()
+    return f"{flag}={installed}" if found else argument
 
 
 def _concerns_user(record: LogRecord) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,10 @@ def accuracy_against_density(rows: Sequence[Report], measure: str, title: str) -
 
 def _add_dense(figure: Figure, name: str, values: list[float], densities: list[float]) -> None:
     """Add a horizontal line for a network that is not pruned."""
-    ends = [100 * density for density in ((densities[0], densities[-1]) if densities else (1, 1))]
+    ends = [100.0, 100.0]
+    if densities:  # a line needs two ends
+        only = len(densities) == 1
+        ends = [100 * densities[0] / (2 if only else 1), 100 * densities[-1] * (2 if only else 1)]
     text = f"{name.replace('_', ' ')}: %{{y:.1f}} ± {np.std(values):.1f} ({len(values)} seeds)"
     figure.add_scatter(
         x=ends,
@@ -154,7 +158,9 @@ def layer_densities(layers: Mapping[str, Sequence[Report]]) -> Figure | None:
             hovertemplate=f"{name}, %{{x}}: %{{customdata[0]:,}} of %{{customdata[1]:,}} "
             "(%{y:.3g}%)<extra></extra>",
         )
-    figure.update_yaxes(type="log")
+    smallest = min(row["density"] for rows in layers.values() for row in rows)
+    # From half of the smallest bar, or equal layers look different.
+    figure.update_yaxes(type="log", range=[math.log10(50 * max(smallest, 1e-6)), 2])
     return figure
 
 
@@ -192,7 +198,10 @@ def weight_histograms(figures: Mapping[str, Report]) -> Figure | None:
                 col=1,
             )
     figure.update_layout(barmode="overlay", bargap=0, height=110 + 230 * len(shown))
-    figure.update_yaxes(type="log", title_text="weights")
+    most = max(max(weights[kind]) for weights in shown.values() for kind in ("kept", "pruned"))
+    figure.update_yaxes(
+        type="log", title_text="weights", range=[-0.3, math.log10(2 * max(1, most))]
+    )
     figure.update_xaxes(title_text="weight before pruning", row=len(shown), col=1)
     return _styled(figure)
 
