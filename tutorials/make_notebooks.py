@@ -13,6 +13,7 @@ import argparse
 import ast
 import os
 import re
+import tempfile
 from pathlib import Path
 
 import jupytext
@@ -26,9 +27,11 @@ ON_A_DEVICE = "10_on_the_device"
 # Jupyter has arguments of its own, which a script would take for the reader's.
 SET_UP = "import sys\n\nsys.argv = sys.argv[:1]"
 # Of what is written to stderr, readers need what this library says. In Jupyter, TensorFlow writes
-# its warnings to stdout.
+# to stdout.
 WARNING = re.compile(r"WARNING:absl:hydra_tf: .*")
-NOISE = re.compile(r"WARNING:tensorflow:.*")
+NOISE = re.compile(r"(WARNING|INFO):tensorflow:.*")
+# Folders that scripts make for their files have other names in each run.
+TEMPORARY = re.compile(re.escape(tempfile.gettempdir()) + r"/tmp\w+")
 
 
 def notebook_of(script: Path) -> nbformat.NotebookNode:
@@ -91,7 +94,8 @@ def readable(output: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     lines = output.text.splitlines(keepends=True)
     if output.name == "stderr":
         lines = [line for line in lines if WARNING.match(line)]
-    output.text = "".join(line for line in lines if not NOISE.match(line))
+    text = "".join(line for line in lines if not NOISE.match(line))
+    output.text = TEMPORARY.sub("folder", text)
     return [output] if output.text else []
 
 

@@ -22,10 +22,12 @@ Run it from a checkout:  python tutorials/00.py
 
 # %%
 import sys
+import tempfile
 
 print(len(sys.argv), 1 + 2)
 print("WARNING:tensorflow:5 out of the last 5 calls")
-print("curve")
+print("INFO:tensorflow:Assets written")
+print("curve", tempfile.mkdtemp() + "/a.tflite")
 print("noise", file=sys.stderr)
 print("WARNING:absl:hydra_tf: take care", file=sys.stderr)
 
@@ -55,7 +57,10 @@ def test_a_notebook_has_cells_and_outputs(maker, tmp_path):
     ]
     assert notebook.cells[0].source == "# A sum\n\nOf two numbers."
     texts = {output.name: output.text for output in notebook.cells[1].outputs}
-    assert texts == {"stdout": "1 3\ncurve\n", "stderr": "WARNING:absl:hydra_tf: take care\n"}
+    assert texts == {
+        "stdout": "1 3\ncurve folder/a.tflite\n",
+        "stderr": "WARNING:absl:hydra_tf: take care\n",
+    }
     assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2]
 
 
