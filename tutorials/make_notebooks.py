@@ -13,6 +13,7 @@ import argparse
 import ast
 import os
 import re
+import tempfile
 from pathlib import Path
 
 import jupytext
@@ -25,8 +26,12 @@ FOLDER = Path(__file__).resolve().parent
 ON_A_DEVICE = "10_on_the_device"
 # Jupyter has arguments of its own, which a script would take for the reader's.
 SET_UP = "import sys\n\nsys.argv = sys.argv[:1]"
-# Of what is written to stderr, readers need what this library says.
+# Of what is written to stderr, readers need what this library says. In Jupyter, TensorFlow writes
+# to stdout.
 WARNING = re.compile(r"WARNING:absl:hydra_tf: .*")
+NOISE = re.compile(r"(WARNING|INFO):tensorflow:.*")
+# Folders that scripts make for their files have other names in each run.
+TEMPORARY = re.compile(re.escape(tempfile.gettempdir()) + r"/tmp\w+")
 
 
 def notebook_of(script: Path) -> nbformat.NotebookNode:
@@ -65,8 +70,14 @@ def run(notebook: nbformat.NotebookNode, root: Path, timeout: int = 1800) -> Non
         nbclient.exceptions.CellExecutionError: if a cell raises an error.
     """
     notebook.cells.insert(0, nbformat.v4.new_code_cell(SET_UP, id="set-up"))
-    settings = {"kernel_name": "python3", "record_timing": False, "timeout": timeout}
-    NotebookClient(notebook, **settings, resources={"metadata": {"path": str(root)}}).execute()
+    NotebookClient(
+        notebook,
+        kernel_name="python3",
+        timeout=timeout,
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(root)}},
+    ).execute()
     del notebook.cells[0]
     count = 0
     for cell in notebook.cells:
@@ -77,11 +88,15 @@ def run(notebook: nbformat.NotebookNode, root: Path, timeout: int = 1800) -> Non
 
 
 def readable(output: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    """Return an output without what TensorFlow and Keras write to stderr."""
-    if output.get("name") == "stderr":
-        lines = [line for line in output.text.splitlines() if WARNING.match(line)]
-        output.text = "".join(f"{line}\n" for line in lines)
-    return [output] if output.get("text", True) else []
+    """Return an output without what TensorFlow and Keras write, or nothing if none is left."""
+    if output.output_type != "stream":
+        return [output]
+    lines = output.text.splitlines(keepends=True)
+    if output.name == "stderr":
+        lines = [line for line in lines if WARNING.match(line)]
+    text = "".join(line for line in lines if not NOISE.match(line))
+    output.text = TEMPORARY.sub("folder", text)
+    return [output] if output.text else []
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Notebooks have the cells of the scripts, and what these print."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,13 @@ Run it from a checkout:  python tutorials/00.py
 # Of two numbers.
 
 # %%
-import logging
 import sys
+import tempfile
 
 print(len(sys.argv), 1 + 2)
+print("WARNING:tensorflow:5 out of the last 5 calls")
+print("INFO:tensorflow:Assets written")
+print("curve", tempfile.mkdtemp() + "/a.tflite")
 print("noise", file=sys.stderr)
 print("WARNING:absl:hydra_tf: take care", file=sys.stderr)
 
@@ -53,7 +57,10 @@ def test_a_notebook_has_cells_and_outputs(maker, tmp_path):
     ]
     assert notebook.cells[0].source == "# A sum\n\nOf two numbers."
     texts = {output.name: output.text for output in notebook.cells[1].outputs}
-    assert texts == {"stdout": "1 3\n", "stderr": "WARNING:absl:hydra_tf: take care\n"}
+    assert texts == {
+        "stdout": "1 3\ncurve folder/a.tflite\n",
+        "stderr": "WARNING:absl:hydra_tf: take care\n",
+    }
     assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2]
 
 
@@ -61,6 +68,16 @@ def test_a_notebook_has_cells_and_outputs(maker, tmp_path):
 def test_every_tutorial_has_cells(maker, name):
     cells = maker.notebook_of(ROOT / "tutorials" / name).cells
     assert cells[0].source.startswith("# ") and len(cells) >= 6
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("tutorials/notebooks/*.ipynb")), ids=lambda path: path.stem
+)
+def test_notebooks_have_the_cells_of_their_scripts(maker, path):
+    assert path.stat().st_size < 300_000
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    expected = maker.notebook_of(ROOT / "tutorials" / f"{path.stem}.py").cells
+    assert ["".join(cell["source"]) for cell in cells] == [cell.source for cell in expected]
 
 
 def test_a_script_without_cells_is_refused(maker, tmp_path):
