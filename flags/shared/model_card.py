@@ -90,7 +90,7 @@ def _training(config: Config) -> Iterator[str]:
     rows = [
         [title, f"`{config[key]}`"]
         for key, title in names.items()
-        if config.get(key) not in (None, "")
+        if config.get(key) not in (None, "") and not (key.endswith("epochs") and config[key] == 0)
     ]
     yield markdown_table(["setting", "value"], rows)
     yield "Images have values in [0, 1]; the network normalises them itself if it needs that.\n"
@@ -184,6 +184,12 @@ def _file(exported: Report) -> Iterator[str]:
         yield (
             f"On {judged['samples']} test images the file itself has a benign accuracy of "
             f"{100 * judged['benign_accuracy']:.1f}%{robust if names else ''}.\n"
+        )
+    certified = (judged or {}).get("certified")
+    if certified:
+        yield (
+            f"Randomized smoothing of the file itself certifies {100 * certified['vra_s']:.1f}% of "
+            f"{certified['samples']} images.\n"
         )
 
 

@@ -71,5 +71,8 @@ def test_a_judged_file_has_its_own_accuracy():
     assert "| bytes after gzip | 1000 |" in text and "| share of zeros | 0.1235 |" in text
     assert "| number format | float32 |" in text
     assert "/home" not in text
-    assert "robust accuracy of" not in card(REPORT, {"judgement": {**judged, "attacks": []}})
     assert "has a benign accuracy of 80.0% and a robust accuracy of 60.0% under `pgd` and " in text
+    certified = {"vra_s": 0.25, "samples": 8}
+    text = card(REPORT, {"judgement": {**judged, "certified": certified}})
+    assert "smoothing of the file itself certifies 25.0% of 8 images." in text
+    assert "robust accuracy of" not in card(REPORT, {"judgement": {**judged, "attacks": []}})
