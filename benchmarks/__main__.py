@@ -18,9 +18,9 @@ import pathlib
 import platform
 import re
 import subprocess
-import sys
 
 from hydra_tf.core.files import replacing
+from hydra_tf.core.isolated import isolated_command
 
 FOLDER = pathlib.Path(__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
@@ -35,7 +35,7 @@ in one run; seconds depend on the machine. [docs/benchmarks.md](docs/benchmarks.
 def section(name: str, seconds: int) -> str:
     """Return the section of a benchmark: what it measures, its command, and what it printed."""
     result = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}"],
+        isolated_command(f"benchmarks.{name}"),
         capture_output=True,
         text=True,
         timeout=seconds,

@@ -15,9 +15,10 @@ import argparse
 import json
 import pathlib
 import subprocess
-import sys
 
 import numpy as np
+
+from hydra_tf.core.isolated import isolated_command
 
 VERSIONS = "tflite-runtime,1.0.1,1.1.2,1.2.0,1.3.0,1.4.0,2.0.3,2.1.6,2.2.0,2.3.0"
 # Runs in an environment that has the runtime and NumPy alone.
@@ -59,9 +60,10 @@ def main() -> None:
     pythons = {version: environment(folder, version) for version in versions}
     print("| file | XNNPACK |", " | ".join(versions), "|")
     print("|---" * (2 + len(versions)) + "|")
+    here = pathlib.Path(isolated_command("venv")[0])  # this interpreter
     for path in files:
         for mode in ("auto", "plain"):
-            expected = run(pathlib.Path(sys.executable), path, folder, mode)
+            expected = run(here, path, folder, mode)
             cells = [
                 "not installed"
                 if python is None
@@ -94,7 +96,7 @@ def environment(folder: pathlib.Path, version: str) -> pathlib.Path | None:
     home = folder / f"venv-{version}"
     python = home / "bin" / "python"
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+        subprocess.run(isolated_command("venv", home), check=True)
     old = version == "tflite-runtime"
     wanted = ["tflite-runtime"] if old else [f"ai-edge-litert=={version}"]
     numpy = "numpy<2" if old or version.startswith("1.0") else "numpy"
@@ -119,7 +121,7 @@ def run(
     python: pathlib.Path, path: pathlib.Path, folder: pathlib.Path, mode: str
 ) -> np.ndarray | str:
     """Return the outputs of a file on the images, or the last line of the error."""
-    command = [str(python), "-c", SCRIPT, str(path), str(folder / "images.npy"), mode]
+    command = [str(python), "-I", "-c", SCRIPT, str(path), str(folder / "images.npy"), mode]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder)
     if result.returncode:
         lines = result.stderr.strip().splitlines()

@@ -38,6 +38,11 @@ class Distances(NamedTuple):
         labels: [samples] integer labels.
         values: [samples] distances in the norm of the attack, in pixel values; 0 for an image that
             is misclassified, infinite for one that the attack did not break.
+
+    Example:
+        >>> found = Distances(np.array([7, 3]), np.array([0.25, np.inf]))
+        >>> robust_accuracy_curve(found.values, [0.1, 0.3]).tolist()
+        [1.0, 0.5]
     """
 
     labels: Array

@@ -154,7 +154,7 @@ BAD = [
     (["--seed=-1"], "--seed must be at least 0, not -1"),
     (["--batch_size=0"], "--batch_size must be at least 1, not 0"),
     (["--split=train"], "--split"),
-    (["--method=smooth"], 'Unknown bound "smooth"'),
+    (["--method=smooth"], 'Unknown method "smooth"; did you mean "smoothing"'),
     (["--method=crown", "--epsilon=2"], "epsilon=2 is larger than the range of pixel values"),
     (["--method=crown", "--epsilon=-1"], "epsilon must be a finite number of at least 0"),
     (["--method=crown", "--epsilon=much"], "--epsilon must be a number such as 2/255, not 'much'"),

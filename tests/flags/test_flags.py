@@ -387,8 +387,10 @@ def test_a_data_set_that_is_not_prepared_is_one_line(tmp_path):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow(seconds=90)
 def test_study_tabulates_and_resumes(tmp_path):
-    flags = [*SMALL, "--densities=0.1", "--seeds=2", "--tflite", f"--out={tmp_path}"]
+    flags = [*SMALL, "--densities=0.1", "--seeds=2", "--tflite", "--report_samples=0"]
+    flags.append(f"--out={tmp_path}")
     result = call("study", *flags)
     assert result.returncode == 0, result.stderr
     content = json.loads((tmp_path / "report.json").read_text())
