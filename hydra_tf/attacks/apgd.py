@@ -12,7 +12,13 @@ from hydra_tf.attacks.base import ATTACKS, LossAttack, Start
 from hydra_tf.attacks.gradients import UNUSED, Perturbed, rescued_slope
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import TARGETED, UNTARGETED, Loss, likely_targets, misclassified
-from hydra_tf.attacks.norms import broadcast_to_images, project, random_start, steepest_step
+from hydra_tf.attacks.norms import (
+    broadcast_to_images,
+    choose_images,
+    projection,
+    random_start,
+    steepest_step,
+)
 from hydra_tf.attacks.restarts import Attempt, attack_repeatedly, climb_repeatedly
 from hydra_tf.attacks.step_sizes import check_steps
 from hydra_tf.core.lazy import tf
@@ -118,7 +124,7 @@ class APGD(LossAttack):
 
         start = random_start(x, self.norm, self.epsilon, seed)
         # A misclassified image is its own start: the first iterate, and so the result.
-        start = tf.where(broadcast_to_images(misclassified(y, predict(x)), x), x, start)
+        start = choose_images(misclassified(y, predict(x)), x, start)
         return self._ascend(predict, x, y, start, loss)
 
     def climb(
@@ -155,7 +161,7 @@ class APGD(LossAttack):
         # The number of steps between a checkpoint and the one before, 0 for other iterates.
         spans = np.zeros(self.steps + 1, np.float32)
         spans[list(self.checkpoints)] = np.diff([0, *self.checkpoints])
-        ball = (x, self.norm, epsilon)
+        onto_ball = projection(x, self.norm, epsilon)
 
         def update(
             i: tf.Tensor, x_adv: Images, evaluation: Evaluation, state: State
@@ -165,9 +171,9 @@ class APGD(LossAttack):
             x_now, gradient, state = _adapt_step_size(x_adv, evaluation.gradient, state, span)
             step = broadcast_to_images(state.step_size, x) * steepest_step(gradient, self.norm)
             weight = tf.where(i > 0, MOMENTUM, 1.0)
-            ahead = weight * (project(x_now + step, *ball) - x_now)
+            ahead = weight * (onto_ball(x_now + step) - x_now)
             x_next = x_now + ahead + (1.0 - weight) * (x_now - state.previous)
-            return project(x_next, *ball), state._replace(previous=x_now)
+            return onto_ball(x_next), state._replace(previous=x_now)
 
         last, state = ascent_loop(
             predict, start, loss, update, _initial_state(start, epsilon), steps=self.steps,
@@ -203,12 +209,11 @@ def _record(y: Labels | None, x_adv: Images, evaluation: Evaluation, state: Stat
     losses = evaluation.losses
     wrong = state.broken if y is None else misclassified(y, evaluation.logits)
     better = ~state.broken & (wrong | (losses > state.best_loss))
-    better_images = broadcast_to_images(better, x_adv)
     found = evaluation.found
     return state._replace(
-        best=tf.where(better_images, x_adv, state.best),
+        best=choose_images(better, x_adv, state.best),
         best_loss=tf.where(better, losses, state.best_loss),
-        best_gradient=tf.where(better_images, evaluation.gradient, state.best_gradient),
+        best_gradient=choose_images(better, evaluation.gradient, state.best_gradient),
         broken=state.broken | wrong,
         increases=state.increases + tf.cast(losses > state.loss, tf.float32),
         loss=losses,
@@ -229,7 +234,6 @@ def _adapt_step_size(
     few_increases = state.increases < RHO * span
     unchanged = ~state.halved & (state.checkpoint_loss >= state.best_loss)
     halve = at_checkpoint & (few_increases | unchanged)
-    to_best = broadcast_to_images(halve, x_adv)
     state = state._replace(
         loss=tf.where(halve, state.best_loss, state.loss),
         step_size=tf.where(halve, state.step_size / 2, state.step_size),
@@ -237,5 +241,5 @@ def _adapt_step_size(
         checkpoint_loss=tf.where(at_checkpoint, state.best_loss, state.checkpoint_loss),
         halved=tf.where(at_checkpoint, halve, state.halved),
     )
-    x_now = tf.where(to_best, state.best, x_adv)
-    return x_now, tf.where(to_best, state.best_gradient, gradient), state
+    x_now = choose_images(halve, state.best, x_adv)
+    return x_now, choose_images(halve, state.best_gradient, gradient), state

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hydra_tf.attacks.gradients import UNUSED, gradients_found, rescued_slope
+from hydra_tf.attacks.gradients import MISSING, UNUSED, gradients_found, rescued_slope
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import Loss, misclassified
-from hydra_tf.attacks.norms import broadcast_to_images, project, steepest_step
+from hydra_tf.attacks.norms import choose_images, projection, steepest_step
 from hydra_tf.attacks.restarts import Attempt
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Images, Labels, Logits, Norm
@@ -103,10 +103,10 @@ def ascend(
     Returns:
         [batch, ...] images in the ball and in [0, 1]; no gradient flows through them.
     """
+    onto_ball = projection(x, norm, epsilon)
 
     def update(_: tf.Tensor, x_adv: Images, evaluation: Evaluation) -> tuple[Images]:
-        x_next = x_adv + step_size * steepest_step(evaluation.gradient, norm)
-        return (project(x_next, x, norm, epsilon),)
+        return (onto_ball(x_adv + step_size * steepest_step(evaluation.gradient, norm)),)
 
     return tf.stop_gradient(ascent_loop(predict, start, loss, update, steps=steps)[0])
 
@@ -131,7 +131,7 @@ class _Best(NamedTuple):
         wrong = self.broken if y is None else misclassified(y, logits)
         better = (wrong & ~self.broken) | ((wrong == self.broken) & (losses > self.losses))
         return _Best(
-            tf.where(broadcast_to_images(better, x_adv), x_adv, self.images),
+            choose_images(better, x_adv, self.images),
             tf.where(better, losses, self.losses),
             self.broken | wrong,
             self.gradients,
@@ -173,6 +173,7 @@ def ascend_best(
         The best images and, with labels, where they are misclassified and the best gradients that
         were found.
     """
+    onto_ball = projection(x, norm, epsilon)
 
     def update(
         _: tf.Tensor, x_adv: Images, evaluation: Evaluation, best: _Best
@@ -181,7 +182,7 @@ def ascend_best(
         if evaluation.found is not None:
             best = best._replace(gradients=tf.maximum(best.gradients, evaluation.found))
         x_next = x_adv + step_size * steepest_step(evaluation.gradient, norm)
-        return project(x_next, x, norm, epsilon), best
+        return onto_ball(x_next), best
 
     count = tf.shape(start)[0]  # the size of `x` may be known, which a loop would insist on
     best = _Best(
@@ -229,5 +230,9 @@ def evaluate(predict: Predict, loss: Loss, x_adv: Images) -> Evaluation:
     zero = tf.UnconnectedGradients.ZERO
     gradient = tape.gradient(logits, x_adv, output_gradients=slope, unconnected_gradients=zero)
     found = gradients_found(gradient, rescued)
-    gradient = tf.where(tf.math.is_finite(gradient), gradient, tf.zeros_like(gradient))
+    gradient = tf.cond(
+        tf.reduce_all(found > MISSING),
+        lambda: gradient,
+        lambda: tf.where(tf.math.is_finite(gradient), gradient, tf.zeros_like(gradient)),
+    )
     return Evaluation(gradient, logits, losses, found)

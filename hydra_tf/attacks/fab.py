@@ -12,7 +12,7 @@ from hydra_tf.attacks.base import ATTACKS, GradientAttack
 from hydra_tf.attacks.gradients import UNUSED, Perturbed
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import likely_targets, misclassified, targeted_margin
-from hydra_tf.attacks.norms import broadcast_to_images, lengths, project
+from hydra_tf.attacks.norms import broadcast_to_images, choose_images, lengths, project
 from hydra_tf.attacks.restarts import Attempt, attack_repeatedly
 from hydra_tf.attacks.step_sizes import check_steps
 from hydra_tf.core.lazy import tf
@@ -70,7 +70,7 @@ class FAB(GradientAttack):
             nearest, found = self._nearest_misclassified(predict, x, y, target)
             x_adv = project(nearest, x, self.norm, self.epsilon)
             broken = misclassified(y, predict(x_adv))
-            return Attempt(tf.where(broadcast_to_images(broken, x), x_adv, x), broken, found)
+            return Attempt(choose_images(broken, x_adv, x), broken, found)
 
         result = attack_repeatedly(attempt, x, labels, seed, targets.shape[1])
         return Perturbed(result.images, result.gradients)
@@ -91,9 +91,9 @@ class FAB(GradientAttack):
             wrong = misclassified(y, predict(x_next))
             next_distance = tf.reshape(lengths(x_next - x, self.norm), [-1])
             nearer = wrong & (next_distance < distance)
-            best = tf.where(broadcast_to_images(nearer, x), x_next, best)
+            best = choose_images(nearer, x_next, best)
             backward = x + BACKWARD * (x_next - x)
-            x_next = tf.where(broadcast_to_images(wrong, x), backward, x_next)
+            x_next = choose_images(wrong, backward, x_next)
             found = tf.maximum(found, evaluation.found)
             return x_next, best, tf.where(nearer, next_distance, distance), found
 

@@ -66,9 +66,10 @@ def usable(gradient: tf.Tensor) -> tf.Tensor:
         >>> usable(tf.constant([[0.0, 1.0], [0.0, 0.0], [1.0, float("nan")]])).numpy().tolist()
         [True, False, False]
     """
+    # The sum is neither 0 nor infinite, and it is cheaper than conditions of all entries.
     axes = list(range(1, len(gradient.shape)))
-    finite = tf.reduce_all(tf.math.is_finite(gradient), axes)
-    return finite & tf.reduce_any(gradient != 0, axes)
+    total = tf.reduce_sum(tf.abs(tf.cast(gradient, tf.float32)), axes)
+    return tf.math.is_finite(total) & (total > 0)
 
 
 def gradients_found(gradient: tf.Tensor, rescued: tf.Tensor | bool = False) -> tf.Tensor:
@@ -106,6 +107,20 @@ def rescued_slope(loss: Loss, logits: Logits) -> Slope:
     """
     logits = tf.convert_to_tensor(logits)
     losses, slope = _loss_and_slope(loss, logits)
+    large = tf.reduce_max(tf.abs(tf.cast(slope, tf.float32)), axis=1) >= _TINY
+    intact = usable(slope) & _is_balanced(slope)
+    return tf.cond(
+        tf.reduce_all(intact & large),
+        lambda: Slope(losses, slope, tf.zeros_like(intact)),
+        lambda: _rescue(loss, logits, Slope(losses, slope, ~intact)),
+    )
+
+
+def _rescue(loss: Loss, logits: Logits, found: Slope) -> Slope:
+    """Return the slopes on rescaled logits for the samples that are to be rescued, if they have one.
+
+    Slopes that are tiny are multiplied by a constant.
+    """
     values = tf.cast(logits, tf.float32)
     shifted = values - tf.reduce_max(values, axis=1, keepdims=True)
     finite = tf.where(tf.math.is_finite(shifted), shifted, 0.0)  # a class may be masked by -inf
@@ -114,13 +129,13 @@ def rescued_slope(loss: Loss, logits: Logits) -> Slope:
     other_losses, other_slope = _loss_and_slope(loss, rescaled)
     # Divided by the scale, the slope may underflow; undivided, the backward pass may overflow.
     other_slope = tf.math.divide_no_nan(other_slope, tf.sqrt(scale))
-    rescued = ~(usable(slope) & _is_balanced(slope)) & usable(other_slope)
-    slope = tf.where(rescued[:, None], other_slope, tf.cast(slope, tf.float32))
+    rescued = found.rescued & usable(other_slope)
+    slope = tf.where(rescued[:, None], other_slope, tf.cast(found.slope, tf.float32))
     # Otherwise the backward pass of the network may underflow.
     tiny = tf.reduce_max(tf.abs(slope), axis=1, keepdims=True) < _TINY
     slope = tf.where(tiny, slope / _TINY, slope)
     # The cross-entropy is saturated only at correct predictions, so that others are preferred.
-    losses = tf.where(rescued, other_losses - 2 * _GAP, losses)
+    losses = tf.where(rescued, other_losses - 2 * _GAP, found.losses)
     return Slope(losses, tf.cast(slope, logits.dtype), rescued)
 
 

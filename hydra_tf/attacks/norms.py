@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.randomness import for_samples
 from hydra_tf.core.registry import unknown
 from hydra_tf.core.types import Images, Norm, Seed
 
-STARTS = ("uniform", "normal", "zero")
+STARTS = ("uniform", "normal", "stripes", "zero")
 _TINY = 1e-12  # keeps divisions by a vanishing norm finite
 
 
@@ -46,11 +48,32 @@ def project(x_adv: Images, x: Images, norm: Norm, epsilon: float | tf.Tensor) ->
         >>> project(tf.constant([[0.9]]), tf.constant([[0.5]]), "linf", 0.25).numpy().tolist()
         [[0.75]]
     """
-    change = tf.clip_by_value(x_adv, 0.0, 1.0) - x
+    return projection(x, norm, epsilon)(x_adv)
+
+
+def projection(x: Images, norm: Norm, epsilon: float | tf.Tensor) -> Callable[[Images], Images]:
+    """Return :func:`project` for fixed balls; made before a loop, it is faster inside.
+
+    Args:
+        x: [batch, ...] ball centres, pixel values in [0, 1].
+        norm: ``"linf"`` or ``"l2"``.
+        epsilon: radius in pixel values.
+
+    Example:
+        >>> onto_ball = projection(tf.constant([[0.5]]), "linf", 0.25)
+        >>> onto_ball(tf.constant([[0.9]])).numpy().tolist()
+        [[0.75]]
+    """
     if norm == "linf":
-        return tf.clip_by_value(x + tf.clip_by_value(change, -epsilon, epsilon), 0.0, 1.0)
-    # On the line to x, which lies in [0, 1], so that the result does too.
-    return x + change * tf.minimum(1.0, epsilon / lengths(change, least_square=_TINY))
+        low, high = tf.maximum(x - epsilon, 0.0), tf.minimum(x + epsilon, 1.0)
+        return lambda x_adv: tf.maximum(tf.minimum(x_adv, high), low)
+
+    def onto_l2_ball(x_adv: Images) -> Images:
+        change = tf.clip_by_value(x_adv, 0.0, 1.0) - x
+        # On the line to x, which lies in [0, 1], so that the result does too.
+        return x + change * tf.minimum(1.0, epsilon / lengths(change, least_square=_TINY))
+
+    return onto_l2_ball
 
 
 def steepest_step(gradient: tf.Tensor, norm: Norm) -> tf.Tensor:
@@ -85,7 +108,8 @@ def random_start(
         epsilon: radius in pixel values.
         seed: int32 tensor of shape [2].
         start: ``"uniform"`` draws from the whole ball, ``"normal"`` adds 0.001 * N(0, I) as
-            TRADES does, ``"zero"`` is `x`.
+            TRADES does, ``"stripes"`` adds vertical stripes of random sign that reach the
+            border of the ball, as the Square attack does, ``"zero"`` is `x`.
 
     Raises:
         ValueError: for an unknown `start`.
@@ -100,6 +124,8 @@ def random_start(
         return x
     if start == "normal":
         start_images = x + 0.001 * normal(x, seed)
+    elif start == "stripes":
+        start_images = x + epsilon * _stripes(x, norm, seed)
     elif norm == "linf":
         noise = _uniform(tf.shape(x), seed, -1.0, x.dtype)
         start_images = x + epsilon * noise
@@ -112,6 +138,20 @@ def random_start(
         radii = _uniform(tf.shape(length), seeds[1], 0.0, x.dtype)
         start_images = x + epsilon * radii ** (1.0 / size) * noise / length
     return project(start_images, x, norm, epsilon)
+
+
+def _stripes(x: Images, norm: Norm, seed: Seed) -> tf.Tensor:
+    """Return a change of unit norm: for each sample, column and channel one random sign.
+
+    The height, if there is one, is the third axis from the end.
+    """
+    shape = tf.shape(x)
+    columns = tf.concat([shape[:1], tf.ones_like(shape[1:-2]), shape[1:][-2:]], axis=0)
+    noise = _uniform(columns, seed, -1.0, x.dtype)
+    signs = tf.where(noise < 0, -tf.ones_like(noise), tf.ones_like(noise))
+    if norm == "linf":
+        return signs
+    return signs / tf.sqrt(tf.cast(tf.reduce_prod(shape[1:]), x.dtype))
 
 
 def normal(x: Images, seed: Seed) -> tf.Tensor:
@@ -129,6 +169,23 @@ def normal(x: Images, seed: Seed) -> tf.Tensor:
         lambda shape: tf.random.stateless_normal(shape, seed, dtype=x.dtype),
         tf.shape(x),
     )
+
+
+def choose_images(condition: tf.Tensor, images: Images, others: Images) -> Images:
+    """Return the image where a sample's condition is true, else the other image.
+
+    Copies whole samples, which takes a third of the time of `tf.where` with broadcasting.
+
+    Args:
+        condition: [batch] booleans.
+        images: [batch, ...].
+        others: of the same shape.
+
+    Example:
+        >>> choose_images([True, False], tf.ones([2, 2]), tf.zeros([2, 2])).numpy().tolist()
+        [[1.0, 1.0], [0.0, 0.0]]
+    """
+    return tf.raw_ops.Select(condition=condition, x=images, y=others)
 
 
 def _uniform(shape: tf.Tensor, seed: Seed, low: float, dtype: tf.DType) -> tf.Tensor:

@@ -32,7 +32,8 @@ class PGD(LossAttack):
         steps: ascent steps per restart.
         step_size: length of a step in the same norm; ``2.5 * epsilon / steps`` when left out.
         restarts: independent starts.
-        start: ``"uniform"`` in the ball, ``"normal"`` (the image plus 0.001 * N(0, I)), or
+        start: ``"uniform"`` in the ball, ``"normal"`` (the image plus 0.001 * N(0, I)),
+            ``"stripes"`` (vertical stripes of random sign that reach the border of the ball), or
             ``"zero"`` (the image).
         loss: the loss to maximise: ``"ce"`` (cross-entropy) or ``"margin"``.
 
@@ -44,7 +45,7 @@ class PGD(LossAttack):
     steps: int = 50
     step_size: float | None = None
     restarts: int = 1
-    start: Literal["uniform", "normal", "zero"] = "uniform"
+    start: Literal["uniform", "normal", "stripes", "zero"] = "uniform"
     loss: Literal["ce", "margin"] = "ce"
     loss_parameters: ClassVar[tuple[str, ...]] = ("loss",)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import Loss
-from hydra_tf.attacks.norms import broadcast_to_images
+from hydra_tf.attacks.norms import broadcast_to_images, choose_images
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Images, Labels, Seed
 
@@ -70,7 +70,7 @@ def _attack_some(
     images, _, gradients = (tf.gather(values, remaining[:, 0]) for values in before)
     now = attack(tf.gather(x, remaining[:, 0]), tf.gather(y, remaining[:, 0]))
     after = Attempt(
-        tf.where(broadcast_to_images(now.broken, x), now.images, images),
+        choose_images(now.broken, now.images, images),
         now.broken,
         tf.maximum(now.gradients, gradients),
     )

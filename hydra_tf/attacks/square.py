@@ -12,7 +12,7 @@ import numpy as np
 from hydra_tf.attacks.base import ATTACKS, Attack
 from hydra_tf.attacks.inference import Predict
 from hydra_tf.attacks.losses import margin, misclassified
-from hydra_tf.attacks.norms import broadcast_to_images, lengths, project
+from hydra_tf.attacks.norms import choose_images, lengths, project, random_start
 from hydra_tf.core.lazy import tf
 from hydra_tf.core.types import Images, Labels, Logits, Seed
 
@@ -108,7 +108,7 @@ class Square(Attack):
     def _search(self, predict: Predict, x: Images, y: Labels, seed: Seed) -> Images:
         wrong = misclassified(y, predict(x))
         start = INITIAL_IMAGES[self.norm](x, self.epsilon, seed)
-        start = tf.where(broadcast_to_images(wrong, x), x, start)
+        start = choose_images(wrong, x, start)
         logits = predict(start)  # the first query
         best = _Best(start, margin(y, logits), misclassified(y, logits))
         sizes, ends = self._stages(x.shape[1], x.shape[2])
@@ -165,7 +165,7 @@ class _Best(NamedTuple):
         margins = margin(y, logits)
         better = margins > self.margins
         return _Best(
-            tf.where(broadcast_to_images(better, candidate), candidate, self.images),
+            choose_images(better, candidate, self.images),
             tf.maximum(margins, self.margins),
             self.broken | (better & misclassified(y, logits)),
         )
@@ -186,9 +186,7 @@ def _signs(uniform: tf.Tensor) -> tf.Tensor:
 
 def _linf_start(x: Images, epsilon: float, seed: Seed) -> Images:
     """Return images with vertical stripes of random sign."""
-    _, _, width, channels = x.shape
-    signs = _signs(tf.random.stateless_uniform([tf.shape(x)[0], 1, width, channels], seed))
-    return project(x + epsilon * signs, x, "linf", epsilon)
+    return random_start(x, "linf", epsilon, seed, "stripes")
 
 
 def _l2_start(x: Images, epsilon: float, seed: Seed) -> Images:

@@ -143,7 +143,9 @@ class Adversarial(Objective):
         steps: number of ascent steps of the attack.
         step_size: length of an ascent step; ``2.5 * epsilon / steps`` when left out.
         start: first images of the attack: ``"uniform"`` draws from the ball, ``"normal"`` is
-            x + 0.001 * N(0, I), ``"zero"`` is x.
+            x + 0.001 * N(0, I), ``"stripes"`` adds vertical stripes of random sign, which also
+            reach the threshold units of sparse networks that have no gradient near x,
+            ``"zero"`` is x.
         ramp: share of the phase, in [0, 1], over which epsilon grows linearly from 0.
         label_smoothing: share of the label that is spread over all classes in the cross-entropy
             of the loss, in [0, 1); the attack does not use it.
@@ -161,7 +163,7 @@ class Adversarial(Objective):
     epsilon: float = 8 / 255
     steps: int = 10
     step_size: float | None = None
-    start: Literal["uniform", "normal", "zero"] = "uniform"
+    start: Literal["uniform", "normal", "stripes", "zero"] = "uniform"
     ramp: float = 0.0
     label_smoothing: float = 0.0
     attack: Attack | str | Mapping[str, Any] | None = None

@@ -32,7 +32,7 @@ class TRADES(Adversarial):
         6
     """
 
-    start: Literal["uniform", "normal", "zero"] = "normal"
+    start: Literal["uniform", "normal", "stripes", "zero"] = "normal"
     beta: float = 6.0
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class TRADES(Adversarial):
         if self.start == "zero":
             raise ValueError(
                 'TRADES cannot start its attack at the unperturbed image (start="zero"), where the '
-                'gradient of the KL is 0; use "normal" or "uniform".'
+                'gradient of the KL is 0; use "normal", "uniform" or "stripes".'
             )
 
     def __call__(self, model: Classifier, x: Images, y: Labels, context: StepContext) -> LossTerms:
