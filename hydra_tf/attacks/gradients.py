@@ -117,7 +117,7 @@ def rescued_slope(loss: Loss, logits: Logits) -> Slope:
 
 
 def _rescue(loss: Loss, logits: Logits, found: Slope) -> Slope:
-    """Return the slopes on rescaled logits for the samples that are to be rescued, if they have one.
+    """Return the slopes on rescaled logits where they are to be rescued, if there they have one.
 
     Slopes that are tiny are multiplied by a constant.
     """

@@ -122,7 +122,7 @@ def starts(n, shape, norm, epsilon, kind="uniform", seed=(3, 4), value=0.5):
     return random_start(x, norm, epsilon, tf.constant(seed), kind).numpy()
 
 
-@pytest.mark.parametrize("kind", ["uniform", "normal", "zero"])
+@pytest.mark.parametrize("kind", ["uniform", "normal", "stripes", "zero"])
 @pytest.mark.parametrize("norm", NORMS)
 @settings(deadline=None, max_examples=20)
 @given(x=PIXELS, epsilon=RADII, seed=st.integers(0, 2**31 - 1))
@@ -164,6 +164,25 @@ def test_normal_start_has_the_deviation_of_trades():
     assert stats.kstest(noise, "norm").pvalue > 0.01
     tight = starts(4000, (2,), "linf", 0.0005, "normal") - 0.5
     assert np.abs(tight).max() <= 0.0005 + 1e-7
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_stripes_are_columns_of_one_sign_at_the_border_of_the_ball(norm):
+    change = starts(300, (4, 5, 2), norm, 0.25, "stripes") - 0.5
+    size = 0.25 if norm == "linf" else 0.25 / np.sqrt(40)
+    np.testing.assert_allclose(np.abs(change), size, rtol=1e-5)
+    assert (change == change[:, :1]).all()  # the same in all rows of a column
+    share = (change[:, 0] > 0).mean(axis=0)  # fair and independent signs, 300 for each column
+    assert (abs(share - 0.5) < 4 * 0.5 / np.sqrt(300)).all()
+    signs = np.sign(change[:, 0]).reshape(300, 10)
+    assert (abs(np.corrcoef(signs.T) - np.eye(10)) < 4 / np.sqrt(300)).all()
+    np.testing.assert_allclose(length(change, norm), 0.25, rtol=1e-5)
+
+
+def test_stripes_of_samples_without_height_are_signs_of_features():
+    change = starts(300, (6,), "linf", 0.25, "stripes") - 0.5
+    np.testing.assert_allclose(np.abs(change), 0.25, rtol=1e-6)
+    assert len(np.unique(change, axis=0)) > 50  # of 64 patterns
 
 
 @pytest.mark.parametrize("kind", ["uniform", "normal"])
