@@ -147,12 +147,13 @@ def test_the_curve_and_the_gallery_are_those_of_the_attack():
     y = np.ones(3, np.int32)
     ball = {"norm": "linf", "epsilon": 0.4}
     curve = figures._security_curve(net, (x, y), ball, 0, 0)
-    assert curve["samples"] == 3 and curve["attack"] == "pgd:steps=20"
-    points = dict(map(tuple, curve["points"]))
-    epsilons = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8]
-    np.testing.assert_allclose(list(points), epsilons, atol=1e-6)
-    # 0.55 falls within 0.1, 0.95 within 0.5; 0.4 is wrong from the start.
-    np.testing.assert_allclose(list(points.values()), [2 / 3] + [1 / 3] * 4 + [0.0] * 3)
+    assert curve["samples"] == 3 and curve["attack"] == "FMN and PGD"
+    epsilons, shares = np.transpose(curve["points"])
+    assert 0.4 in epsilons and epsilons[0] == 0 and epsilons[-1] == 0.8 and len(epsilons) == 41
+    # 0.55 falls at 0.05, 0.95 at 0.45; 0.4 is wrong from the start.
+    expected = np.where(epsilons < 0.05, 2 / 3, np.where(epsilons < 0.45, 1 / 3, 0.0))
+    sure = (abs(epsilons - 0.05) > 0.005) & (abs(epsilons - 0.45) > 0.005)
+    np.testing.assert_allclose(shares[sure], expected[sure])
     first = figures._gallery(net, x, y, ball, 0)[0]
     assert first["label"] == 1 and first["predicted"] == [1, 0]
 

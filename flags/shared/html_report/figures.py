@@ -12,7 +12,7 @@ import numpy as np
 from hydra_tf.core.json_files import read_object
 
 from .. import networks, run_directory, run_report, training_run
-from ..flag_values import ball_of, radii
+from ..flag_values import ball_of
 from ..types import Config, Report
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 NAME = "figures.json"
-_VERSION = 1  # of the content of figures.json
-# The security curve: multiples of the epsilon of training, and the attack at each of them.
-_MULTIPLES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+_VERSION = 2  # of the content of figures.json
+_NEAREST = "fmn:search=true"
 _ATTACK = "pgd:steps=20"
+_POINTS = 41  # of the security curve
 _GREY = 0.5  # in Linf, any image can become grey
 _GALLERY = 6  # images
 _BINS = 60
@@ -155,17 +155,24 @@ def share_of_largest(weights: Array, mask: Array) -> float:
 
 
 def _security_curve(net: keras.Model, images: Any, ball: Report, seed: int, verbose: int) -> Report:
-    """Return robust accuracy at several epsilons; at 0 it is the benign accuracy."""
+    """Return robust accuracy against epsilon; at 0 it is the benign accuracy.
+
+    An image counts as broken from the distance on that FMN finds, and at the epsilon of training
+    also if PGD breaks it there, which finds more than FMN on sparse networks.
+    """
     from hydra_tf import evaluation
 
-    last = [_GREY] if ball["norm"] == "linf" else []
-    epsilons = sorted({*radii(ball, _MULTIPLES), *last})
-    specs = [f"{_ATTACK},norm={ball['norm']},epsilon={epsilon!r}" for epsilon in epsilons]
-    report = evaluation.evaluate_model(net, images, specs, seed=seed, verbose=verbose)
-    points = [[0.0, report["benign_accuracy"]]]
-    for epsilon, entry in zip(epsilons, report["attacks"], strict=True):
-        points.append([epsilon, entry["robust_accuracy"]])
-    return {"attack": _ATTACK, **ball, "samples": report["samples"], "points": points}
+    options: Report = {"seed": seed, "verbose": verbose}
+    norm, epsilon = ball["norm"], ball["epsilon"]
+    distances = evaluation.minimal_distances(net, images, f"{_NEAREST},norm={norm}", **options)
+    attack = f"{_ATTACK},norm={norm},epsilon={epsilon!r}"
+    correct = evaluation.correct_under(net, images, attack, **options)
+    distances = np.where(correct, distances, np.minimum(distances, epsilon))
+    last = max(2 * epsilon, _GREY) if norm == "linf" else 2 * epsilon
+    epsilons = np.union1d(np.linspace(0, last, _POINTS), [epsilon])
+    shares = evaluation.robust_accuracy_curve(distances, epsilons)
+    points = np.stack([epsilons, shares], axis=1).tolist()
+    return {"attack": "FMN and PGD", **ball, "samples": len(distances), "points": points}
 
 
 def _gallery(net: keras.Model, x: Any, y: Any, ball: Report, seed: int) -> list[Report]:
