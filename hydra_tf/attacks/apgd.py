@@ -107,7 +107,7 @@ class APGD(LossAttack):
         labels = tf.concat([y[:, None], targets], axis=1)
 
         def attempt(i: tf.Tensor, x: Images, labels: tf.Tensor, seed: Seed) -> Attempt:
-            y, target = labels[:, 0], tf.gather(labels, 1 + i // self.restarts, axis=1)
+            y, target = labels[:, 0], tf.gather(labels, 1 + i // self.restarts, batch_dims=1)
             return self._restart(predict, x, y, target, seed)
 
         attempts = targets.shape[1] * self.restarts

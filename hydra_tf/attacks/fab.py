@@ -66,7 +66,7 @@ class FAB(GradientAttack):
         labels = tf.concat([y[:, None], targets], axis=1)
 
         def attempt(i: tf.Tensor, x: Images, labels: tf.Tensor, _: Seed) -> Attempt:
-            y, target = labels[:, 0], tf.gather(labels, 1 + i, axis=1)
+            y, target = labels[:, 0], tf.gather(labels, 1 + i, batch_dims=1)
             nearest, found = self._nearest_misclassified(predict, x, y, target)
             x_adv = project(nearest, x, self.norm, self.epsilon)
             broken = misclassified(y, predict(x_adv))

@@ -91,23 +91,36 @@ def attack_repeatedly(
 ) -> Attempt:
     """Attack all samples once, then again those that are not yet broken.
 
+    Where at most half of the samples are left, several attempts run as one batch, which is not
+    larger than the first: a small batch takes more time for each sample.
+
     Args:
-        attack: maps the number of the attempt, images, labels and the seed of the attempt to
-            the attempt.
+        attack: maps the numbers of the attempts, [batch] int32, images, labels and a seed to the
+            attempt.
         x: [batch, ...] images.
         y: [batch] integer labels, or [batch, k] with further values per sample.
         seed: int32 tensor of shape [2], the seed of the first attempt.
         attempts: number of attempts, the first included.
 
     Returns:
-        The result of all attempts; no gradient flows through the images. A sample that no
-        attempt breaks has the image of the first one.
+        The result of all attempts; no gradient flows through the images. A sample has the image
+        of the first attempt that breaks it, or that of the very first if none does.
     """
-    result = attack(tf.constant(0), x, y, seed)
+    size = tf.shape(x)[0]
+    result = attack(tf.zeros([size], tf.int32), x, y, seed)
 
     def body(i: tf.Tensor, result: Attempt) -> tuple[tf.Tensor, Attempt]:
+        remaining = tf.where(~result.broken)
+        count = tf.shape(remaining)[0]
+        copies = tf.minimum(attempts - i, size // count)
+        numbers = i + tf.repeat(tf.range(copies), count)
         attempt_seed = tf.random.fold_in(seed, i)
-        return i + 1, attack_remaining(lambda x, y: attack(i, x, y, attempt_seed), x, y, result)
+
+        def attack_copies(x: Images, y: Labels) -> Attempt:
+            tiled = (_tile(values, copies) for values in (x, y))
+            return _first_success(attack(numbers, *tiled, attempt_seed), copies)
+
+        return i + copies, _attack_some(attack_copies, x, y, result, remaining)
 
     def unfinished(i: tf.Tensor, result: Attempt) -> tf.Tensor:
         return (i < attempts) & ~tf.reduce_all(result.broken)
@@ -115,6 +128,28 @@ def attack_repeatedly(
     if attempts > 1:
         _, result = tf.while_loop(unfinished, body, (tf.constant(1), result))
     return result._replace(images=tf.stop_gradient(result.images))
+
+
+def _tile(values: tf.Tensor, copies: tf.Tensor) -> tf.Tensor:
+    """Return a batch `copies` times, one copy after the other."""
+    return tf.tile(values, tf.concat([[copies], tf.ones_like(tf.shape(values)[1:])], axis=0))
+
+
+def _first_success(attempt: Attempt, copies: tf.Tensor) -> Attempt:
+    """Return for each sample the first of its copies that is broken, or the first copy.
+
+    Args:
+        attempt: the result for `copies` copies of a batch, one after the other.
+        copies: number of copies.
+    """
+    count = tf.shape(attempt.broken)[0] // copies
+    broken = tf.reshape(attempt.broken, [copies, count])
+    first = tf.argmax(tf.cast(broken, tf.int32), axis=0, output_type=tf.int32)
+    return Attempt(
+        tf.gather(attempt.images, first * count + tf.range(count)),
+        tf.reduce_any(broken, axis=0),
+        tf.reduce_max(tf.reshape(attempt.gradients, [copies, count]), axis=0),
+    )
 
 
 def climb_repeatedly(
