@@ -146,7 +146,7 @@ def test_each_target_gets_its_restarts_and_broken_samples_get_no_more():
     found = attack.perturb(predict, x, y, stateless_seed(0)).numpy()
     assert (np.argmax(predict(tf.constant(found)), 1) == 1).all()
     per_restart = 1 + 3 + 1  # the image, the steps, the last evaluation
-    # Some start where class 1 is reached. Then few are left, and two restarts or more are one batch.
+    # Some start where class 1 is reached. Few are left then, and their attempts share a batch.
     assert seen[: 1 + per_restart] == [4] * (1 + per_restart)
     assert max(seen) == 4 and len(seen) - 1 <= 1 + 3 * per_restart
 
