@@ -33,6 +33,9 @@ is written only after its outputs have been compared with those of Keras.
   python -m flags.export --run=runs/a
   python -m flags.export --run=runs/a --quantization=int8 --out=a.tflite
 
+With --quantization=int8_float_logits, the last layer of an int8 file computes in float32, so that
+more images get the class of the Keras model.
+
 With --compact, channels whose weights are all pruned are removed: the file is smaller and faster,
 and its outputs stay.
 

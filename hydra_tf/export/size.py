@@ -130,15 +130,25 @@ def entropy_bytes(model: keras.Model, value_bits: int) -> int:
         >>> entropy_bytes(net, 8)  # 4 bytes of values and 8 bits of positions
         5
     """
-    bits = 0.0
-    for weight in model.weights:
-        if len(weight.shape) > 1:
-            kept = int(np.count_nonzero(weight))
-            size = int(np.prod(weight.shape))
-            shares = np.array([kept, size - kept]) / size
-            shares = shares[shares > 0]
-            bits += kept * value_bits - size * float(shares @ np.log2(shares))
-    return round(bits / 8)
+    kernels = [np.asarray(weight) for weight in model.weights if len(weight.shape) > 1]
+    return round(sum(entropy_bits(kernel, value_bits) for kernel in kernels) / 8)
+
+
+def entropy_bits(kernel: np.ndarray[Any, Any], value_bits: int) -> float:
+    """Return the least size of one kernel, in bits; see :func:`entropy_bytes`.
+
+    Args:
+        kernel: any shape.
+        value_bits: size of a weight.
+
+    Example:
+        >>> entropy_bits(np.array([1.0, 0.0, 0.0, 2.0]), 8)  # 16 bits of values and 4 of positions
+        20.0
+    """
+    kept = int(np.count_nonzero(kernel))
+    shares = np.array([kept, kernel.size - kept]) / kernel.size
+    shares = shares[shares > 0]
+    return kept * value_bits - kernel.size * float(shares @ np.log2(shares))
 
 
 def measure(
