@@ -1,6 +1,6 @@
 """Bytes and latency of sparse TFLite files, as ratios to a lower bound and to dense files.
 
-    python -m benchmarks.export_size [--part=size,latency]
+    python -m benchmarks.export_size [--part=size,latency,kernels]
         [--models=mnist_cnn,cnn_large,resnet18] [--densities=0.1,0.05,0.01] [--rounds=101]
     python -m benchmarks.export_size --runs=runs/a,runs/b,net.keras
 
@@ -12,6 +12,10 @@ values and n H(density) bits for their positions; the bare graph is the dense fi
 The targets are 1.13, 1.14 and 1.2 for float32 at 10%, 5% and 1%, for int8 1.35, 1.32 and 1.35, and
 after gzip 1.1. The last two columns are zlib's gzip of the int8 file, and the `.gz` file of
 prefer="gzip".
+
+Kernels: why a file is larger than its bound. A sparse form of TFLite takes at least one byte for
+the position of a single weight, and a dense one stores every weight: "least" is the smaller of both
+for each kernel, without the starts of rows. No file without blocks can be smaller.
 
 Latency: medians on one thread, in turn with the dense file, as ratios to it; 1.05 at most. The
 quartiles of the sparse file's times are given as ratios to the same median. The time from opening
@@ -99,6 +103,25 @@ def compare_sizes(name: str, net: Any, images: np.ndarray, folder: pathlib.Path)
     print(f"| {name} | {cells} |", flush=True)
 
 
+def compare_kernels(name: str, net: Any) -> None:
+    """Print a row for each kernel, and for all: bounds, and the least sizes in TFLite, in bytes."""
+    from hydra_tf.export.size import entropy_bits
+
+    kernels = [np.asarray(weight) for weight in net.weights if len(weight.shape) > 1]
+    totals = dict.fromkeys((4, 1), (0, 0))
+    for kernel in kernels:
+        kept, cells = int(np.count_nonzero(kernel)), []
+        for value in totals:
+            bound = round(entropy_bits(kernel, 8 * value) / 8)
+            least = min(kernel.size * value, kept * (value + 1))
+            totals[value] = totals[value][0] + bound, totals[value][1] + least
+            cells.append(f"{bound:,} | {least:,} | {least / bound:.2f}")
+        shape = " x ".join(map(str, kernel.shape))
+        print(f"| {name} | {shape} | {kept / kernel.size:.1%} | {' | '.join(cells)} |")
+    ratios = (f"{bound:,} | {least:,} | {least / bound:.2f}" for bound, least in totals.values())
+    print(f"| {name} | all | | {' | '.join(ratios)} |", flush=True)
+
+
 def compare_latencies(
     name: str, net: Any, images: np.ndarray, rounds: int, folder: pathlib.Path
 ) -> None:
@@ -140,6 +163,12 @@ def main() -> None:
             print("|---" * 8 + "|")
             for case in networks(arguments):
                 compare_sizes(*case, folder)
+        if "kernels" in arguments.part:
+            print("| network | density | kernel | kept | float32 bound | least | ratio ", end="")
+            print("| int8 bound | least | ratio |")
+            print("|---" * 10 + "|")
+            for name, net, _ in networks(arguments):
+                compare_kernels(name, net)
         if "latency" in arguments.part:
             print("| network | density | format | dense (ms) | size | latency | load (ms) |")
             print("|---" * 7 + "|")

@@ -33,6 +33,9 @@ is written only after its outputs have been compared with those of Keras.
   python -m flags.export --run=runs/a
   python -m flags.export --run=runs/a --quantization=int8 --out=a.tflite
 
+With --quantization=int8_float_logits, the last layer of an int8 file computes in float32, so that
+more images get the class of the Keras model.
+
 With --compact, channels whose weights are all pruned are removed: the file is smaller and faster,
 and its outputs stay.
 
@@ -68,7 +71,9 @@ flags.DEFINE_enum("format", "tflite", other_formats.FORMATS, "Format of the file
 flags.DEFINE_integer(
     "batch_size", 0, "Images of a call of a SavedModel or an ONNX file; 0 for any number."
 )
-flags.DEFINE_enum("quantization", "none", ["none", "float16", "int8"], "Number format.")
+flags.DEFINE_enum(
+    "quantization", "none", ["none", "float16", "int8", "int8_float_logits"], "Number format."
+)
 flags.DEFINE_bool("sparse", True, "Store tensors in a sparse format where it is smaller.")
 flags.DEFINE_enum(
     "prefer",
@@ -90,6 +95,7 @@ flags.DEFINE_float(
     "Largest median time of an image on this machine, on one thread of LiteRT. A slower file is "
     "not kept, and a density and granularity that fit are named.",
 )
+flags.DEFINE_integer("verbose", 1, "0 is silent, 1 shows progress bars.")
 judging.define("Measure accuracy, robustness and latency of the file; plot them.")
 
 
@@ -176,7 +182,7 @@ def run(config: Config) -> None:
         if FLAGS.judge:
             plot = os.path.join(FLAGS.run, "plots", "judgement.png")
             content["judgement"] = judging.judge(
-                report, net, data, config, images, split="test", plot=plot, verbose=1
+                report, net, data, config, images, split="test", plot=plot, verbose=FLAGS.verbose
             )
         evaluation.write_json(os.path.join(FLAGS.run, "export.json"), content)
         sys.stdout.writelines(_lines(content))
@@ -198,7 +204,7 @@ def _with_nearest(
     sys.stdout.write("The file exceeds its budget; looking for a density that fits...\n")
     sys.stdout.flush()
     ways = {key: config[key] for key in ("allocation", "granularity") if config.get(key)}
-    fit = export.nearest_fit(net, **options, **ways)
+    fit = export.nearest_fit(net, **options, **ways, verbose=FLAGS.verbose)
     return f"{str(error).rstrip('.')}; {fit.text()}."
 
 

@@ -142,7 +142,7 @@ judging.define(
 flags.DEFINE_list(
     "judge_quantizations",
     ["none"],
-    "Number formats of the files of --judge: none (float32), float16, int8.",
+    "Number formats of the files of --judge: none (float32), float16, int8, int8_float_logits.",
 )
 
 

@@ -165,6 +165,8 @@ def lines(judged: Report) -> Iterator[str]:
         judged: what :func:`judge` returned.
     """
     yield f"\n{'':18} {'file':>8} {'keras':>8}\n"
+    same = f"{judged['agreement']:8.2%}  of {judged['samples']:,} images have the class of keras"
+    yield f"{'agreement':18} {same}\n"
     yield f"{'benign':18} {judged['benign_accuracy']:8.2%} {judged['keras_benign_accuracy']:8.2%}\n"
     for attack in judged["attacks"]:
         shares = f"{attack['robust_accuracy']:8.2%} {attack['keras_robust_accuracy']:8.2%}"

@@ -183,8 +183,10 @@ def _file(exported: Report) -> Iterator[str]:
         robust = f" and a robust accuracy of {100 * judged['era']:.1f}% under {names}"
         yield (
             f"On {judged['samples']} test images the file itself has a benign accuracy of "
-            f"{100 * judged['benign_accuracy']:.1f}%{robust if names else ''}.\n"
+            f"{100 * judged['benign_accuracy']:.1f}%{robust if names else ''}; it gives "
+            f"{100 * judged['agreement']:.1f}% of them the class of the Keras model.\n"
         )
+        yield from (f"{warning}\n" for warning in judged["warnings"])
     certified = (judged or {}).get("certified")
     if certified:
         yield (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import judging
 from .launcher import FLAGS, UsageError
 
-_FORMATS = ("none", "float16", "int8")
+_FORMATS = ("none", "float16", "int8", "int8_float_logits")
 
 
 def dense_epochs() -> int:

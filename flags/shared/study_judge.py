@@ -38,7 +38,7 @@ def add(out: str, config: Config, quantizations: Sequence[str], verbose: int) ->
     Args:
         out: run directory of the finished network.
         config: config of its run.
-        quantizations: formats: ``none`` (float32), ``float16``, ``int8``.
+        quantizations: formats: ``none`` (float32), ``float16``, ``int8``, ``int8_float_logits``.
         verbose: as in Keras.
 
     Raises:
@@ -80,7 +80,10 @@ def _judged(out: str, config: Config, quantization: str, name: str, verbose: int
         return {"error": str(error)}
     plot = os.path.join(out, "plots", f"judgement_{name}.png")
     options = {"split": config["split"], "plot": plot, "verbose": verbose}
-    return {"judgement": judging.judge(exported, net, data, config, images, **options)}
+    judged = judging.judge(exported, net, data, config, images, **options)
+    for warning in judged["warnings"]:
+        logging.warning("hydra_tf: %s: %s", path, warning)
+    return {"judgement": judged}
 
 
 def figures(report: Report) -> dict[str, dict[str, float]]:

@@ -24,6 +24,7 @@ LIMITS = {
     None: Limits(1e-4, 0.0),
     "float16": Limits(1e-2, 0.95),
     "int8": Limits(0.25, 0.9),
+    "int8_float_logits": Limits(0.25, 0.9),
 }
 
 

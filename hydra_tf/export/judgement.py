@@ -18,6 +18,7 @@ from hydra_tf.evaluation.accuracy import as_dataset, checked_batches, correct_on
 from hydra_tf.evaluation.progress import ProgressBar, batch_count
 from hydra_tf.export.file_model import load_tflite
 from hydra_tf.export.latency import Latency, measure_latency
+from hydra_tf.export.probes import MORE_AGREEMENT, below_goal
 from hydra_tf.export.size import ExportReport, file_sizes
 
 MOVED = ("pgd:steps=50",)  # attacks whose images are made on the Keras model
@@ -28,7 +29,6 @@ _REMEDY = (
     "Of an int8 file, measure the ranges on 100 or more images like those that it will see "
     "(`representative`); if that does not suffice, train with rounding (docs/int8_robustness.md)."
 )
-
 _Array = np.ndarray[Any, Any]
 
 
@@ -85,7 +85,10 @@ class Judgement:
     certified: dict[str, Any] | None = None
 
     def warnings(self) -> list[str]:
-        """Return a sentence for each loss of more than two points, and, if any, what helps."""
+        """Return a sentence for each loss of more than two points and for too little agreement.
+
+        After them is what helps.
+        """
         pairs = [
             ("benign accuracy", self.keras_benign_accuracy, self.benign_accuracy),
             ("robust accuracy", self.keras_era, self.era),
@@ -96,7 +99,10 @@ class Judgement:
             for name, before, after in pairs
             if before - after > LOSS
         ]
-        return [*found, _REMEDY] if found else []
+        found += [_REMEDY] if found else []
+        if shortfall := below_goal(self.agreement, self.samples):
+            found.append(f"{shortfall} {MORE_AGREEMENT}")
+        return found
 
     @property
     def bound_ratio(self) -> float | None:
@@ -180,17 +186,7 @@ def judge(
         agreement=float(np.mean(measured.agree)),
         benign_accuracy=float(np.mean(measured.file[0])),
         keras_benign_accuracy=float(np.mean(measured.keras[0])),
-        attacks=[
-            {
-                **attacks.ATTACKS.config(attack),
-                "images_from": "file" if on_file else "keras",
-                "robust_accuracy": float(np.mean(row)),
-                "keras_robust_accuracy": float(np.mean(reference)),
-            }
-            for (attack, on_file), row, reference in zip(
-                plan, measured.file[1:], measured.keras[1:], strict=True
-            )
-        ],
+        attacks=_entries(plan, measured),
         era=float(np.mean(measured.file.all(axis=0))),
         keras_era=float(np.mean(measured.keras.all(axis=0))),
         bytes=size,
@@ -202,6 +198,22 @@ def judge(
         bare_bytes=exported.bare_bytes if exported is not None else None,
         certified=certified,
     )
+
+
+def _entries(
+    plan: Sequence[tuple[attacks.Attack, bool]], measured: _Measured
+) -> list[dict[str, Any]]:
+    """Return the entries of :class:`Judgement` for attacks, made on the file (true) or not."""
+    rows = zip(plan, measured.file[1:], measured.keras[1:], strict=True)
+    return [
+        {
+            **attacks.ATTACKS.config(attack),
+            "images_from": "file" if on_file else "keras",
+            "robust_accuracy": float(np.mean(in_file)),
+            "keras_robust_accuracy": float(np.mean(in_keras)),
+        }
+        for (attack, on_file), in_file, in_keras in rows
+    ]
 
 
 def _search(spec: Any, ball: Mapping[str, Any]) -> attacks.Attack:

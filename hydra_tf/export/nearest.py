@@ -6,17 +6,18 @@ import bisect
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
+from hydra_tf.evaluation.progress import ProgressBar
 from hydra_tf.export.budget import Budget
 from hydra_tf.export.prepare import image_shape, plain_copy
 from hydra_tf.export.probes import random_probes, representative_images, spaced_evenly
-from hydra_tf.export.tflite import Form, draft
+from hydra_tf.export.tflite import Form, draft, needs_images
 from hydra_tf.models.masking import mask_model
 from hydra_tf.sparsity.allocation import AllocationSpec
 from hydra_tf.sparsity.granularity import GRANULARITIES, GranularitySpec, granularity_name
@@ -126,6 +127,7 @@ def nearest_fit(
     compact: bool = False,
     allocation: AllocationSpec = "uniform",
     granularity: GranularitySpec = "element",
+    verbose: int = 0,
 ) -> Fit:
     """Return the largest density at which the file of a network meets its budgets.
 
@@ -146,6 +148,7 @@ def nearest_fit(
         compact: whether channels without effect are removed.
         allocation: density per layer, as in :func:`hydra_tf.set_density`.
         granularity: the unit that is pruned, as in :func:`hydra_tf.set_density`.
+        verbose: 1 shows a progress bar for each way to prune, with the density being tried.
 
     Raises:
         ValueError: without a budget, for a budget that is not positive, int8 without images.
@@ -158,8 +161,8 @@ def nearest_fit(
     budget = Budget(budget_bytes, budget_ms)
     if not budget:
         raise ValueError("A search needs a budget: pass budget_bytes or budget_ms.")
-    if quantization == "int8" and representative is None:
-        raise ValueError('quantization="int8" needs representative images.')
+    if needs_images(quantization) and representative is None:
+        raise ValueError(f'quantization="{quantization}" needs representative images.')
     plain = _full_copy(plain_copy(model))
     shape = image_shape(plain)
     images = random_probes(shape)
@@ -168,7 +171,7 @@ def nearest_fit(
     labels = [kernel.label for kernel in kernels(model) if kernel.mask is not None]
     masked = mask_model(plain, include=labels or None)
     options = {"quantization": quantization, "sparse": sparse, "representative": images}
-    search = _Search(masked, budget, allocation, options)
+    search = _Search(masked, budget, allocation, options, verbose)
     failed: list[Candidate] = []
     for way in _ways(granularity, prefer, compact, budget, quantization is None and sparse):
         best, smallest = search.largest(*way)
@@ -212,32 +215,54 @@ class _Search:
         budget: what fits.
         allocation: density per layer.
         options: settings of :func:`draft`.
+        verbose: as in :func:`nearest_fit`.
     """
 
     masked: keras.Model
     budget: Budget
     allocation: AllocationSpec
     options: dict[str, Any]
+    verbose: int = 0
 
     def largest(
         self, granularity: str, prefer: Form, compact: bool
     ) -> tuple[Candidate | None, Candidate | None]:
         """Return the candidate of largest density that fits, and that of the smallest density."""
+        possible = self._possible(granularity)
+        # One file of the smallest density, then the range is halved until one density is left.
+        steps = 1 + len(possible).bit_length()
+        bar = ProgressBar(steps, f"density ({granularity})", self.verbose)
         tried: dict[float, Candidate] = {}
 
         def fits(density: float) -> bool:
             tried[density] = self._candidate(density, granularity, prefer, compact)
+            bar.show(min(len(tried), steps - 1), density)
             return self.budget.excess(tried[density].bytes, tried[density].milliseconds) is None
 
-        possible = self._possible(granularity)
+        best, smallest = self._bisect(possible, fits)
+        if smallest is None:
+            return None, None
+        bar.show(steps, smallest if best is None else best)
+        return None if best is None else tried[best], tried[smallest]
+
+    @staticmethod
+    def _bisect(
+        possible: Sequence[float], fits: Callable[[float], bool]
+    ) -> tuple[float | None, float | None]:
+        """Return the largest density that fits, and the smallest that can be exported.
+
+        Args:
+            possible: densities, falling.
+            fits: whether a density fits; raises RuntimeError if it cannot be exported.
+        """
         for last in range(len(possible) - 1, -1, -_STEP):
             try:
                 if not fits(possible[last]):
-                    return None, tried[possible[last]]
+                    return None, possible[last]
             except RuntimeError:  # int8 needs layers that have outputs other than 0
                 continue
             index = bisect.bisect_left(possible, True, hi=last, key=fits)
-            return tried[possible[index]], tried[possible[last]]
+            return possible[index], possible[last]
         return None, None
 
     def _possible(self, granularity: str) -> tuple[float, ...]:

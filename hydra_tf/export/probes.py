@@ -13,7 +13,12 @@ from hydra_tf.core.pixels import clipped_pixels, require_pixel_range
 
 PROBES = 64
 CALIBRATION = 256
+AGREEMENT_GOAL = 0.995  # share of images of Keras's class; a report points out less
 _BATCH = 16
+MORE_AGREEMENT = (
+    'For an int8 file of a network that ends in a dense layer, quantization="int8_float_logits" '
+    "helps: mostly, 8 bits make the two largest logits equal (docs/int8_robustness.md)."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,27 @@ def compare(outputs: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> Co
     # One image cannot show whether outputs depend on it.
     constant = len(outputs) > 1 and bool(np.all(outputs == outputs[0]))
     return Comparison(error, error / scale, float(np.mean(same)), len(expected), constant)
+
+
+def below_goal(agreement: float, images: int) -> str:
+    """Return a sentence if the share of images of Keras's class is below the goal, else "".
+
+    Args:
+        agreement: share of images, in [0, 1].
+        images: number of images.
+
+    Example:
+        >>> below_goal(0.98, 1000)
+        'The file gives 20 of 1,000 images another class than Keras: 98.0% agree, goal 99.5%.'
+        >>> below_goal(0.995, 1000)
+        ''
+    """
+    if agreement >= AGREEMENT_GOAL:
+        return ""
+    return (
+        f"The file gives {round((1 - agreement) * images):,} of {images:,} images another class "
+        f"than Keras: {agreement:.1%} agree, goal {AGREEMENT_GOAL:.1%}."
+    )
 
 
 def random_probes(shape: tuple[int, ...], count: int = PROBES) -> np.ndarray[Any, Any]:

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 from absl import logging
 
-from hydra_tf.export.probes import Comparison
+from hydra_tf.export.probes import MORE_AGREEMENT, Comparison, below_goal
 from hydra_tf.export.zipping import level_9_bytes
 
-_VALUE_BITS = {None: 32, "float16": 16, "int8": 8}
+_VALUE_BITS = {None: 32, "float16": 16, "int8": 8, "int8_float_logits": 8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ExportReport:
 
     Args:
         path: the file.
-        quantization: None (float32), ``"float16"`` or ``"int8"``.
+        quantization: None (float32), ``"float16"``, ``"int8"`` or ``"int8_float_logits"``.
         sparse_encoding: whether the file stores weights sparsely.
         bytes: size of the file.
         gzip_bytes: size of the file after gzip: of its ``.gz`` file, if that was asked for, else at
@@ -35,8 +35,9 @@ class ExportReport:
         relative_error: `max_abs_error` over the largest absolute output of Keras.
         agreement: share of probe images with the same largest output, in [0, 1].
         probes: number of probe images.
-        note: why weights are not stored sparsely although that was requested, and whether outputs
-            are constant; else empty.
+        note: why weights are not stored sparsely although that was requested, whether outputs
+            are constant, and whether the agreement is below :data:`probes.AGREEMENT_GOAL`; else
+            empty.
         constant: whether the file gives the same outputs for all probe images, as a network with
             a dead layer does.
         entropy_bytes: least size of the kernels, see :func:`entropy_bytes`; None for Keras files.
@@ -129,15 +130,25 @@ def entropy_bytes(model: keras.Model, value_bits: int) -> int:
         >>> entropy_bytes(net, 8)  # 4 bytes of values and 8 bits of positions
         5
     """
-    bits = 0.0
-    for weight in model.weights:
-        if len(weight.shape) > 1:
-            kept = int(np.count_nonzero(weight))
-            size = int(np.prod(weight.shape))
-            shares = np.array([kept, size - kept]) / size
-            shares = shares[shares > 0]
-            bits += kept * value_bits - size * float(shares @ np.log2(shares))
-    return round(bits / 8)
+    kernels = [np.asarray(weight) for weight in model.weights if len(weight.shape) > 1]
+    return round(sum(entropy_bits(kernel, value_bits) for kernel in kernels) / 8)
+
+
+def entropy_bits(kernel: np.ndarray[Any, Any], value_bits: int) -> float:
+    """Return the least size of one kernel, in bits; see :func:`entropy_bytes`.
+
+    Args:
+        kernel: any shape.
+        value_bits: size of a weight.
+
+    Example:
+        >>> entropy_bits(np.array([1.0, 0.0, 0.0, 2.0]), 8)  # 16 bits of values and 4 of positions
+        20.0
+    """
+    kept = int(np.count_nonzero(kernel))
+    shares = np.array([kept, kernel.size - kept]) / kernel.size
+    shares = shares[shares > 0]
+    return kept * value_bits - kernel.size * float(shares @ np.log2(shares))
 
 
 def measure(
@@ -175,6 +186,9 @@ def measure(
         )
         logging.warning("hydra_tf: %s: %s", os.fspath(path), warning)
         note = f"{note} {warning}".strip()
+    elif shortfall := below_goal(comparison.agreement, comparison.probes):
+        note = f"{note} {shortfall}".strip()
+        note += f" {MORE_AGREEMENT}" if quantization == "int8" else ""
     return ExportReport(
         path=os.fspath(path),
         quantization=quantization,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from typing import Any, Literal
 
@@ -41,6 +42,7 @@ from hydra_tf.export.sparse_encoding import (
     bare_bytes,
     encode_sparsely,
     for_any_batch,
+    with_float_logits,
 )
 from hydra_tf.export.zipping import gzipped
 
@@ -83,6 +85,25 @@ def _check_preference(prefer: str, quantization: str | None, sparse: bool) -> No
         )
 
 
+def needs_images(quantization: str | None) -> bool:
+    """Return whether the ranges of a quantization are measured on representative images.
+
+    Example:
+        >>> needs_images("int8"), needs_images("float16"), needs_images(None)
+        (True, False, False)
+    """
+    return quantization is not None and quantization.startswith("int8")
+
+
+def _dense(
+    plain: keras.Model, quantization: str | None, calibration: np.ndarray[Any, Any] | None
+) -> bytes:
+    """Return the file of a plain network with dense kernels, for any number of images."""
+    number_format = "int8" if needs_images(quantization) else quantization
+    content = for_any_batch(converted(for_one_image(plain), number_format, calibration))
+    return with_float_logits(content) if quantization == "int8_float_logits" else content
+
+
 def draft(
     model: keras.Model,
     quantization: str | None = None,
@@ -95,7 +116,7 @@ def draft(
 
     Args:
         model: as in :func:`to_tflite`, and so are the others.
-        quantization: None, ``"float16"`` or ``"int8"``.
+        quantization: None, ``"float16"``, ``"int8"`` or ``"int8_float_logits"``.
         sparse: whether kernels may be stored sparsely.
         representative: [n, h, w, c] images; int8 measures ranges on all of them.
         prefer: ``"size"``, ``"latency"`` or ``"gzip"``, which is as ``"size"`` here.
@@ -110,7 +131,7 @@ def draft(
         plain = in_float32(plain)
     if compact:
         plain = compaction.compact(plain)
-    dense = for_any_batch(converted(for_one_image(plain), quantization, representative))
+    dense = _dense(plain, quantization, representative)
     if not sparse:
         return dense
     return min(dense, encode_sparsely(dense, "size" if prefer == "gzip" else prefer), key=len)
@@ -143,6 +164,52 @@ def _smallest(
     return *examiner.accept(dense), note
 
 
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What a file is made of and compared with.
+
+    Args:
+        plain: the network without masks, in float32.
+        probes: [n, ...] images for the comparison.
+        expected: [n, classes] outputs of the user's model on them.
+        calibration: [n, ...] images on which ranges are measured; None without the user's images.
+    """
+
+    plain: keras.Model
+    probes: np.ndarray[Any, Any]
+    expected: np.ndarray[Any, Any]
+    calibration: np.ndarray[Any, Any] | None
+
+    @classmethod
+    def of(cls, model: keras.Model, representative: Any, compact: bool) -> _Source:
+        """Return the source for the arguments of :func:`to_tflite`."""
+        plain = plain_copy(model)
+        shape = image_shape(plain)
+        reference = wrapped_network(model)
+        if computes_in_half(plain):
+            reference = plain = in_float32(plain)
+        if compact:
+            plain = compaction.compact(plain)
+        probes, calibration = random_probes(shape), None
+        if representative is not None:
+            images = representative_images(representative, shape)
+            probes, calibration = spaced_evenly(images, PROBES), spaced_evenly(images, CALIBRATION)
+        return cls(plain, probes, keras_outputs(reference, probes), calibration)
+
+
+def _write(
+    source: _Source, quantization: str | None, prefer: Form | None, examiner: Examiner
+) -> tuple[bytes, tuple[Comparison, bool, str]]:
+    """Write the smallest correct file; return the dense one, and what `_smallest` returns."""
+    try:
+        dense = _dense(source.plain, quantization, source.calibration)
+        return dense, _smallest(dense, prefer, examiner)
+    except RuntimeError as error:
+        if not needs_images(quantization) or source.calibration is None:
+            raise
+        raise explain_dead_layers(error, source.plain, source.calibration) from error
+
+
 def to_tflite(
     model: keras.Model,
     path: str | os.PathLike[str],
@@ -170,8 +237,10 @@ def to_tflite(
         model: masked or plain functional or Sequential model, or a
             :class:`hydra_tf.RobustModel`.
         path: file to write, ending in ``.tflite``.
-        quantization: None (float32), ``"float16"`` (weights in half precision) or
-            ``"int8"`` (weights and activations in 8 bits).
+        quantization: None (float32), ``"float16"`` (weights in half precision), ``"int8"``
+            (weights and activations in 8 bits) or ``"int8_float_logits"`` (as int8, but the last
+            layer, which must be dense, computes in float32: more images get Keras's class, for
+            three more bytes per weight of that layer).
         sparse: store kernels sparsely, each in its smallest form, if that makes the file smaller.
             The report's `note` says why it was not done.
         representative: [n, h, w, c] images in [0, 1], an array or tf.data.Dataset of them
@@ -214,42 +283,25 @@ def to_tflite(
     limits = _limits(quantization, tolerance, min_agreement)
     _check_preference(str(prefer), quantization, sparse)
     budget = Budget(budget_bytes, budget_ms)
-    if quantization == "int8" and representative is None:
+    if needs_images(quantization) and representative is None:
         raise ValueError(
-            'quantization="int8" needs representative images to measure ranges on; pass '
+            f'quantization="{quantization}" needs representative images to measure ranges on; pass '
             "representative, an array [n, h, w, c] in [0, 1]."
         )
     with replacing(path, ".tflite") as temporary, contextlib.ExitStack() as stack:
         zipped = stack.enter_context(replacing(f"{os.fspath(path)}.gz")) if gzip else None
-        plain = plain_copy(model)
-        shape = image_shape(plain)
-        reference = wrapped_network(model)
-        if computes_in_half(plain):
-            reference = plain = in_float32(plain)
-        if compact:
-            plain = compaction.compact(plain)
-        probes, calibration = random_probes(shape), None
-        if representative is not None:
-            images = representative_images(representative, shape)
-            probes, calibration = spaced_evenly(images, PROBES), spaced_evenly(images, CALIBRATION)
-        examiner = Examiner(temporary, probes, keras_outputs(reference, probes), limits)
-        try:
-            dense = for_any_batch(converted(for_one_image(plain), quantization, calibration))
-            comparison, sparse_encoding, note = _smallest(
-                dense, prefer if sparse else None, examiner
-            )
-        except RuntimeError as error:
-            if quantization != "int8" or calibration is None:
-                raise
-            raise explain_dead_layers(error, plain, calibration) from error
-        if budget and (excess := budget.excess(*budget.measure(temporary, probes[0]))):
+        source = _Source.of(model, representative, compact)
+        examiner = Examiner(temporary, source.probes, source.expected, limits)
+        dense, accepted = _write(source, quantization, prefer if sparse else None, examiner)
+        comparison, sparse_encoding, note = accepted
+        if budget and (excess := budget.excess(*budget.measure(temporary, source.probes[0]))):
             raise OverBudgetError(f"{os.fspath(path)} was not kept: {excess}.")
         if zipped is not None:
             zipped.write_bytes(gzipped(temporary.read_bytes()))
         return measure(
             temporary,
             path,
-            plain,
+            source.plain,
             comparison,
             quantization=quantization,
             sparse_encoding=sparse_encoding,

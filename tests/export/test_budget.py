@@ -82,6 +82,35 @@ def test_the_search_finds_the_largest_density_that_fits(monkeypatch, budget, den
     assert found.text().startswith("no density was found that fits; density 0.001 with")
 
 
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_the_search_shows_its_progress(monkeypatch, capsys, verbose):
+    monkeypatch.setattr(nearest, "draft", lambda model, **_: bytes(12_000))
+    export.nearest_fit(network(0), budget_bytes=11, verbose=verbose)
+    lines = [line for line in capsys.readouterr().out.split("\r") if "density" in line]
+    if not verbose:
+        assert lines == []
+        return
+    # Nothing fits: each way ends after its smallest density, and its bar is complete. Single
+    # weights have 270 densities, which are halved 9 times after the first file.
+    element, filters = (
+        [line for line in lines if f"density ({way})" in line] for way in ("element", "filter")
+    )
+    assert "1/10" in element[0] and "10/10" in element[-1] and "1.0000e-03" in element[-1]
+    assert filters and lines[-1] == filters[-1]
+
+
+def test_the_search_tries_no_more_files_than_its_bar_announces():
+    for count in range(len(DENSITIES)):
+        tried = []
+
+        def fits(density, tried=tried, largest=DENSITIES[count]):
+            tried.append(density)
+            return density <= largest
+
+        found = nearest._Search._bisect(DENSITIES, fits)
+        assert found == (DENSITIES[count], 0.001) and len(tried) <= 10
+
+
 @pytest.mark.slow(seconds=40)
 @pytest.mark.parametrize(
     ("granularity", "quantization", "budget"),

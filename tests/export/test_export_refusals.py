@@ -49,7 +49,8 @@ def test_bad_paths(name, error, message, tmp_path, no_conversion, nets):
         (
             {"quantization": "int4"},
             ValueError,
-            r'^Unknown quantization "int4"; did you mean "int8"\? Known: float16, int8\. Leave',
+            r'^Unknown quantization "int4"; did you mean "int8"\? Known: float16, int8, '
+            r"int8_float_logits\. Leave",
         ),
         (
             {"quantization": "dynamic_range"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -128,12 +130,23 @@ def test_a_file_of_another_network_is_worse_and_says_so(exported, tmp_path):
     export.to_tflite(other, path)
     result = export.judge(path, net, (IMAGES, LABELS), ["fgsm"], None, epsilon=0.1)
     assert (result.agreement, result.benign_accuracy, result.era) == (0.0, 0.25, 0.25)
-    *losses, remedy = result.warnings()
+    *losses, remedy, shortfall = result.warnings()
     assert "`representative`" in remedy and "int8_robustness.md" in remedy
+    assert shortfall.startswith("The file gives 4 of 4 images another class than Keras: 0.0% agree")
     assert losses == [
         "The file loses 50.0 points of benign accuracy (75.0% in Keras, 25.0% in the file).",
         "The file loses 25.0 points of robust accuracy (50.0% in Keras, 25.0% in the file).",
     ]
+
+
+def test_too_little_agreement_is_said_even_if_no_accuracy_is_lost():
+    goal = dataclasses.replace(judgement(), samples=1000, agreement=0.995, era=0.55)
+    assert goal.warnings() == []
+    (sentence,) = dataclasses.replace(goal, agreement=0.988).warnings()
+    assert sentence.startswith(
+        "The file gives 12 of 1,000 images another class than Keras: 98.8% agree, goal 99.5%. For "
+    )
+    assert 'quantization="int8_float_logits" helps' in sentence
 
 
 def test_a_certificate_is_that_of_the_file(exported):

@@ -105,7 +105,7 @@ def test_files_that_are_not_ours_or_still_needed_are_kept(tmp_path):
         "--judge_quantizations has no effect without --judge": [
             ["study", f"--out={tmp_path / 'new'}", "--judge_quantizations=int8"]
         ],
-        "must list formats of none, float16, int8, not 'none,int4'": [
+        "must list formats of none, float16, int8, int8_float_logits, not 'none,int4'": [
             ["study", f"--out={tmp_path / 'new'}", "--judge", "--judge_quantizations=none,int4"]
         ],
         "--judge_search=pgd follows gradients": [

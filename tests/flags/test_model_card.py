@@ -64,6 +64,7 @@ def test_a_network_that_was_not_evaluated_says_so():
 def test_a_judged_file_has_its_own_accuracy():
     judged = {
         "samples": 200, "benign_accuracy": 0.8, "era": 0.6,
+        "agreement": 0.98, "warnings": ["4 of 200 differ."],
         "attacks": [{"name": "pgd"}, {"name": "square"}],
     }  # fmt: skip
     file = {"path": "/home/me/a.tflite", "bytes": 1234, "gzip_bytes": 1000, "sparsity": 0.123456}
@@ -71,6 +72,7 @@ def test_a_judged_file_has_its_own_accuracy():
     assert "| bytes after gzip | 1000 |" in text and "| share of zeros | 0.1235 |" in text
     assert "| number format | float32 |" in text
     assert "/home" not in text
+    assert "; it gives 98.0% of them the class of the Keras model.\n\n4 of 200 differ.\n" in text
     assert "has a benign accuracy of 80.0% and a robust accuracy of 60.0% under `pgd` and " in text
     certified = {"vra_s": 0.25, "samples": 8}
     text = card(REPORT, {"judgement": {**judged, "certified": certified}})
