@@ -2,7 +2,8 @@
 
 The mask is state, and so is the number of weights that it keeps: :meth:`MaskState.refresh_mask`
 chooses as many again from the scores, once per optimizer step while scores are trained, and the
-forward pass only reads the mask.
+forward pass only reads the mask. If groups of weights of all layers compete for one budget, of which
+whole groups may leave some, ``joint_budget`` is this budget; otherwise it is 0.
 """
 
 from __future__ import annotations
@@ -254,8 +255,9 @@ class MaskState(_Base):
         """Save all weights; the budget only if there is one, which older versions cannot read."""
         saved: dict[str, Any] = {}
         keras.layers.Layer.save_own_variables(self, saved)
-        if not int(self.joint_budget):
-            saved.popitem()  # it was created last
+        last = self.non_trainable_variables[-1]  # unless a subclass creates more weights
+        if last is self.joint_budget and not int(self.joint_budget):
+            saved.popitem()
         for key, value in saved.items():
             store[key] = value
 

@@ -215,7 +215,7 @@ def check_refresh(granularity, strategy, folder, allocation="uniform"):
         _set_scores(model, 0)
         hydra_tf.set_density(model, density, allocation, granularity)
     kept = [int(layer.kept()) for layer in masked_layers(alone)]
-    budget = kept_count(density, sum(layer.mask.shape.num_elements() for layer in masked_layers(alone)))
+    budget = kept_count(density, hydra_tf.sparsity.report(alone)["total"]["weights"])
     alone.save(folder / "net.keras")
     loaded = keras.saving.load_model(folder / "net.keras")
     graph = tf.function(lambda: strategy.run(lambda: refresh_masks(shared)))

@@ -164,7 +164,7 @@ def test_classes_and_first_scores():
 def test_shared_layers_and_nested_models_stay_shared():
     net = shared()
     masked = hydra_tf.mask_model(net)
-    assert len(masked.variables) == len(net.variables) + 2 * 3  # scores, mask and budget of two layers
+    assert len(masked.variables) == len(net.variables) + 2 * 3  # scores, mask, budget of two
     conv = masked.get_layer("shared")
     conv.bias.assign([100.0, 100.0])
     assert not np.allclose(masked(X), net(X))

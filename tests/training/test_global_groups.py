@@ -17,9 +17,7 @@ from tests.training.loops import (
 
 
 @pytest.mark.slow(seconds=20)
-def test_a_resumed_run_and_two_replicas_choose_the_same_masks(
-    tmp_path, batches_from, two_replicas
-):
+def test_a_resumed_run_and_two_replicas_choose_the_same_masks(tmp_path, batches_from, two_replicas):
     def trained(folder, strategy=None, *callbacks):
         model, counts = make_model("natural", strategy), []
         plan = phases(
