@@ -2,8 +2,8 @@
 
 The mask is state, and so is the number of weights that it keeps: :meth:`MaskState.refresh_mask`
 chooses as many again from the scores, once per optimizer step while scores are trained, and the
-forward pass only reads the mask. If groups of weights of all layers compete for one budget, of which
-whole groups may leave some, ``joint_budget`` is this budget; otherwise it is 0.
+forward pass only reads the mask. If groups of weights of all layers compete for one budget, of
+which whole groups may leave some, ``joint_budget`` is this budget; otherwise it is 0.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def test_groups_are_taken_in_order_while_the_budget_suffices():
     assert all(own.all() for own in choices(ranks, prices, 25))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     prices=st.lists(st.sampled_from([1, 2, 3, 4, 7, 9, 16, 100]), min_size=1, max_size=5),
     share=st.floats(0, 1.1),
