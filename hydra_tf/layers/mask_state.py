@@ -2,7 +2,8 @@
 
 The mask is state, and so is the number of weights that it keeps: :meth:`MaskState.refresh_mask`
 chooses as many again from the scores, once per optimizer step while scores are trained, and the
-forward pass only reads the mask.
+forward pass only reads the mask. If groups of weights of all layers compete for one budget, of
+which whole groups may leave some, ``joint_budget`` is this budget; otherwise it is 0.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from hydra_tf.sparsity.granularity import (
@@ -162,6 +164,14 @@ class MaskState(_Base):
             trainable=False,
             aggregation="only_first_replica",
         )
+        self.joint_budget = self.add_weight(
+            name="joint_budget",
+            shape=(),
+            initializer="zeros",
+            dtype="int32",
+            trainable=False,
+            aggregation="only_first_replica",
+        )
 
     @property
     def label(self) -> str:
@@ -200,6 +210,7 @@ class MaskState(_Base):
         kept = kept_count(density, 1 if mask is None else math.prod(mask.shape))
         self._density = float(density)
         if mask is not None:
+            self.joint_budget.assign(0)
             self.refresh_mask(kept)
 
     def record_density(self, kept: int, density: float) -> None:
@@ -224,7 +235,7 @@ class MaskState(_Base):
                 whole groups of the granularity, but at least one.
         """
         granularity = GRANULARITIES.build(self.granularity)
-        scores = self.selection.ranked(tf.convert_to_tensor(self.scores))
+        scores = self.selection.alone().ranked(tf.convert_to_tensor(self.scores))
         return granularity(scores, kept, self.axes)
 
     def refresh_mask(self, kept: int | tf.Tensor | None = None) -> tf.Tensor:
@@ -238,6 +249,30 @@ class MaskState(_Base):
         mask = self.chosen(self.kept() if kept is None else kept)
         self.mask.assign(mask)
         return mask
+
+    # Conv and Dense save kernel and bias only; the base class saves all weights.
+    def save_own_variables(self, store: Any) -> None:
+        """Save all weights; the budget only if there is one, which older versions cannot read."""
+        saved: dict[str, Any] = {}
+        keras.layers.Layer.save_own_variables(self, saved)
+        last = self.non_trainable_variables[-1]  # unless a subclass creates more weights
+        if last is self.joint_budget and not int(self.joint_budget):
+            saved.popitem()
+        for key, value in saved.items():
+            store[key] = value
+
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
+        """Load the weights that :meth:`save_own_variables` saved.
+
+        Raises:
+            ValueError: for the weights of a layer without a mask.
+        """
+        loaded = {key: store[key] for key in store.keys()}  # noqa: SIM118, h5py has no items
+        if len(loaded) == len(self.weights) - 1:
+            loaded[str(len(loaded))] = np.zeros((), np.int32)
+        if len(loaded) < len(self.weights):
+            raise ValueError(no_masks_in_file(self.name))
+        keras.layers.Layer.load_own_variables(self, loaded)
 
     def masked_kernel(self) -> tf.Tensor:
         """Return the kernel times the mask, in :attr:`kernel_dtype`."""

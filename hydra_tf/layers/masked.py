@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from hydra_tf.layers.mask_state import MaskState, no_masks_in_file
+from hydra_tf.layers.mask_state import MaskState
 from hydra_tf.sparsity.granularity import GranularitySpec
 from hydra_tf.sparsity.score_init import initial_scores
 
@@ -96,21 +96,6 @@ class MaskedKernel(MaskState):
         """Return the config of the Keras layer with `density` and `granularity`."""
         config: dict[str, Any] = super().get_config()
         return {**config, **self.mask_options()}
-
-    # Conv and Dense save kernel and bias only; the base class saves all weights.
-    def save_own_variables(self, store: Mapping[str, Any]) -> None:
-        """Save kernel, bias, scores and mask."""
-        keras.layers.Layer.save_own_variables(self, store)
-
-    def load_own_variables(self, store: Mapping[str, Any]) -> None:
-        """Load kernel, bias, scores and mask.
-
-        Raises:
-            ValueError: for the weights of a layer without a mask.
-        """
-        if len(store.keys()) < len(self.weights):
-            raise ValueError(no_masks_in_file(self.name))
-        keras.layers.Layer.load_own_variables(self, store)
 
 
 class _ThroughConvolutionOp(MaskedKernel):

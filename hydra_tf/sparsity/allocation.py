@@ -164,7 +164,8 @@ class Global(Allocation):
 
     Scores of different layers are compared as they are. Those of the initialisation ``"scaled"``
     have the same range in layers of the same number of inputs, and a larger one in layers of fewer
-    inputs.
+    inputs. Groups of weights are compared by their mean scores; see
+    :mod:`hydra_tf.sparsity.joint_groups`.
     """
 
     joint: ClassVar[bool] = True

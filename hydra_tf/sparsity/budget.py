@@ -38,15 +38,9 @@ def exact_counts(
         >>> exact_counts({"a": 1.5, "b": 2.5}, {"a": 9, "b": 9}, {"a": 1, "b": 1}, 4)
         {'a': 2, 'b': 2}
     """
-    unit = "weights" if costs is None else "multiply-adds"
+    require_budget(total, floors, sizes, costs)
     costs = costs or dict.fromkeys(sizes, 1)
-    least, whole = cost_of(floors, costs), cost_of(sizes, costs)
-    if total < least:
-        raise ValueError(
-            f"A budget of {total} of {whole} {unit} is too small: the layers keep at least "
-            f"{least}, a density of {_density_of(least, whole)}; choose a larger density."
-        )
-    if total == whole:
+    if total == cost_of(sizes, costs):
         return dict(sizes)
     factor = _factor(ideal, sizes, floors, total, costs)
     exact = {
@@ -65,6 +59,36 @@ def exact_counts(
             counts[name] -= 1
             left += costs[name]
     return counts
+
+
+def require_budget(
+    total: int,
+    floors: Mapping[str, int],
+    sizes: Mapping[str, int],
+    costs: Mapping[str, int] | None = None,
+) -> None:
+    """Check that a budget suffices for what every layer keeps at least.
+
+    Args:
+        total: see :func:`exact_counts`.
+        floors: see :func:`exact_counts`.
+        sizes: see :func:`exact_counts`.
+        costs: see :func:`exact_counts`.
+
+    Raises:
+        ValueError: if it does not; the sentence names the smallest density that does.
+
+    Example:
+        >>> require_budget(2, {"a": 1, "b": 1}, {"a": 9, "b": 9})
+    """
+    unit = "weights" if costs is None else "multiply-adds"
+    costs = costs or dict.fromkeys(sizes, 1)
+    least, whole = cost_of(floors, costs), cost_of(sizes, costs)
+    if total < least:
+        raise ValueError(
+            f"A budget of {total} of {whole} {unit} is too small: the layers keep at least "
+            f"{least}, a density of {_density_of(least, whole)}; choose a larger density."
+        )
 
 
 def smallest_counts(

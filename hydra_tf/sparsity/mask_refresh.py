@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from hydra_tf.core.lazy import keras, tf
 from hydra_tf.sparsity.granularity import GRANULARITIES
+from hydra_tf.sparsity.joint_groups import Bundle, bundles_of, choose_groups, joint_budget
 from hydra_tf.sparsity.masked_kernels import MaskedLike, masked_layers
 from hydra_tf.sparsity.tied_channels import Tie, tied_channels
-from hydra_tf.sparsity.topk import largest_together, magnitudes
 
 _GROUP = 500_000  # weights whose masks are chosen at the same time
 
@@ -20,12 +20,13 @@ def refresh_masks(model: keras.Model, kept: Sequence[int | tf.Tensor] | None = N
     In a graph, large layers are processed one after the other, after all scores are updated. In
     parallel, and while gradients are in memory, they would need several times the memory of the
     network and not be faster. Small layers are processed in parallel. Layers with tied channels
-    are processed together; see :mod:`hydra_tf.sparsity.tied_channels`.
+    are processed together; see :mod:`hydra_tf.sparsity.tied_channels`. Layers that compete with one
+    another, as those of ``"global"``, are chosen last; see :mod:`hydra_tf.sparsity.joint_groups`.
 
     Args:
         model: a model with masked layers.
         kept: number of weights that each mask keeps, whole numbers or scalar integers; as many as
-            now when left out.
+            now when left out. Of layers that compete, the sum is their budget.
 
     Example:
         >>> import hydra_tf
@@ -39,17 +40,21 @@ def refresh_masks(model: keras.Model, kept: Sequence[int | tf.Tensor] | None = N
     """
     layers = masked_layers(model)
     counts = {} if kept is None else {id(k): n for k, n in zip(layers, kept, strict=True)}
-    ties = tied_channels(model, [GRANULARITIES.build(layer.granularity) for layer in layers])
-    chosen = {id(kernel.layer) for tie in ties for kernel in tie.kernels}
-    joint = [layer for layer in layers if layer.selection.joint]
-    chosen |= {id(layer) for layer in joint}
+    parts = [GRANULARITIES.build(layer.granularity) for layer in layers]
+    ties = tied_channels(model, parts)
+    bundles = bundles_of(layers, parts, [layer.selection for layer in layers], ties)
+    joint = [layer for bundle in bundles for layer in bundle.layers]
+    chosen = {id(layer) for layer in joint}
+    ties = [tie for tie in ties if id(tie.kernels[0].layer) not in chosen]
+    chosen |= {id(kernel.layer) for tie in ties for kernel in tie.kernels}
     before: list[tf.Tensor] = [tf.convert_to_tensor(layer.scores) for layer in layers]
     for group in _groups([*ties, *(layer for layer in layers if id(layer) not in chosen)]):
         with tf.control_dependencies(before):
             before = [mask for part in group for mask in _refreshed(part, counts)]
-    if joint:
+    if bundles:
         with tf.control_dependencies(before):
-            _choose_together(joint, _total(joint, counts))
+            budget = _total(joint, counts) if counts else joint_budget(bundles)
+            _choose_together(bundles, budget)
 
 
 def _refreshed(part: Tie | MaskedLike, counts: Mapping[int, int | tf.Tensor]) -> list[tf.Tensor]:
@@ -79,11 +84,8 @@ def _groups(parts: Sequence[Tie | MaskedLike]) -> Iterator[list[Tie | MaskedLike
         yield group
 
 
-def _choose_together(layers: Sequence[MaskedLike], kept: int | tf.Tensor) -> None:
-    """Choose the masks of layers that compete with one another; ties go to the lowest label."""
-    ranked = sorted(layers, key=lambda layer: layer.label)
-    bits = [
-        magnitudes(layer.selection.ranked(tf.convert_to_tensor(layer.scores))) for layer in ranked
-    ]
-    for layer, chosen in zip(ranked, largest_together(bits, kept), strict=True):
-        layer.mask.assign(tf.reshape(chosen, layer.mask.shape))
+def _choose_together(bundles: Sequence[Bundle], budget: int | tf.Tensor) -> None:
+    """Choose the masks of layers that compete with one another."""
+    for bundle, chosen in zip(bundles, choose_groups(bundles, budget), strict=True):
+        for layer, mask in zip(bundle.layers, bundle.masks(chosen), strict=True):
+            layer.mask.assign(mask)

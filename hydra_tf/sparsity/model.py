@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 from hydra_tf.core.lazy import keras
-from hydra_tf.sparsity.allocation import AllocationSpec, allocation_of
+from hydra_tf.sparsity.allocation import AllocationSpec
 from hydra_tf.sparsity.density_report import report, warn_of_unmasked
 from hydra_tf.sparsity.granularity import GranularitySpec, granularity_name
-from hydra_tf.sparsity.layer_budgets import kept_weights, layer_densities, layer_granularities
+from hydra_tf.sparsity.joint_groups import is_grouped
+from hydra_tf.sparsity.layer_budgets import (
+    kept_weights,
+    layer_densities,
+    layer_granularities,
+    layer_selections,
+)
 from hydra_tf.sparsity.mask_refresh import refresh_masks
 from hydra_tf.sparsity.masked_kernels import (
     MaskedLike,
@@ -18,6 +26,7 @@ from hydra_tf.sparsity.masked_kernels import (
     scores_by_name,
 )
 from hydra_tf.sparsity.selection import Selection
+from hydra_tf.sparsity.topk import kept_count
 
 __all__ = [
     "MaskedLike",
@@ -62,8 +71,8 @@ def set_density(
         granularity: unit that is kept or pruned as one: ``"element"``, ``"block:size=4"``,
             ``"kernel"``, ``"filter"``, ``"channel"``, or ``"n_m:n=2,m=4"``, whose density is n/m
             (see :mod:`hydra_tf.sparsity.granularities`). With groups of weights, allocations rank
-            their mean scores when the density is set, ``"global"`` too; from then on, each layer
-            keeps its number of groups.
+            their mean scores when the density is set; from then on, each layer keeps its number of
+            groups. ``"global"`` ranks them again whenever masks are chosen.
 
     Raises:
         ValueError: for a density outside (0, 1] or one that the granularity does not allow, an
@@ -80,8 +89,12 @@ def set_density(
     layers = masked_layers(model)
     counts = kept_weights(model, density, allocation, granularity)
     set_selection(model, allocation, granularity)
+    total = kept_count(density, sum(math.prod(layer.kernel.shape) for layer in layers))
+    groups = any(is_grouped(layer) for layer in layers)
     for layer, kept in zip(layers, counts, strict=True):
         layer.record_density(kept, density)
+        # Single weights use up their budget, so that masks tell it; groups may leave some.
+        layer.joint_budget.assign(total if groups and layer.selection.joint else 0)
     refresh_masks(model, counts)
 
 
@@ -103,19 +116,10 @@ def set_selection(
         >>> masked.layers[0].selection.joint
         True
     """
-    part = allocation_of(allocation)
-    layers = masked_layers(model)
-    parts, logits = layer_granularities(model, granularity), logits_kernel(model)
-    groups = any(
-        p.channel_axes or p.unit(k.kernel.shape, k.axes) > 1
-        for p, k in zip(parts, layers, strict=True)
-    )
-    # Groups of different sizes that compete would keep another number of weights at every step.
-    joint = getattr(part, "joint", False) and not groups
-    for own, layer in zip(parts, layers, strict=True):
-        last = layer is logits and getattr(part, "every_output", False)
-        layer.granularity = granularity_name(own)
-        layer.selection = Selection(joint, getattr(part, "min_kept", 1) if joint else 1, last)
+    parts = layer_granularities(model, granularity)
+    chosen = layer_selections(model, allocation)
+    for layer, own, selection in zip(masked_layers(model), parts, chosen, strict=True):
+        layer.granularity, layer.selection = granularity_name(own), selection
 
 
 def selection_settings(model: keras.Model) -> list[tuple[str, Selection]]:

@@ -39,16 +39,23 @@ class Selection:
         Returns:
             Booleans of the shape of `scores`.
         """
-        chosen = None
-        if self.joint and self.min_kept == 1:
-            chosen = _largest_of_columns(scores, 1)  # faster
-        elif self.joint:
-            size = math.prod(scores.shape.as_list())
-            chosen = topk_chosen(scores, min(self.min_kept, size))
+        chosen = self.floor(scores)
         if self.every_output:
             columns = _largest_of_columns(scores, scores.shape[-1])
             chosen = columns if chosen is None else chosen | columns
         return chosen
+
+    def floor(self, scores: tf.Tensor) -> tf.Tensor | None:
+        """Return where the `min_kept` largest scores are, None if the layer is not joint.
+
+        Args:
+            scores: float32 scores of a layer, or of its groups.
+        """
+        if not self.joint:
+            return None
+        if self.min_kept == 1:
+            return _largest_of_columns(scores, 1)  # faster
+        return topk_chosen(scores, min(self.min_kept, math.prod(scores.shape.as_list())))
 
     def ranked(self, scores: tf.Tensor) -> tf.Tensor:
         """Return scores whose protected entries are larger than all others.
@@ -63,6 +70,15 @@ class Selection:
         """
         protected = self.protected(scores)
         return scores if protected is None else tf.where(protected, np.float32(np.inf), scores)
+
+    def alone(self) -> Selection:
+        """Return the selection of a layer that does not compete with others.
+
+        Example:
+            >>> Selection(joint=True, min_kept=4).alone() == Selection()
+            True
+        """
+        return Selection(every_output=self.every_output)
 
 
 def _largest_of_columns(scores: tf.Tensor, columns: int) -> tf.Tensor:

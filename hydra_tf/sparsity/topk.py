@@ -60,7 +60,10 @@ def count_kept(mask: tf.Tensor) -> tf.Tensor:
 
 
 def _kth_digit(
-    layers: Sequence[tf.Tensor], values: int, kept: tf.Tensor | int
+    layers: Sequence[tf.Tensor],
+    values: int,
+    kept: tf.Tensor | int,
+    prices: Sequence[int] | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Return the digit of the `kept`-th largest number, and how many with that digit are kept.
 
@@ -68,15 +71,17 @@ def _kth_digit(
         layers: digits of the numbers of each layer.
         values: number of different digits.
         kept: position of the number.
+        prices: how often each number of a layer counts; once when left out.
     """
-    counts = tf.add_n(
-        [
-            tf.raw_ops.DenseBincount(
-                input=digits, size=values, weights=tf.zeros([0], tf.int32), binary_output=False
-            )
-            for digits in layers
-        ]
-    )
+    counted = [
+        tf.raw_ops.DenseBincount(
+            input=digits, size=values, weights=tf.zeros([0], tf.int32), binary_output=False
+        )
+        for digits in layers
+    ]
+    if prices is not None:
+        counted = [price * own for price, own in zip(prices, counted, strict=True)]
+    counts = tf.add_n(counted)
     at_least = tf.cumsum(counts, reverse=True)
     digit = tf.reduce_sum(tf.cast(at_least >= kept, tf.int32)) - 1
     return digit, kept - (at_least[digit] - counts[digit])
@@ -185,14 +190,20 @@ def _largest(scores: tf.Tensor, kept: int | tf.Tensor) -> tf.Tensor:
     return tf.reshape(largest_together([magnitudes(scores)], kept)[0], tf.shape(scores))
 
 
-def largest_together(layers: Sequence[tf.Tensor], kept: int | tf.Tensor) -> list[tf.Tensor]:
+def largest_together(
+    layers: Sequence[tf.Tensor], kept: int | tf.Tensor, prices: Sequence[int] | None = None
+) -> list[tf.Tensor]:
     """Return where the `kept` largest of the magnitudes of several layers are.
 
-    Ties go to the first layer, then to the lowest index. The layers are not concatenated.
+    Ties go to the first layer, then to the lowest index. The layers are not concatenated. With
+    prices, `kept` is a budget: magnitudes are chosen, the largest first, up to the first that the
+    rest of the budget does not suffice for; of magnitudes equal to that one, every layer gets as
+    many as the rest suffices for.
 
     Args:
         layers: :func:`magnitudes` of each layer.
-        kept: number of magnitudes, between 1 and all of them.
+        kept: number of magnitudes, between 1 and all of them; a budget of at least 1 with prices.
+        prices: price of a magnitude of each layer; all cost the same when left out.
 
     Returns:
         Flat booleans for each layer.
@@ -201,28 +212,38 @@ def largest_together(layers: Sequence[tf.Tensor], kept: int | tf.Tensor) -> list
         >>> layers = [magnitudes([1.0, 3.0]), magnitudes([2.0, 2.0])]
         >>> [chosen.numpy().tolist() for chosen in largest_together(layers, 2)]
         [[False, True], [True, False]]
+        >>> chosen = largest_together(layers, 7, prices=[4, 2])  # 3 for 4; one of the twos
+        >>> [mask.numpy().tolist() for mask in chosen]
+        [[False, True], [True, False]]
     """
-    candidates, needed, threshold = list(layers), kept, 0
+    needed, unused = kept, 0  # of the numbers that are counted, those beyond the budget
+    if prices is not None:
+        # The threshold is the first magnitude that would exceed the budget, or the smallest one.
+        sizes = [tf.size(bits) for bits in layers]
+        all_of_them = tf.add_n([price * n for price, n in zip(prices, sizes, strict=True)])
+        needed = tf.minimum(kept + 1, all_of_them)
+        unused = kept - needed
+    candidates, threshold = list(layers), 0
     indices: list[tf.Tensor | None] = [None] * len(candidates)  # of the candidates, ascending
     for shift, values in _DIGITS:
         digits = [tf.bitwise.right_shift(found, shift) for found in candidates]
         if shift != _DIGITS[0][0]:  # the first digit has no bits above it
             digits = [tf.bitwise.bitwise_and(digit, values - 1) for digit in digits]
-        digit, needed = _kth_digit(digits, values, needed)
+        digit, needed = _kth_digit(digits, values, needed, prices)
         threshold += digit * (1 << shift)
         for i, own in enumerate(digits):
             found = tf.where(tf.equal(own, digit))[:, 0]
             before = indices[i]
             indices[i] = found if before is None else tf.gather(before, found)
             candidates[i] = tf.gather(candidates[i], found)
-    chosen = []
-    for layer, ties in zip(layers, indices, strict=True):
+    chosen, left = [], needed + unused
+    for layer, ties, price in zip(layers, indices, prices or [1] * len(indices), strict=True):
         # The candidates that are left equal the threshold.
-        taken = tf.minimum(needed, tf.size(ties))
+        taken = tf.minimum(left if price == 1 else left // price, tf.size(ties))
         first = tf.expand_dims(ties, 1)[:taken]
         ones = tf.ones([taken], tf.bool)
         chosen.append(tf.tensor_scatter_nd_update(layer > threshold, first, ones))
-        needed -= taken
+        left -= price * taken
     return chosen
 
 

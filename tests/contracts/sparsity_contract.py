@@ -205,26 +205,33 @@ def residual_network(shape=(6, 6, 2), classes=2):
     return keras.Model(images, keras.layers.Dense(classes, name="logits")(x))
 
 
-def check_refresh(granularity, strategy, folder):
+def check_refresh(granularity, strategy, folder, allocation="uniform"):
     """Check that replicas, and a network that is loaded from a file, choose the same masks."""
+    density = density_of(granularity, 0.6)
     with strategy.scope():
         shared = hydra_tf.mask_model(residual_network())
     alone = hydra_tf.mask_model(residual_network())
     for model in (shared, alone):
         _set_scores(model, 0)
-        hydra_tf.set_density(model, density_of(granularity, 0.6), granularity=granularity)
+        hydra_tf.set_density(model, density, allocation, granularity)
     kept = [int(layer.kept()) for layer in masked_layers(alone)]
+    budget = kept_count(density, hydra_tf.sparsity.report(alone)["total"]["weights"])
     alone.save(folder / "net.keras")
     loaded = keras.saving.load_model(folder / "net.keras")
-    for model in (shared, alone, loaded):
-        _set_scores(model, 1)
-    refresh_masks(alone)
-    refresh_masks(loaded)
-    tf.function(lambda: strategy.run(lambda: refresh_masks(shared)))()
+    graph = tf.function(lambda: strategy.run(lambda: refresh_masks(shared)))
+    for seed in (1, 2):  # what the first leaves of a budget must not be lost
+        for model in (shared, alone, loaded):
+            _set_scores(model, seed)
+        refresh_masks(alone)
+        refresh_masks(loaded)
+        graph()
     rows = zip(masked_layers(alone), masked_layers(loaded), masked_layers(shared), strict=True)
-    for number, (layer, again, replicated) in zip(kept, rows, strict=True):
+    joint = allocation == "global"
+    counts = [int(layer.kept()) for layer in masked_layers(alone)]
+    assert joint or counts == kept, f"{granularity} keeps {counts} weights, not {kept}"
+    assert not joint or sum(counts) <= budget, f"{granularity} exceeds its budget of {budget}"
+    for layer, again, replicated in rows:
         mask = np.asarray(layer.mask)
-        assert mask.sum() == number, f"{granularity} keeps {mask.sum()} weights, not {number}"
         assert np.array_equal(again.mask, mask), f"{granularity} has other masks from a file"
         for value in replicated.mask.value.values:
             assert np.array_equal(value, mask), f"{granularity} has other masks on a replica"

@@ -47,8 +47,11 @@ def test_every_granularity(name):
         for name in GRANULARITIES.names()
     ],
 )
-def test_every_granularity_refreshes_a_residual_network(name, two_replicas, tmp_path):
-    contract.check_refresh(GRANULARITIES.build(name), two_replicas, tmp_path)
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_every_granularity_refreshes_a_residual_network(name, allocation, two_replicas, tmp_path):
+    granularity = GRANULARITIES.build(name)
+    if allocation == "uniform" or not granularity.fixes_density:
+        contract.check_refresh(granularity, two_replicas, tmp_path, allocation)
 
 
 @pytest.mark.parametrize("name", DENSITY_SCHEDULES.names())

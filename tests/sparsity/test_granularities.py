@@ -132,7 +132,8 @@ def test_networks_keep_whole_groups_within_the_budget(name):
             np.testing.assert_array_equal(layer.mask, mask)
             layer.scores.assign(normal(layer.scores.shape, 7))
         refresh_masks(model)
-        assert [int(layer.kept()) for layer in masked_layers(model)] == counts
+        again = [int(layer.kept()) for layer in masked_layers(model)]
+        assert again == counts or (allocation == "global" and sum(again) <= density * size)
     densities = layer_densities(model, density, allocations[-1], name)
     assert all(0 < share <= 1 for share in densities)
 
