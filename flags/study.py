@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from hydra_tf.core import locks
-from hydra_tf.core.files import replacing
 
 from .shared import (
     budgets,
@@ -25,12 +24,9 @@ from .shared import (
     run_directory,
     run_report,
     study_checks,
-    study_d95,
-    study_files,
     study_jobs,
     study_judge,
-    study_pairs,
-    study_results,
+    study_tables,
     study_variants,
     training_flags,
     training_run,
@@ -249,7 +245,7 @@ def _run_study(variant: Variant, study: Study, cells: Sequence[Cell]) -> None:
     _add_figures(study, cells)
     path = os.path.join(study.out, "tables.lock")
     with open(path, "a", encoding="utf-8"), locks.locked(path, wait=True):
-        sys.stdout.write(_write_tables(study))
+        sys.stdout.write(study_tables.write(study))
 
 
 def _add_figures(study: Study, cells: Sequence[Cell]) -> None:
@@ -286,29 +282,6 @@ def _check_budgets(study: Study, cells: Sequence[Cell]) -> None:
     config = study.config(dense)
     net = networks.build_network(config, training_run.load_data(config, dense.seed), dense.seed)
     budgets.require_budgets(net, pruned)
-
-
-def _write_tables(study: Study) -> str:
-    """Write tables and plots of all finished networks of the folder; return the tables."""
-    from hydra_tf import evaluation
-
-    cells = study.finished()
-    rows = [study_results.row_of(study, cell) for cell in cells]
-    summary, d95 = study_results.summarise(rows), study_d95.smallest_densities(rows)
-    files = study_files.summarise(rows)
-    pairs = study_pairs.differences(rows)
-    content = {"rows": rows, "table": summary, "d95": d95, "differences": pairs}
-    content |= {"files": files} if files else {}
-    evaluation.write_json(os.path.join(study.out, "report.json"), content)
-    study_results.write_csv(rows, os.path.join(study.out, "cells.csv"))
-    text = study_results.markdown(summary) + study_files.markdown(files)
-    text += study_d95.markdown(d95) + study_pairs.markdown(pairs)
-    with replacing(os.path.join(study.out, "table.md")) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    study_results.write_plots(rows, study.out)
-    path = os.path.join(study.out, "report.html")
-    html_report.write_page(study, cells, rows, files, text, path)
-    return f"{text}\nOpen {path} in a browser.\n"
 
 
 def _train(study: Study, cell: Cell) -> None:

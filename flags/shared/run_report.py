@@ -44,7 +44,7 @@ def evaluate_network(
     if samples is not None:
         images = first_images(images, samples, settings["batch_size"])
     report = evaluation.evaluate_model(net, images, specs, seed=seed, verbose=verbose, **ball)
-    return {"split": split, **report}
+    return {"split": split, "num_classes": data.num_classes, **report}
 
 
 def first_images(images: tf.data.Dataset, samples: int, batch_size: int) -> tf.data.Dataset:

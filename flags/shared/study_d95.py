@@ -19,11 +19,15 @@ from .types import Report
 # Share of the accuracy of the dense network that a pruned one keeps.
 _SHARE = 0.95
 
+# A dense network is at chance up to this multiple of 1 / classes: 15% for 10 classes.
+_CHANCE = 1.5
+
 _NOTE = """
 D95: the smallest density of the study at which the mean accuracy is at least 95% of that of
 {dense} with the same seeds. In brackets: interpolated between this density and the next smaller
 one, linearly in the logarithm of the density. "≤" marks the smallest density of the study, "none"
-that no density has the accuracy.
+that no density has the accuracy, "dense at chance" that there is no D95, because the mean accuracy
+of the dense networks on unperturbed images is at most 1.5 / classes.
 """
 
 
@@ -39,8 +43,9 @@ def smallest_densities(rows: Sequence[Report]) -> list[Report]:
 
     Returns:
         For each: ``method``, ``allocation``, ``measure``, ``dense`` (the dense network),
-        ``density`` (None if no density has the accuracy), ``interpolated`` (None without a smaller
-        density) and ``shares``, the shares of the dense network's accuracy by density.
+        ``at_chance`` (whether the dense network has learned too little for a D95), ``density``
+        (None if at chance, or if no density has the accuracy), ``interpolated`` (None without a
+        smaller density) and ``shares``, the shares of the dense network's accuracy by density.
     """
     pruned = grouped([row for row in rows if row["method"] not in (DENSE, DENSE_LONG)])
     entries: list[Report] = []
@@ -51,6 +56,7 @@ def smallest_densities(rows: Sequence[Report]) -> list[Report]:
             for row in rows
             if row["method"] == dense and measure in measures_of(row)
         }
+        at_chance = _at_chance([row for row in rows if row["method"] == dense])
         for method, allocation in sorted({key[1:] for key in pruned}):
             known = {
                 key[0]: _share_of(group, measure, accuracies)
@@ -59,9 +65,14 @@ def smallest_densities(rows: Sequence[Report]) -> list[Report]:
             }
             shares = {d: share for d, share in known.items() if share is not None}
             if shares:
-                density, interpolated = smallest_density(shares)
+                density, interpolated = (None, None) if at_chance else smallest_density(shares)
                 entry: Report = {"method": method, "allocation": allocation, "measure": measure}
-                entry |= {"dense": dense, "density": density, "interpolated": interpolated}
+                entry |= {
+                    "dense": dense,
+                    "at_chance": at_chance,
+                    "density": density,
+                    "interpolated": interpolated,
+                }
                 entries.append({**entry, "shares": shares})
     return entries
 
@@ -117,6 +128,13 @@ def _dense_of(rows: Sequence[Report], measure: str) -> str:
     return DENSE_LONG if any(measure in measures_of(row) for row in long) else DENSE
 
 
+def _at_chance(dense: Sequence[Report]) -> bool:
+    """Return whether dense networks are no better than guessing; False if that is not known."""
+    known = [row for row in dense if "benign_accuracy" in row and "num_classes" in row]
+    shares = [row["benign_accuracy"] * row["num_classes"] for row in known]
+    return bool(shares) and sum(shares) / len(shares) <= _CHANCE
+
+
 def _share_of(group: Sequence[Report], measure: str, dense: dict[int, float]) -> float | None:
     """Return the mean accuracy of networks as a share of that of dense ones, None if unknown."""
     known = all(measure in measures_of(row) and row["seed"] in dense for row in group)
@@ -126,6 +144,8 @@ def _share_of(group: Sequence[Report], measure: str, dense: dict[int, float]) ->
 
 def _cell(entry: Report) -> str:
     """Return the text of an entry in the table."""
+    if entry["at_chance"]:
+        return "dense at chance"
     if entry["density"] is None:
         return "none"
     if entry["interpolated"] is None:

@@ -52,6 +52,7 @@ def row_of(study: Study, cell: Cell) -> Report:
     entries = [*report.get("attacks", []), *report.get("further_attacks", [])]
     shares = [entry[_SHARE] for entry in entries if _SHARE in entry]
     row |= {_SHARE: max(shares)} if shares else {}  # none in reports of earlier versions
+    row |= {"num_classes": report["num_classes"]} if "num_classes" in report else {}
     measures = {key: report[key] for key in MEASURES if key in report}
     files = study_judge.figures(report)
     row |= {study_judge.KEY: files} if files else {}

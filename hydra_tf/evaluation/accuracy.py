@@ -150,7 +150,9 @@ def correct_under_each(
     """
     model = network_of(model)
     data = as_dataset(data, batch_size)
-    bar = ProgressBar(batch_count(data), "accuracy", verbose)
+    # The bar shows the accuracy under the last attack.
+    title = attack_name(attack_list[-1]) if attack_list else ""
+    bar = ProgressBar(batch_count(data), "accuracy", verbose, title)
     results: list[Array] = []
     gradients: list[list[Any]] = [[] for _ in attack_list]
     for i, (x, y) in enumerate(checked_batches(model, data)):

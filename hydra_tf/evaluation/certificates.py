@@ -90,7 +90,7 @@ def certify_dataset(
         total = min(len(data[1]), samples or len(data[1]))
     data = as_dataset(data, 256)
     settings = {**dataclasses.asdict(sampling), "seed": seed, "shared_noise": shared_noise}
-    bar = ProgressBar(total, "certified", verbose)
+    bar = ProgressBar(total, "certified", verbose, f"sigma={sigma:g}")
     certify_images = None
     with open_certificates(path, {**settings, "network": network_hash(model)}) as finished:
         rows = finished[:samples]

@@ -27,6 +27,7 @@ from hydra_tf.core.graphs import Graphs
 from hydra_tf.core.pixels import clipped_pixels
 from hydra_tf.core.randomness import stateless_seed
 from hydra_tf.core.types import Sampling, least_draws, require_number
+from hydra_tf.evaluation.clopper_pearson import clopper_pearson_lower
 
 ABSTAIN = -1
 # With this many images per draw, the noise costs a few percent of the forward passes.
@@ -138,27 +139,6 @@ def _classes(model: Any, x: tf.Tensor) -> int:
     if hasattr(model, "output_shape"):
         return int(model.output_shape[-1])
     return int(model(x[:1], training=False).shape[-1])
-
-
-def clopper_pearson_lower(successes: Any, n: int, alpha: float) -> np.ndarray[Any, Any]:
-    """Return the one-sided lower confidence bound of a probability (Clopper and Pearson, 1934).
-
-    Args:
-        successes: [...] successes of `n` independent trials.
-        n: number of trials.
-        alpha: probability that the bound is too high.
-
-    Returns:
-        [...] float64 in [0, 1]; 0 without successes.
-
-    Example:
-        >>> round(float(clopper_pearson_lower(100, 100, 0.001)), 4)  # 0.001 ** (1 / 100)
-        0.9333
-    """
-    from scipy.stats import beta
-
-    k = np.asarray(successes, np.float64)
-    return np.where(k > 0, beta.ppf(alpha, np.maximum(k, 1), n - k + 1), 0.0)
 
 
 def certifier(

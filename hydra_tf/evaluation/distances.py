@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from hydra_tf.attacks.base import run_attack, smallest_change_attack
+from hydra_tf.attacks.base import attack_name, run_attack, smallest_change_attack
 from hydra_tf.attacks.norms import lengths
 from hydra_tf.checks.models import network_of
 from hydra_tf.core.files import replacing
@@ -73,7 +73,7 @@ def labelled_distances(
     unlimited = replace(attack, epsilon=_ANY_LENGTH[attack.norm])
     model = network_of(model)
     data = as_dataset(data, batch_size)
-    bar = ProgressBar(batch_count(data), "median distance", verbose)
+    bar = ProgressBar(batch_count(data), "median distance", verbose, attack_name(attack))
     labels, values, gradients = [], [], []
     for i, (x, y) in enumerate(checked_batches(model, data)):
         perturbed = run_attack(unlimited, model, x, y, tf.constant([seed, i]))

@@ -24,14 +24,15 @@ class ProgressBar:
         total: number of steps, None if unknown.
         name: name of the measure.
         verbose: 0 shows nothing, 1 a bar.
+        title: what is measured, such as the name of an attack; shown after the name.
 
     Example:
         >>> ProgressBar(2, "accuracy", verbose=0).show(1, 0.5)
     """
 
-    def __init__(self, total: int | None, name: str, verbose: int) -> None:
-        self._name = name
-        self._bar = keras.utils.Progbar(total, verbose=verbose, stateful_metrics=[name])
+    def __init__(self, total: int | None, name: str, verbose: int, title: str = "") -> None:
+        self._name = f"{name} ({title})" if title else name
+        self._bar = keras.utils.Progbar(total, verbose=verbose, stateful_metrics=[self._name])
 
     def show(self, done: int, value: float) -> None:
         """Show the number of finished steps and the measure so far."""

@@ -57,7 +57,7 @@ def verified_under(
     require_linf_radius(epsilon)
     model, bound = network_of(model), bounds.build(method)
     data = as_dataset(data, batch_size)
-    bar = ProgressBar(batch_count(data), "verified", verbose)
+    bar = ProgressBar(batch_count(data), "verified", verbose, f"epsilon={epsilon:g}")
     results: list[np.ndarray[Any, Any]] = []
     for i, (x, y) in enumerate(checked_batches(model, data)):
         margins = bounds.margin_lower_bound(model, x, y, epsilon, bound).numpy()

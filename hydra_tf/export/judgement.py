@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from hydra_tf import attacks, evaluation
-from hydra_tf.attacks.base import run_attack
+from hydra_tf.attacks.base import attack_name, run_attack
 from hydra_tf.checks.models import network_of
 from hydra_tf.core.types import Classifier, Images, Labels
 from hydra_tf.evaluation.accuracy import as_dataset, checked_batches, correct_on
@@ -246,7 +246,8 @@ class _Measured:
         verbose: int,
     ) -> _Measured:
         """Attack both on every batch."""
-        bar = ProgressBar(batch_count(data), "robust_accuracy_of_file", verbose)
+        title = attack_name(plan[-1][0]) if plan else ""
+        bar = ProgressBar(batch_count(data), "accuracy of file", verbose, title)
         parts: list[tuple[_Array, _Array, _Array]] = []
         for i, (x, y) in enumerate(checked_batches(net, data)):
             rows = [correct_on(file, x, y)], [correct_on(net, x, y)]
@@ -287,7 +288,7 @@ def _certified(
     samples = min(settings.pop("samples", 100), size)
     images: list[Images] = []
     labels: list[Labels] = []
-    bar = ProgressBar(-(-samples // _CERTIFIED_AT_ONCE), "certified", verbose)
+    bar = ProgressBar(-(-samples // _CERTIFIED_AT_ONCE), "certified", verbose, "file")
     chosen = data.unbatch().take(samples).batch(_CERTIFIED_AT_ONCE)
     for x, y in checked_batches(file, chosen):
         images.append(evaluation.certify(file, x, seed=seed, **settings))

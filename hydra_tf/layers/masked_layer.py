@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from hydra_tf.core.keras_models import all_layers
 from hydra_tf.core.layer_copies import copy_state
 from hydra_tf.layers.mask_state import MaskState, are_kernels_frozen, no_masks_in_file
+from hydra_tf.layers.masked_call import masked_call
+from hydra_tf.layers.unsupported_layers import refuse_unsupported
 from hydra_tf.sparsity.granularity import GranularitySpec
 from hydra_tf.sparsity.kernel_weights import KernelWeight, kernel_weights
 from hydra_tf.sparsity.score_init import initial_scores
@@ -143,7 +144,7 @@ class MaskedLayer(keras.layers.Layer):
         if not isinstance(layer, keras.layers.Layer):
             raise TypeError(f"MaskedLayer wraps a Keras layer, not {layer!r}.")
         # Keras reads from the signature which arguments are tensors, masks, or `training`.
-        self.call = types.MethodType(_with_signature(layer.call, self.takes_training), self)
+        self.call = types.MethodType(masked_call(layer.call, self.takes_training), self)
         # The layer inside casts inputs and weights; here, weights are read as they are stored.
         kwargs.update(name=kwargs.get("name", layer.name), dtype="float32", autocast=False)
         super().__init__(**{"trainable": layer.trainable, **kwargs})
@@ -338,65 +339,3 @@ class MaskedLayer(keras.layers.Layer):
 def _has_build(layer: keras.layers.Layer) -> bool:
     """Return whether a layer has a method `build`, or makes its weights when it is called."""
     return type(layer).build is not keras.layers.Layer.build
-
-
-def _with_signature(call: Callable[..., Any], takes_training: bool) -> Callable[..., Any]:
-    """Return a method with the signature of the method `call` of another layer.
-
-    Args:
-        call: that method.
-        takes_training: whether to add the argument `training` if it is missing.
-    """
-
-    def masked(self: MaskedLayer, *args: Any, **kwargs: Any) -> Any:
-        return self.call_masked(*args, **kwargs)
-
-    signature = inspect.signature(call)
-    parameters = dict(signature.parameters)
-    if takes_training and "training" not in parameters:
-        added = inspect.Parameter("training", inspect.Parameter.KEYWORD_ONLY, default=None)
-        rest = [p for p in parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
-        parameters = {p.name: p for p in parameters.values() if p not in rest}
-        parameters |= {"training": added, **{p.name: p for p in rest}}
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    new = signature.replace(parameters=[own, *parameters.values()])
-    masked.__signature__ = new  # type: ignore[attr-defined]
-    return masked
-
-
-def refuse_unsupported(layer: keras.layers.Layer) -> None:
-    """Check that no layer inside a layer does something through which masks would not reach.
-
-    Args:
-        layer: a Keras layer.
-
-    Raises:
-        ValueError: with the name of the layer and what to do, for LoRA or quantized weights,
-            stateful recurrent layers, and a method `call` that is a `tf.function`.
-
-    Example:
-        >>> refuse_unsupported(keras.layers.Dense(2))
-    """
-    for inner in (layer, *all_layers(layer)):
-        where = f'The layer "{inner.name}" in "{layer.name}"'
-        otherwise = "or leave this layer unmasked with mask_model(exclude=...)"
-        if getattr(inner, "lora_enabled", False):
-            raise ValueError(
-                f"{where} has LoRA weights, which have no mask; merge them into the kernel, "
-                f"{otherwise}."
-            )
-        if getattr(inner, "quantization_mode", None):
-            raise ValueError(
-                f"{where} has quantized weights, which cannot be masked; quantize the network when "
-                "it is exported, with hydra_tf.export.to_tflite(quantization=...)."
-            )
-        if isinstance(inner, keras.layers.RNN) and inner.stateful:
-            raise ValueError(
-                f"{where} is stateful, which masks do not support; build it with stateful=False, "
-                f"{otherwise}."
-            )
-        if hasattr(inner.call, "get_concrete_function"):
-            raise ValueError(
-                f'The method call of the layer "{inner.name}" is a tf.function, which would keep '
-                f"the masks of its first call; remove the decorator, {otherwise}."
-            )

@@ -13,7 +13,8 @@ from hydra_tf.core.keras_private import arguments_of_calls
 from hydra_tf.core.layer_copies import copy_layer
 from hydra_tf.layers.mask_state import MASK_OPTIONS
 from hydra_tf.layers.masked import MASKED, MaskedKernel
-from hydra_tf.layers.masked_layer import MaskedLayer, refuse_unsupported
+from hydra_tf.layers.masked_layer import MaskedLayer
+from hydra_tf.layers.unsupported_layers import refuse_unsupported
 from hydra_tf.models.cloning import (
     clone_layers,
     copy_built,

@@ -8,34 +8,31 @@ import keras
 import tensorflow as tf
 
 from hydra_tf import attacks, models, objectives
-from hydra_tf.checks import check_use, first_batch, require_logits
+from hydra_tf.checks import first_batch, require_logits
 from hydra_tf.core.types import Images, Logits, require_number
-from hydra_tf.objectives.base import Replayed
 from hydra_tf.objectives.validation import validation_measure
 from hydra_tf.sparsity.allocation import ALLOCATIONS
-from hydra_tf.sparsity.learned import Learned
 from hydra_tf.sparsity.model import masked_layers
 from hydra_tf.training.callbacks.callback_order import ordered_callbacks, warn_of_coarse_rates
 from hydra_tf.training.callbacks.learning_rate import CompiledRate
-from hydra_tf.training.step.batch_checks import plain_sentences
-from hydra_tf.training.step.density_training import DensityTraining
+from hydra_tf.training.step.batch_checks import checked_first_batch, plain_sentences
 from hydra_tf.training.step.gradient_watch import GradientWatch
 from hydra_tf.training.step.keras_arguments import (
     check_batch_size,
     check_fit_arguments,
     refuse_jit,
+    refuse_losses,
     refuse_weights,
 )
-from hydra_tf.training.step.model_steps import BatchSteps
+from hydra_tf.training.step.model_phases import PhasedModel
 from hydra_tf.training.step.optimizer import OptimizerState, require_scope, require_supported
-from hydra_tf.training.step.phases import NO_PHASE, PHASES, Phase
-from hydra_tf.training.step.replayed_perturbation import perturbation_shape
+from hydra_tf.training.step.phases import PHASES
 
 Batch = tuple[Any, Any]
 
 
 @keras.saving.register_keras_serializable(package="hydra_tf")
-class RobustModel(BatchSteps):
+class RobustModel(PhasedModel):
     """A Keras model that trains and evaluates a network robustly.
 
     Calling the model returns the logits of the network. `fit` minimises the objective; the metrics
@@ -83,8 +80,7 @@ class RobustModel(BatchSteps):
         if isinstance(net, RobustModel):
             raise TypeError("The net is already a RobustModel; pass its network, model.net.")
         super().__init__(**kwargs)
-        if output is not None:
-            net = models.select_output(net, output)
+        net = net if output is None else models.select_output(net, output)
         require_logits(net)
         self.net = net if masked_layers(net) else models.mask_model(net)
         self.objective = objectives.build(objective)
@@ -92,9 +88,6 @@ class RobustModel(BatchSteps):
         self.train_batchnorm = train_batchnorm
         self.compiled_rate = CompiledRate()
         self._metrics_take_one_hot = False
-        self._phase: Phase = PHASES["pretrain"]
-        self._phase_steps: int | None = None
-        self._counted_steps: int | None = None
         self._first_batch: Batch | None = None
         self._optimizer_state = OptimizerState()
         self._traced_for: dict[str, int | None] = {}
@@ -102,19 +95,7 @@ class RobustModel(BatchSteps):
         if validation_attack == "auto":
             validation_attack = getattr(self.objective, "validation_attack", lambda: None)()
         self.validation_measure = validation_measure(validation_attack)
-        # Saved with the weights, so that an interrupted pipeline knows its phase.
-        self._saved_phase = self.add_weight(
-            name="phase",
-            shape=(),
-            dtype="int32",
-            initializer=keras.initializers.Constant(NO_PHASE),
-            trainable=False,
-            autocast=False,
-            aggregation="only_first_replica",
-        )
         self._perturbation: keras.Variable | None = None
-        self.density_training: DensityTraining | None = None
-        self._densities: DensityTraining | None = None  # with its weights, also if it is not used
         self._robust_accuracy = keras.metrics.Mean(name="robust_accuracy")
         self.gradient_watch = GradientWatch()
         self.built = True
@@ -140,76 +121,13 @@ class RobustModel(BatchSteps):
             ValueError: for a loss, loss weights or XLA.
         """
         refuse_jit(kwargs.get("jit_compile"))
-        for name, value in (("loss", loss), ("loss_weights", loss_weights)):
-            if value is not None:
-                raise ValueError(
-                    f"RobustModel.compile does not take {name}, because the model trains with its "
-                    'objective; pass that instead, as in RobustModel(net, objective="trades").'
-                )
+        refuse_losses(loss=loss, loss_weights=loss_weights)
         super().compile(optimizer=optimizer, **kwargs)
-
-    @property
-    def phase(self) -> Phase:
-        """The phase that `fit` trains; see :meth:`set_phase`."""
-        return self._phase
-
-    @property
-    def phase_steps(self) -> int | None:
-        """Number of optimizer steps of the phase, None if unknown."""
-        return self._phase_steps
-
-    @property
-    def saved_phase(self) -> int:
-        """Index of the last phase that a pipeline has entered, -1 if none."""
-        return int(keras.ops.convert_to_numpy(self._saved_phase))
 
     @property
     def first_batch(self) -> Batch | None:
         """Images and labels of the first training batch, None before training."""
         return self._first_batch
-
-    def set_phase(self, name: str | Phase, steps: int | None = None) -> None:
-        """Set the phase of the next training steps.
-
-        Args:
-            name: ``"pretrain"``, ``"prune"`` or ``"finetune"``, or a variant of an entry of
-                :data:`hydra_tf.training.PHASES`.
-            steps: optimizer steps of the phase, for objectives whose epsilon grows over it;
-                when left out, all epochs of a `fit` without HydraCallback are one phase.
-
-        Raises:
-            ValueError: for an unknown phase.
-        """
-        if isinstance(name, str) and name not in PHASES:
-            raise ValueError(f'Unknown phase "{name}". Known: {", ".join(PHASES)}.')
-        self._phase = PHASES[name] if isinstance(name, str) else name
-        self._phase_steps = steps
-        self._trace_again()
-
-    def _trace_again(self) -> None:
-        """Make the graph of a step again, because what it trains has changed."""
-        self.train_function = None
-        if self.compiled:
-            self.make_train_function(force=True)
-
-    def set_counted_steps(self, steps: int | None) -> None:
-        """Set the length of the phase to the steps of a `fit`, unless `set_phase` was given one.
-
-        Args:
-            steps: optimizer steps of the whole `fit`, None if unknown.
-        """
-        if self._phase_steps == self._counted_steps and steps != self._counted_steps:
-            self._counted_steps = steps
-            self.set_phase(self._phase, steps)
-
-    @property
-    def counts_steps(self) -> bool:
-        """Whether the length of the phase is that of a `fit`, not one given to `set_phase`."""
-        return self._phase_steps == self._counted_steps
-
-    def save_phase(self, index: int) -> None:
-        """Store the index of the phase that a pipeline enters in a weight of the model."""
-        self._saved_phase.assign(index)
 
     def fit(  # type: ignore[no-untyped-def]
         self,
@@ -244,10 +162,7 @@ class RobustModel(BatchSteps):
         self.check_training_data(x, y)
         self.gradient_watch.warned = False
         self._retrace_if_needed("train_function", self._first_batch)
-        data = kwargs.get("validation_data")
-        if data is not None:
-            pair = data[:2] if isinstance(data, tuple | list) else (data,)
-            self._retrace_if_needed("test_function", self.check_data(*pair))
+        self._check_validation_data(kwargs.get("validation_data"))
         if y is not None:
             self._first_batch = first_batch(x, y, limit=batch_size or 32)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
@@ -259,6 +174,12 @@ class RobustModel(BatchSteps):
             kwargs.setdefault("shuffle", False)  # Keras cannot shuffle it, and would warn
         with plain_sentences():
             return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+
+    def _check_validation_data(self, data: Any) -> None:
+        """Check the validation data of `fit`, if there are any."""
+        if data is not None:
+            pair = data[:2] if isinstance(data, tuple | list) else (data,)
+            self._retrace_if_needed("test_function", self.check_data(*pair))
 
     def _retrace_if_needed(self, function: str, batch: Batch | None) -> None:
         """Retrace a graph if the rank of labels changed.
@@ -278,14 +199,7 @@ class RobustModel(BatchSteps):
                 averages weights or accumulates gradients itself; for variables that were created
                 outside the scope of the tf.distribute strategy.
         """
-        if isinstance(self.objective, Replayed) and self._perturbation is None:
-            if self._first_batch is None:
-                raise ValueError(
-                    "This objective carries a perturbation of the shape of a batch, but the data "
-                    "are a generator, whose shape is unknown; pass arrays or a tf.data.Dataset."
-                )
-            replicas = self.distribute_strategy.num_replicas_in_sync
-            self._allocate_perturbation(perturbation_shape(self._first_batch[0], replicas))
+        self.prepare_perturbation(self._first_batch)
         if self.compiled:
             require_supported(self.optimizer)
             variables = [*self.net.variables, self._saved_phase, self.optimizer.iterations]
@@ -385,36 +299,6 @@ class RobustModel(BatchSteps):
         self.compiled_rate.attach(self.optimizer)
         self._optimizer_state.note_built(self.optimizer, self.trainable_variables)
 
-    def _allocate_perturbation(self, shape: tuple[int, ...]) -> None:
-        """Add the weight that stores the perturbation of a replayed objective."""
-        with self.distribute_strategy.scope():
-            self._perturbation = self.add_weight(
-                name="carried",
-                shape=shape,
-                initializer="zeros",
-                trainable=False,
-                autocast=False,
-                dtype="float32",
-                aggregation="sum",
-            )
-
-    def train_densities(self, part: Learned | None, density: float = 1.0) -> None:
-        """Set whether the prune phase trains the density of each layer.
-
-        Args:
-            part: the allocation that learns densities, or None to train none.
-            density: density of the network at the end of the phase, in (0, 1].
-        """
-        if part is not None and self._densities is None:
-            with self.distribute_strategy.scope():
-                self._densities = DensityTraining(self.net, part, density, self.add_weight)
-        elif part is not None and self._densities is not None:
-            self._densities.set_target(part, density)
-        used = None if part is None else self._densities
-        if used is not self.density_training:
-            self.density_training = used
-            self._trace_again()
-
     def check_training_data(self, x: Any, y: Any = None) -> None:
         """Check training data as :meth:`check_data` does, and remember the first batch."""
         self._first_batch = self.check_data(x, y)
@@ -426,22 +310,13 @@ class RobustModel(BatchSteps):
             ValueError: images outside [0, 1] or of the wrong shape, labels out of range, a
                 network whose outputs are probabilities.
         """
-        batch = first_batch(x, y)
-        if batch is not None and not len(batch[0]):
-            raise ValueError("The data are empty: there are no images.")
-        if batch is not None:
-            check_use(self.net, *batch)
-        return batch
+        return checked_first_batch(self.net, x, y)
 
     def get_config(self) -> dict[str, Any]:
         """Return the net and the objective's parameters; a plain callable cannot be saved."""
         attack = self._attack_spec
         if attack is not None and not isinstance(attack, str | dict):
             attack = attacks.ATTACKS.config(attack)
-        learned = None
-        if self._densities is not None:
-            part = ALLOCATIONS.config(self._densities.part)
-            learned = {"allocation": part, "density": self._densities.density}
         return {
             "name": self.name,
             # Keras wraps the optimizer for loss scaling if this is mixed_float16.
@@ -453,7 +328,7 @@ class RobustModel(BatchSteps):
             "train_batchnorm": self.train_batchnorm,
             "phase": self._phase.name,
             "compiled_rate": self.compiled_rate.rate,
-            "learned": learned,
+            "learned": None if self._densities is None else self._densities.get_config(),
             "carried": None if self._perturbation is None else list(self._perturbation.shape),
         }
 
@@ -466,7 +341,7 @@ class RobustModel(BatchSteps):
         stored, learned = config.pop("carried", None), config.pop("learned", None)
         model = cls(**{**config, "net": net})
         if stored is not None:
-            model._allocate_perturbation(tuple(stored))
+            model.add_perturbation(tuple(stored))
         if learned is not None:
             part: Any = ALLOCATIONS.build(learned["allocation"])
             model.train_densities(part, learned["density"])

@@ -222,6 +222,21 @@ def test_d95_compares_with_the_dense_network_of_equal_epochs_and_seeds():
     assert study_d95.markdown(study_d95.smallest_densities(rows[:2])) == ""
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "at_chance"), [((0.125, 0.15), True), ((0.125, 0.25), False)]
+)
+def test_dense_networks_at_chance_have_no_d95(accuracies, at_chance):
+    # Of 10 classes, chance ends at 15%: the means are 13.75% and 18.75%.
+    known = [{"benign_accuracy": share, "num_classes": 10} for share in accuracies]
+    rows = [row("dense", 1.0, seed, 0.1, **known[seed]) for seed in (0, 1)]
+    rows += [row("lwm", 0.01, seed, 0.1) for seed in (0, 1)]
+    (entry,) = study_d95.smallest_densities(rows)
+    assert entry["at_chance"] == at_chance
+    assert entry["density"] == (None if at_chance else 0.01)
+    cell = "dense at chance" if at_chance else "≤ 1%"
+    assert study_d95.markdown([entry]).splitlines()[-1] == f"| lwm | {cell} |"
+
+
 def test_further_attacks_are_added_to_finished_networks_once(study):
     cell = Cell("hydra", "erk", 0.1, 0)
     out = finish(study, cell, era=0.25)

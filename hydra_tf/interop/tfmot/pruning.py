@@ -14,7 +14,7 @@ from hydra_tf.interop.tfmot.pruning_wrapper import PruneLowMagnitude
 from hydra_tf.interop.tfmot.schedules import PruningSchedule, require_schedule
 from hydra_tf.interop.tfmot.weight_groups import WeightGroups
 from hydra_tf.layers.masked import MaskedKernel
-from hydra_tf.layers.masked_layer import refuse_unsupported
+from hydra_tf.layers.unsupported_layers import refuse_unsupported
 from hydra_tf.models.cloning import clone_layers, copy_built, require_cloneable
 from hydra_tf.models.masking import strip_masks
 from hydra_tf.sparsity.kernel_weights import kernel_weights

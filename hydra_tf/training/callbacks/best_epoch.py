@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,6 +105,39 @@ class BestEpoch:
         """Set the weights of the model to those of the best epoch, if there is one."""
         if self._weights is not None:
             model.set_weights(self._weights)
+
+
+def restores_best(
+    restore_best_weights: bool, restore_best: bool | None, monitor: str | None, best_dir: str | None
+) -> bool:
+    """Check the arguments of a pipeline; return whether its phases end with their best epoch.
+
+    Args:
+        restore_best_weights: whether they do, unless `restore_best` is given.
+        restore_best: the same, under its deprecated name.
+        monitor: metric that chooses the best epoch, None for the default.
+        best_dir: folder for the best weights, None for memory only.
+
+    Raises:
+        ValueError: for a monitor or folder that would be ignored.
+
+    Example:
+        >>> restores_best(True, None, "val_accuracy", None)
+        True
+    """
+    if restore_best is not None:
+        warnings.warn(
+            "HydraCallback(restore_best=...) is deprecated; use restore_best_weights.",
+            DeprecationWarning,
+            stacklevel=3,  # the line that makes the callback
+        )
+        restore_best_weights = restore_best
+    if not restore_best_weights and (monitor or best_dir):
+        raise ValueError(
+            "HydraCallback(restore_best_weights=False) chooses no best epoch, so that monitor "
+            "and best_dir would be ignored; leave them out."
+        )
+    return restore_best_weights
 
 
 def reset_best(callbacks: Sequence[keras.callbacks.Callback]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from hydra_tf.sparsity.model import (
     warn_of_unmasked,
 )
 from hydra_tf.sparsity.topk import kept_count
-from hydra_tf.training.callbacks.best_epoch import BestEpoch, reset_best
+from hydra_tf.training.callbacks.best_epoch import BestEpoch, reset_best, restores_best
 from hydra_tf.training.callbacks.density_ramp import DensityRamp
 from hydra_tf.training.callbacks.learning_rate import (
     Schedule,
@@ -126,31 +125,17 @@ class HydraCallback(keras.callbacks.Callback):
         allocation_of(allocation)
         self.density_schedule = density_schedule
         self.ramp = DensityRamp(density_schedule, density, density_schedule_phase)
-        self.plan = plan_of(
-            method, pretrain_epochs, prune_epochs, finetune_epochs, self.ramp.is_gradual
-        )
+        gradual = self.ramp.is_gradual
+        self.plan = plan_of(method, pretrain_epochs, prune_epochs, finetune_epochs, gradual)
         self.ramp.require_phase(self.plan)
         require_prune_phase(allocation, density_schedule, self.plan, method, score_perturbation)
-        self._phases = phase_variants(
-            self.plan, self._method, self.ramp.is_gradual, score_perturbation
-        )
+        self._phases = phase_variants(self.plan, self._method, gradual, score_perturbation)
         self.score_perturbation = score_perturbation
         self._compiled_schedule = schedule_of(schedule)
         self._rates = peak_rates(learning_rate, schedule)
         self.warmup = warmup_share(warmup, schedule)
         self._chosen = {"schedule": None if schedule == "cosine" else schedule, "warmup": warmup}
-        if restore_best is not None:
-            warnings.warn(
-                "HydraCallback(restore_best=...) is deprecated; use restore_best_weights.",
-                DeprecationWarning,
-                stacklevel=2,
-            )
-            restore_best_weights = restore_best
-        if not restore_best_weights and (monitor or best_dir):
-            raise ValueError(
-                "HydraCallback(restore_best_weights=False) chooses no best epoch, so that monitor "
-                "and best_dir would be ignored; leave them out."
-            )
+        restore_best_weights = restores_best(restore_best_weights, restore_best, monitor, best_dir)
         self.density, self.method = density, method
         self.allocation, self.granularity = allocation, granularity_name(granularity)
         self.learning_rate, self.schedule = learning_rate, schedule

@@ -10,29 +10,20 @@ machine is preempted.
 from __future__ import annotations
 
 import functools
-import json
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from hydra_tf.core.pixels import unit_floats
 from hydra_tf.sparsity.model import selection_settings
 from hydra_tf.training.callbacks.callback_order import ordered_callbacks
 from hydra_tf.training.callbacks.pipeline import HydraCallback
 from hydra_tf.training.long_runs.bad_batches import store_bad_batches
-from hydra_tf.training.long_runs.callback_state import callback_state, restore_callback_state
-from hydra_tf.training.long_runs.checkpoints import (
-    Checkpoints,
-    RunPosition,
-    restore_variables,
-    variable_arrays,
-)
+from hydra_tf.training.long_runs.checkpoints import Checkpoints, RunPosition
 from hydra_tf.training.long_runs.loop_graphs import (
     MetricSums,
     distribute_batches,
@@ -42,12 +33,8 @@ from hydra_tf.training.long_runs.loop_graphs import (
 from hydra_tf.training.long_runs.loop_options import LoopOptions, require_own_options
 from hydra_tf.training.long_runs.moving_average import MovingAverage
 from hydra_tf.training.long_runs.preemption import PreemptionError, sigterm_deferred
-from hydra_tf.training.long_runs.run_identity import (
-    first_labels_hash,
-    require_same_position,
-    require_same_run,
-    run_identity,
-)
+from hydra_tf.training.long_runs.run_identity import first_labels_hash
+from hydra_tf.training.long_runs.run_state import RunState
 from hydra_tf.training.robust_model import RobustModel
 from hydra_tf.training.step.batch_checks import plain_sentences
 from hydra_tf.training.step.phases import PHASES, trained_variables
@@ -132,11 +119,10 @@ def train(
         store = functools.partial(_store_bad_batches, bad_batches_path, full_batches_from)
         options = options or LoopOptions()
         require_own_options(model)
-        loop = _Loop(model, pipeline, steps_per_epoch, checkpoints, options, store)
         first = full_batches_from(0, 0).map(lambda x, y: (unit_floats(x), y))
         model.check_training_data(first)
-        if checkpoints is not None:
-            loop.data_hash = data_hash or first_labels_hash(first)
+        data_hash = (data_hash or first_labels_hash(first)) if checkpoints is not None else None
+        loop = _Loop(model, pipeline, steps_per_epoch, checkpoints, options, data_hash, store)
         return loop.run(batches_from, validation_data, callbacks, told_to_stop, verbose)
 
 
@@ -182,21 +168,17 @@ class _Loop:
         steps_per_epoch: int,
         checkpoints: Checkpoints | None,
         options: LoopOptions,
+        data_hash: str | None,
         store_bad_batches: Callable[[RunPosition, int], None],
     ) -> None:
         self.model, self.pipeline, self.steps_per_epoch = model, pipeline, steps_per_epoch
-        self.checkpoints, self.options = checkpoints, options
+        self.options = options
         self.store_bad_batches = store_bad_batches
         self.strategy = model.distribute_strategy
-        self.data_hash: str | None = None
-        self.position, self.sums = RunPosition(), MetricSums()
-        self.callbacks: Sequence[keras.callbacks.Callback] = ()
-        self._restored: Mapping[str, Any] = {}
+        self.state = RunState(model, pipeline, steps_per_epoch, checkpoints, options, data_hash)
         self._last_steps = 1  # number of steps in the last execution
-        self.average: MovingAverage | None = None
         self._graphs: dict[int, Callable[..., tf.Tensor]] = {}
         self._graphs_key: Any = None
-        self._saved_at = time.monotonic()
 
     def run(
         self,
@@ -207,49 +189,58 @@ class _Loop:
         verbose: int,
     ) -> dict[str, float]:
         """Run all epochs that are left; see :func:`train`."""
-        model, self.callbacks = self.model, callbacks
+        model, state = self.model, self.state
+        state.callbacks = callbacks
         if validation_data is not None:
             model.check_data(validation_data)
         model.prepare_training()
         if self.options.average is not None:
             with self.strategy.scope():
                 weights = trained_variables(model.net, PHASES["pretrain"])
-                self.average = MovingAverage(weights, self.options.average)
+                state.average = MovingAverage(weights, self.options.average)
         self.evaluate = evaluate_function(model, self.strategy)
+        callback_list = self._callback_list(callbacks, verbose)
+        model.stop_training = model.gradient_watch.warned = False
+        callback_list.on_train_begin()
+        logs: dict[str, float] = {}
+        stopped = state.position.step == 0 and model.stop_training
+        if state.position.epoch == self.pipeline.epochs or stopped:
+            # The run was interrupted after its last epoch, or stopped by a callback.
+            if state.position.epoch:
+                self.pipeline.resume_phase(state.position.epoch - 1)
+            callback_list.on_train_end(logs)
+            return logs
+        # The checkpoint may follow the last step of an epoch that was not yet evaluated.
+        finished, step = divmod(state.position.step, self.steps_per_epoch)
+        batches = batches_from(state.position.epoch + finished, step)
+        iterator = iter(distribute_batches(batches, self.strategy))
+        # A run that was stopped within an epoch still has to evaluate this epoch.
+        while state.position.step or not (
+            model.stop_training or state.position.epoch == self.pipeline.epochs
+        ):
+            logs = self._epoch(iterator, validation_data, callback_list, told_to_stop)
+        callback_list.on_train_end(logs)
+        return logs
+
+    def _callback_list(
+        self, callbacks: Sequence[keras.callbacks.Callback], verbose: int
+    ) -> keras.callbacks.CallbackList:
+        """Return pipeline and callbacks in order, with the steps that restore a checkpoint."""
         first, *others = ordered_callbacks(
             [self.pipeline, *callbacks],
             verbose,
             sets_rate=False,
             steps_per_execution=self.options.steps_per_execution,
         )
-        callback_list = keras.callbacks.CallbackList(
-            [first, _OnTrainBegin(self._restore), *others, _OnTrainBegin(self._restore_callbacks)],
-            model=model,
+        restore = _OnTrainBegin(self.state.restore)
+        restore_callbacks = _OnTrainBegin(self.state.restore_callbacks)
+        return keras.callbacks.CallbackList(
+            [first, restore, *others, restore_callbacks],
+            model=self.model,
             verbose=verbose,
             epochs=self.pipeline.epochs,
             steps=self.steps_per_epoch,
         )
-        model.stop_training = model.gradient_watch.warned = False
-        callback_list.on_train_begin()
-        logs: dict[str, float] = {}
-        stopped = self.position.step == 0 and model.stop_training
-        if self.position.epoch == self.pipeline.epochs or stopped:
-            # The run was interrupted after its last epoch, or stopped by a callback.
-            if self.position.epoch:
-                self.pipeline.resume_phase(self.position.epoch - 1)
-            callback_list.on_train_end(logs)
-            return logs
-        # The checkpoint may follow the last step of an epoch that was not yet evaluated.
-        finished, step = divmod(self.position.step, self.steps_per_epoch)
-        batches = batches_from(self.position.epoch + finished, step)
-        iterator = iter(distribute_batches(batches, self.strategy))
-        # A run that was stopped within an epoch still has to evaluate this epoch.
-        while self.position.step or not (
-            model.stop_training or self.position.epoch == self.pipeline.epochs
-        ):
-            logs = self._epoch(iterator, validation_data, callback_list, told_to_stop)
-        callback_list.on_train_end(logs)
-        return logs
 
     def _epoch(
         self,
@@ -259,20 +250,20 @@ class _Loop:
         told_to_stop: Callable[[], bool],
     ) -> dict[str, float]:
         """Train to the end of an epoch, evaluate it, and write a checkpoint."""
-        epoch = self.position.epoch
+        state, epoch = self.state, self.state.position.epoch
         phase_before = self.model.saved_phase
         callback_list.on_epoch_begin(epoch)
-        if self.average is not None and phase_before != self.model.saved_phase:
-            self.average.start()
-        while self.position.step < self.steps_per_epoch and not self.model.stop_training:
+        if state.average is not None and phase_before != self.model.saved_phase:
+            state.average.start()
+        while state.position.step < self.steps_per_epoch and not self.model.stop_training:
             self._execute(iterator, callback_list, told_to_stop)
-        if not self.position.step:  # stopped before its first step
+        if not state.position.step:  # stopped before its first step
             return {}
         if told_to_stop() and self.strategy.cluster_resolver is None:
             self._stop()  # several workers stop together, at their next step
-        logs = self.sums.means()
+        logs = state.sums.means()
         phase, first = self.pipeline.phase_at(epoch)
-        average = self.average if PHASES[phase].trains_weights else None
+        average = state.average if PHASES[phase].trains_weights else None
         if average is not None:
             average.swap()
         if validation_data is not None:
@@ -280,14 +271,14 @@ class _Loop:
         try:
             callback_list.on_epoch_end(epoch, logs)
         except FloatingPointError:  # the last step made weights that are not finite
-            position = RunPosition(epoch, self.position.step - self._last_steps)
+            position = RunPosition(epoch, state.position.step - self._last_steps)
             self.store_bad_batches(position, self._last_steps)
             raise
         last = epoch + 1 == first + self.pipeline.plan[phase] or self.model.stop_training
         if average is not None and not last:  # after the phase, the model keeps the average
             average.swap()
-        self.position, self.sums = RunPosition(epoch + 1, 0), MetricSums()
-        self._save()
+        state.position, state.sums = RunPosition(epoch + 1, 0), MetricSums()
+        state.save()
         return logs
 
     def _execute(
@@ -297,7 +288,8 @@ class _Loop:
         told_to_stop: Callable[[], bool],
     ) -> None:
         """Execute the graph once, for one or several steps; then stop if told to."""
-        epoch, done = self.position.epoch, self.position.step
+        state = self.state
+        epoch, done = state.position.epoch, state.position.step
         count = min(self.options.steps_per_execution, self.steps_per_epoch - done)
         callback_list.on_train_batch_begin(done)
         rates = self.pipeline.rates(count)
@@ -307,22 +299,22 @@ class _Loop:
         sums = MetricSums(*map(float, np.asarray(result)))
         if rates is not None:
             self.model.compiled_rate.note(rates[-1])
-        self.sums = self.sums.plus(sums)
+        state.sums = state.sums.plus(sums)
         if not np.isfinite(sums.loss):
             self.store_bad_batches(RunPosition(epoch, done), count)
         self._last_steps = count
-        self.position = RunPosition(epoch, done + count)
-        callback_list.on_train_batch_end(done + count - 1, self.sums.means())
+        state.position = RunPosition(epoch, done + count)
+        callback_list.on_train_batch_end(done + count - 1, state.sums.means())
         if sums.stop > 0:
             self._stop()
-        if time.monotonic() - self._saved_at >= self.options.checkpoint_seconds:
-            self._save()
+        state.save_if_due()
 
     def _stop(self) -> None:
         """Write a checkpoint and raise PreemptionError."""
-        self._save()
-        where = f"Stopped after epoch {self.position.epoch + 1}, step {self.position.step}"
-        if self.checkpoints is None:
+        self.state.save()
+        position = self.state.position
+        where = f"Stopped after epoch {position.epoch + 1}, step {position.step}"
+        if self.state.checkpoints is None:
             raise PreemptionError(f"{where}.")
         raise PreemptionError(f"{where}; the same command resumes from the checkpoint there.")
 
@@ -333,7 +325,7 @@ class _Loop:
         if self._graphs_key != key:
             self._graphs, self._graphs_key = {}, key
         if count not in self._graphs:
-            average = self.average if self.model.phase.trains_weights else None
+            average = self.state.average if self.model.phase.trains_weights else None
             self._graphs[count] = train_function(
                 self.model, self.strategy, count, self.options.step, average, sets_rate
             )
@@ -354,56 +346,3 @@ class _Loop:
         self.model.gradient_watch.warn_once(self.model.validation_measure, share)
         known = {"val_zero_gradient_share": share} if self.model.gradient_watch.known else {}
         return {**total.means("val_"), **known}
-
-    def _save(self) -> None:
-        """Write a checkpoint of the current position."""
-        if self.checkpoints is None or not self.checkpoints.writes:
-            return
-        averages = self.average.variables if self.average else []
-        arrays = {
-            **variable_arrays(self.model.variables, "model"),
-            **variable_arrays(self.model.optimizer.variables, "optimizer"),
-            **variable_arrays(averages, "average"),
-            **self.pipeline.best.arrays(),
-            **self.pipeline.ramp.arrays(),
-            **callback_state(self.callbacks),
-            "sums": np.asarray(self.sums, np.float64),
-            "stopped": self.model.stop_training,
-            "run": json.dumps(self._identity()),
-        }
-        self.checkpoints.save(self.position, arrays)
-        self._saved_at = time.monotonic()
-
-    def _restore(self) -> None:
-        """Restore the newest checkpoint, if there is one."""
-        newest = self.checkpoints.newest() if self.checkpoints else None
-        require_same_position(self.strategy, RunPosition() if newest is None else newest[0])
-        if newest is None or self.checkpoints is None:
-            return
-        self.position, arrays = newest
-        require_same_run(str(arrays.get("run", "{}")), self._identity(), self.checkpoints.folder)
-        restore_variables(self.model.variables, "model", arrays)
-        restore_variables(self.model.optimizer.variables, "optimizer", arrays)
-        restore_variables(self.average.variables if self.average else [], "average", arrays)
-        self.pipeline.best.load_arrays(arrays)
-        self.pipeline.ramp.load_arrays(arrays)
-        # A warning, so that it is visible: the progress bar starts in the middle.
-        logging.warning(
-            "hydra_tf: resumes after epoch %d, step %d, from a checkpoint in %s.",
-            *(self.position.epoch, self.position.step, self.checkpoints.folder),
-        )
-        self.sums, self._restored = MetricSums(*map(float, arrays["sums"])), arrays
-        self.model.stop_training = bool(arrays["stopped"])
-        if self.pipeline.has_schedule:
-            self.model.compiled_rate.note(float(np.asarray(self.model.optimizer.learning_rate)))
-
-    def _restore_callbacks(self) -> None:
-        """Restore the state of callbacks after they have reset it, when training begins."""
-        restore_callback_state(self.callbacks, self._restored)
-        self._restored = {}
-
-    def _identity(self) -> dict[str, Any]:
-        """Return the settings that identify this run."""
-        return run_identity(
-            self.model, self.pipeline, self.steps_per_epoch, self.options, self.data_hash
-        )

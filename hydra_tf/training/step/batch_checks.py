@@ -1,4 +1,4 @@
-"""Checks of batches inside a graph, and which samples of a batch are correct."""
+"""Checks of batches, also inside a graph, and which samples of a batch are correct."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from hydra_tf.checks.batches import check_use, first_batch
 from hydra_tf.checks.labels import labels_valid, sparse_labels
 from hydra_tf.core.graphs import assertion_sentence
 from hydra_tf.core.pixels import clipped_pixels, pixels_valid
@@ -29,6 +30,34 @@ def plain_sentences() -> Iterator[None]:
         if sentence := assertion_sentence(str(error)):
             raise ValueError(sentence) from error
         raise
+
+
+def checked_first_batch(net: keras.Model, x: Any, y: Any = None) -> tuple[Any, Any] | None:
+    """Check that the first images and labels of data suit a network, and return them.
+
+    Args:
+        net: network that outputs logits.
+        x: whole array, or data in batches, of which the first is read.
+        y: labels when `x` is an array.
+
+    Returns:
+        (images, labels), or None for a generator, which cannot be read twice.
+
+    Raises:
+        ValueError: for empty data, images outside [0, 1] or of the wrong shape, labels out of
+            range, a network whose outputs are probabilities.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+        >>> checked_first_batch(net, tf.zeros([3, 2]), tf.zeros([3]))[1].tolist()
+        [0.0, 0.0, 0.0]
+    """
+    batch = first_batch(x, y)
+    if batch is not None and not len(batch[0]):
+        raise ValueError("The data are empty: there are no images.")
+    if batch is not None:
+        check_use(net, *batch)
+    return batch
 
 
 def checked(data: Any, classes: int) -> tuple[Images, Labels]:

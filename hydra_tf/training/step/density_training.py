@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from hydra_tf.sparsity.allocation import ALLOCATIONS
 from hydra_tf.sparsity.budget import smallest_counts
 from hydra_tf.sparsity.learned import Learned
 from hydra_tf.sparsity.model import (
@@ -87,6 +89,10 @@ class DensityTraining:
         costs_of_layers = np.array(costs, np.float64) * self._sizes
         self._shares = (costs_of_layers / costs_of_layers.sum()).astype(np.float32)
         self._lowest = part.k_min * density
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what is trained, for the config of a model."""
+        return {"allocation": ALLOCATIONS.config(self.part), "density": self.density}
 
     def _variable(self, name: str, size: int) -> keras.Variable:
         """Return a new variable that has the same value on every replica."""

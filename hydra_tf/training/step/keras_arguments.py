@@ -31,6 +31,26 @@ def refuse_weights(method: str, **weights: Any) -> None:
             )
 
 
+def refuse_losses(**losses: Any) -> None:
+    """Refuse losses of Keras, whose place the objective takes.
+
+    Args:
+        **losses: the arguments of `compile` by name; None if left out.
+
+    Raises:
+        ValueError: for the first that was given.
+
+    Example:
+        >>> refuse_losses(loss=None)
+    """
+    for name, value in losses.items():
+        if value is not None:
+            raise ValueError(
+                f"RobustModel.compile does not take {name}, because the model trains with its "
+                'objective; pass that instead, as in RobustModel(net, objective="trades").'
+            )
+
+
 def refuse_jit(jit_compile: Any) -> None:
     """Refuse XLA, which Keras would switch off again for a robust model.
 

@@ -18,7 +18,11 @@ from hydra_tf.training.step.density_training import DensityTraining
 from hydra_tf.training.step.gradient_watch import GradientWatch
 from hydra_tf.training.step.microbatches import StepOptions
 from hydra_tf.training.step.phases import Phase, trained_variables
-from hydra_tf.training.step.replayed_perturbation import read_perturbation, store_perturbation
+from hydra_tf.training.step.replayed_perturbation import (
+    perturbation_shape,
+    read_perturbation,
+    store_perturbation,
+)
 from hydra_tf.training.step.robust_step import robust_step, step_context
 
 
@@ -120,6 +124,38 @@ class BatchSteps(keras.Model):
         if replayed:
             store_perturbation(self._perturbation, perturbed - x)
         return terms
+
+    def prepare_perturbation(self, batch: tuple[Any, Any] | None) -> None:
+        """Add the stored perturbation, of the shape of a batch, if the objective replays one.
+
+        Args:
+            batch: images and labels of the first training batch, None if unknown.
+
+        Raises:
+            ValueError: for a replayed objective without a first batch.
+        """
+        if not isinstance(self.objective, Replayed) or self._perturbation is not None:
+            return
+        if batch is None:
+            raise ValueError(
+                "This objective carries a perturbation of the shape of a batch, but the data "
+                "are a generator, whose shape is unknown; pass arrays or a tf.data.Dataset."
+            )
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        self.add_perturbation(perturbation_shape(batch[0], replicas))
+
+    def add_perturbation(self, shape: tuple[int, ...]) -> None:
+        """Add the weight that stores the perturbation of a replayed objective."""
+        with self.distribute_strategy.scope():
+            self._perturbation = self.add_weight(
+                name="carried",
+                shape=shape,
+                initializer="zeros",
+                trainable=False,
+                autocast=False,
+                dtype="float32",
+                aggregation="sum",
+            )
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Return benign loss and metrics, and robust accuracy; Keras calls this."""
