@@ -117,8 +117,8 @@ def attack_repeatedly(
         attempt_seed = tf.random.fold_in(seed, i)
 
         def attack_copies(x: Images, y: Labels) -> Attempt:
-            tiled = (_tile(values, copies) for values in (x, y))
-            return _first_success(attack(numbers, *tiled, attempt_seed), copies)
+            attempt = attack(numbers, _tile(x, copies), _tile(y, copies), attempt_seed)
+            return _first_success(attempt, copies)
 
         return i + copies, _attack_some(attack_copies, x, y, result, remaining)
 
