@@ -37,6 +37,7 @@ _Base: Any = keras.layers.Layer if TYPE_CHECKING else object
 
 MASK_OPTIONS = ("density", "granularity", "selection")  # entries of configs of masked layers
 
+_BUDGET = "joint_budget"  # key in files; those of weights are numbers
 _computed: ContextVar[Mapping[int, tf.Tensor]] = ContextVar(
     "hydra_tf_kernels", default=MappingProxyType({})
 )
@@ -164,14 +165,14 @@ class MaskState(_Base):
             trainable=False,
             aggregation="only_first_replica",
         )
-        self.joint_budget = self.add_weight(
-            name="joint_budget",
-            shape=(),
-            initializer="zeros",
-            dtype="int32",
-            trainable=False,
-            aggregation="only_first_replica",
-        )
+        with tf.init_scope():
+            # Not a weight of Keras, so that `weights` has kernel, bias, scores and mask only.
+            self.joint_budget = tf.Variable(
+                0,
+                trainable=False,
+                dtype=tf.int32,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
 
     @property
     def label(self) -> str:
@@ -253,13 +254,10 @@ class MaskState(_Base):
     # Conv and Dense save kernel and bias only; the base class saves all weights.
     def save_own_variables(self, store: Any) -> None:
         """Save all weights; the budget only if there is one, which older versions cannot read."""
-        saved: dict[str, Any] = {}
-        keras.layers.Layer.save_own_variables(self, saved)
-        last = self.non_trainable_variables[-1]  # unless a subclass creates more weights
-        if last is self.joint_budget and not int(self.joint_budget):
-            saved.popitem()
-        for key, value in saved.items():
-            store[key] = value
+        keras.layers.Layer.save_own_variables(self, store)
+        budget = self.joint_budget.numpy()
+        if budget:
+            store[_BUDGET] = budget
 
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
         """Load the weights that :meth:`save_own_variables` saved.
@@ -268,11 +266,11 @@ class MaskState(_Base):
             ValueError: for the weights of a layer without a mask.
         """
         loaded = {key: store[key] for key in store.keys()}  # noqa: SIM118, h5py has no items
-        if len(loaded) == len(self.weights) - 1:
-            loaded[str(len(loaded))] = np.zeros((), np.int32)
+        budget = np.asarray(loaded.pop(_BUDGET, 0), np.int32)
         if len(loaded) < len(self.weights):
             raise ValueError(no_masks_in_file(self.name))
         keras.layers.Layer.load_own_variables(self, loaded)
+        self.joint_budget.assign(budget)
 
     def masked_kernel(self) -> tf.Tensor:
         """Return the kernel times the mask, in :attr:`kernel_dtype`."""

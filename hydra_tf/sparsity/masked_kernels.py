@@ -21,7 +21,7 @@ class MaskedLike(Protocol):
     kernel: keras.Variable
     scores: keras.Variable
     mask: keras.Variable
-    joint_budget: keras.Variable
+    joint_budget: tf.Variable
     density: float
     granularity: str
     selection: Selection

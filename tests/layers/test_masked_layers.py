@@ -110,7 +110,7 @@ def test_bad_options_are_refused_at_once():
 def test_mask_is_not_trainable():
     _, masked, _ = pair(*CASES[0])
     assert [v.name for v in masked.trainable_variables] == ["kernel", "bias", "scores"]
-    assert [v.name for v in masked.non_trainable_variables] == ["mask", "joint_budget"]
+    assert [v.name for v in masked.non_trainable_variables] == ["mask"]
     masked.trainable = False
     assert masked.trainable_variables == []
 

@@ -97,7 +97,7 @@ def images():
 
 
 def state_of(net):
-    masks = {id(v) for layer in masked_layers(net) for v in (layer.mask, layer.joint_budget)}
+    masks = {id(layer.mask) for layer in masked_layers(net)}
     return [v for v in net.non_trainable_variables if id(v) not in masks]
 
 

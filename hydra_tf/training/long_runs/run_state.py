@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from absl import logging
 
+from hydra_tf.sparsity.model import masked_layers
 from hydra_tf.training.callbacks.pipeline import HydraCallback
 from hydra_tf.training.long_runs.callback_state import callback_state, restore_callback_state
 from hydra_tf.training.long_runs.checkpoints import (
@@ -76,6 +77,7 @@ class RunState:
             **self._pipeline.best.arrays(),
             **self._pipeline.ramp.arrays(),
             **callback_state(self.callbacks),
+            "joint_budgets": np.array([k.joint_budget.numpy() for k in masked_layers(self._model)]),
             "sums": np.asarray(self.sums, np.float64),
             "stopped": self._model.stop_training,
             "run": json.dumps(self._identity()),
@@ -95,6 +97,9 @@ class RunState:
         restore_variables(self._model.variables, "model", arrays)
         restore_variables(self._model.optimizer.variables, "optimizer", arrays)
         restore_variables(self.average.variables if self.average else [], "average", arrays)
+        budgets = arrays.get("joint_budgets", ())  # absent in checkpoints of older versions
+        for layer, budget in zip(masked_layers(self._model), budgets, strict=False):
+            layer.joint_budget.assign(budget)
         self._pipeline.best.load_arrays(arrays)
         self._pipeline.ramp.load_arrays(arrays)
         # A warning, so that it is visible: the progress bar starts in the middle.
