@@ -143,7 +143,11 @@ def test_workers_refuse_an_attack_without_a_loss(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "sent", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    "sent",
+    [
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow(seconds=30)),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+    ],
 )
 def test_chief_stops_when_a_worker_is_gone(sent, workers, tmp_path):
     chief, other = workers(tmp_path / "run", "--pretrain_epochs=500")

@@ -82,7 +82,13 @@ def test_one_density_holds_for_the_steps_of_one_execution():
     assert [round(ramp.at(step), 3) for step in (0, 4, 8)] == [0.719, 0.344, 0.25]
 
 
-@pytest.mark.parametrize("schedule", [CUBIC, decay()], ids=["cubic", "tfmot"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        pytest.param(CUBIC, id="cubic"),
+        pytest.param(decay(), id="tfmot", marks=pytest.mark.slow(seconds=20)),
+    ],
+)
 def test_fit_and_loop_follow_the_schedule(schedule, batches_from, validation):
     plan = phases(0, 2, 1, density_schedule=schedule)
     kept, model = Kept(), make_model("natural")

@@ -203,6 +203,7 @@ def test_backup_and_restore_gives_the_same_bits(tmp_path):
         assert one.tobytes() == other.tobytes()
 
 
+@pytest.mark.slow(seconds=20)
 def test_saved_model_continues_training_bit_for_bit(tmp_path):
     model = robust()
     model.fit(batches(), verbose=0)
