@@ -60,15 +60,20 @@ class Bundle:
         """Number of groups."""
         return sum(math.prod(layer.kernel.shape) for layer in self.layers) // self.price
 
-    def ranks(self) -> tf.Tensor:
-        """Return the rank of each group, float32 [groups]; infinite if it is always kept."""
+    def ranks(self, one: bool = True) -> tf.Tensor:
+        """Return the rank of each group, float32 [groups]; infinite if it is always kept.
+
+        Args:
+            one: whether a floor of a single weight counts; a larger one always does.
+        """
         selection = self.selection
         if self.tie is not None:
             return selection.ranked(self.tie.scores() / self.price)
         (layer,) = self.layers
         scores = tf.convert_to_tensor(layer.scores)
         if self.price == 1:
-            return tf.reshape(selection.ranked(scores), [-1])
+            floor = selection if one or selection.min_kept > 1 else selection.alone()
+            return tf.reshape(floor.ranked(scores), [-1])
         # A group with the largest score of an output becomes infinite by it.
         sums = self.part.group_scores(selection.alone().ranked(scores), layer.axes)
         means = tf.reshape(sums, [-1]) / self.price
@@ -126,9 +131,10 @@ def choose_groups(bundles: Sequence[Bundle], budget: int | tf.Tensor) -> list[tf
         Booleans [groups] for each bundle.
     """
     prices = [bundle.price for bundle in bundles]
-    ranks = [magnitudes(bundle.ranks()) for bundle in bundles]
-    if set(prices) == {1}:
-        return largest_together(ranks, budget)
+    single = set(prices) == {1}
+    ranks = [magnitudes(bundle.ranks(one=not single)) for bundle in bundles]
+    if single:  # keeping one of each here is several times faster than by infinite ranks
+        return largest_together(ranks, budget, one_each=True)
     chosen = largest_together(ranks, budget, prices)
     return chosen if len(set(prices)) == 1 else _filled(chosen, ranks, prices, budget)
 

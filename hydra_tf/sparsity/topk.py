@@ -87,6 +87,32 @@ def _kth_digit(
     return digit, kept - (at_least[digit] - counts[digit])
 
 
+def _threshold(
+    layers: Sequence[tf.Tensor], kept: int | tf.Tensor, prices: Sequence[int] | None
+) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
+    """Return the `kept`-th largest magnitude, where its equals are, and how many of them are kept.
+
+    Args:
+        layers: :func:`magnitudes` of each layer.
+        kept: position of the magnitude.
+        prices: how often each magnitude of a layer counts; once when left out.
+    """
+    candidates, threshold = list(layers), 0
+    indices: list[tf.Tensor | None] = [None] * len(candidates)  # of the candidates, ascending
+    for shift, values in _DIGITS:
+        digits = [tf.bitwise.right_shift(found, shift) for found in candidates]
+        if shift != _DIGITS[0][0]:  # the first digit has no bits above it
+            digits = [tf.bitwise.bitwise_and(digit, values - 1) for digit in digits]
+        digit, kept = _kth_digit(digits, values, kept, prices)
+        threshold += digit * (1 << shift)
+        for i, own in enumerate(digits):
+            found = tf.where(tf.equal(own, digit))[:, 0]
+            before = indices[i]
+            indices[i] = found if before is None else tf.gather(before, found)
+            candidates[i] = tf.gather(candidates[i], found)
+    return threshold, indices, kept
+
+
 def topk_mask(scores: tf.Tensor, kept: int | tf.Tensor) -> tf.Tensor:
     """Return ones for the `kept` scores of largest magnitude; ties go to the lowest index.
 
@@ -191,7 +217,10 @@ def _largest(scores: tf.Tensor, kept: int | tf.Tensor) -> tf.Tensor:
 
 
 def largest_together(
-    layers: Sequence[tf.Tensor], kept: int | tf.Tensor, prices: Sequence[int] | None = None
+    layers: Sequence[tf.Tensor],
+    kept: int | tf.Tensor,
+    prices: Sequence[int] | None = None,
+    one_each: bool = False,
 ) -> list[tf.Tensor]:
     """Return where the `kept` largest of the magnitudes of several layers are.
 
@@ -204,6 +233,8 @@ def largest_together(
         layers: :func:`magnitudes` of each layer.
         kept: number of magnitudes, between 1 and all of them; a budget of at least 1 with prices.
         prices: price of a magnitude of each layer; all cost the same when left out.
+        one_each: whether each layer keeps its largest magnitude in any case; without prices, and
+            with `kept` of at least the number of layers.
 
     Returns:
         Flat booleans for each layer.
@@ -212,6 +243,11 @@ def largest_together(
         >>> layers = [magnitudes([1.0, 3.0]), magnitudes([2.0, 2.0])]
         >>> [chosen.numpy().tolist() for chosen in largest_together(layers, 2)]
         [[False, True], [True, False]]
+        >>> layers = [magnitudes([1.0, 3.0]), magnitudes([4.0, 4.0])]
+        >>> chosen = largest_together(layers, 2, one_each=True)
+        >>> [mask.numpy().tolist() for mask in chosen]
+        [[False, True], [True, False]]
+        >>> layers = [magnitudes([1.0, 3.0]), magnitudes([2.0, 2.0])]
         >>> chosen = largest_together(layers, 7, prices=[4, 2])  # 3 for 4; one of the twos
         >>> [mask.numpy().tolist() for mask in chosen]
         [[False, True], [True, False]]
@@ -223,26 +259,25 @@ def largest_together(
         all_of_them = tf.add_n([price * n for price, n in zip(prices, sizes, strict=True)])
         needed = tf.minimum(kept + 1, all_of_them)
         unused = kept - needed
-    candidates, threshold = list(layers), 0
-    indices: list[tf.Tensor | None] = [None] * len(candidates)  # of the candidates, ascending
-    for shift, values in _DIGITS:
-        digits = [tf.bitwise.right_shift(found, shift) for found in candidates]
-        if shift != _DIGITS[0][0]:  # the first digit has no bits above it
-            digits = [tf.bitwise.bitwise_and(digit, values - 1) for digit in digits]
-        digit, needed = _kth_digit(digits, values, needed, prices)
-        threshold += digit * (1 << shift)
-        for i, own in enumerate(digits):
-            found = tf.where(tf.equal(own, digit))[:, 0]
-            before = indices[i]
-            indices[i] = found if before is None else tf.gather(before, found)
-            candidates[i] = tf.gather(candidates[i], found)
+    if one_each:
+        # Left out of the counts by a price of -1, and chosen at the end.
+        best = [tf.argmax(layer, output_type=tf.int32) for layer in layers]
+        maxima = tf.stack([tf.gather(*pair) for pair in zip(layers, best, strict=True)])
+        counted, counts = [*layers, maxima], [1] * len(layers) + [-1]
+        threshold, ties, needed = _threshold(counted, kept - len(layers), counts)
+    else:
+        threshold, ties, needed = _threshold(layers, needed, prices)
     chosen, left = [], needed + unused
-    for layer, ties, price in zip(layers, indices, prices or [1] * len(indices), strict=True):
-        # The candidates that are left equal the threshold.
-        taken = tf.minimum(left if price == 1 else left // price, tf.size(ties))
-        first = tf.expand_dims(ties, 1)[:taken]
-        ones = tf.ones([taken], tf.bool)
-        chosen.append(tf.tensor_scatter_nd_update(layer > threshold, first, ones))
+    for i, layer in enumerate(layers):
+        equal, price = ties[i], prices[i] if prices else 1
+        if one_each:
+            equal = equal[tf.cast(maxima[i] == threshold, tf.int32) :]  # the first is `best[i]`
+        taken = tf.minimum(left if price == 1 else left // price, tf.size(equal))
+        first = equal[:taken]
+        if one_each:
+            first = tf.concat([first, tf.cast(best[i : i + 1], first.dtype)], 0)
+        ones = tf.ones_like(first, tf.bool)
+        chosen.append(tf.tensor_scatter_nd_update(layer > threshold, first[:, None], ones))
         left -= price * taken
     return chosen
 

@@ -61,6 +61,23 @@ def test_the_largest_of_several_layers_are_those_of_one_sort(sizes, share, seed)
     chosen = largest_together([magnitudes(layer) for layer in layers], kept)
     np.testing.assert_array_equal(np.concatenate(chosen), expected)
 
+    # With one of each layer, the largest of each come first.
+    kept = max(kept, len(layers))
+    starts = np.cumsum([0, *sizes[:-1]])
+    first = [start + np.abs(own).argmax() for start, own in zip(starts, layers, strict=True)]
+    together[first] = np.inf
+    expected[:] = False
+    expected[np.argsort(-together, kind="stable")[:kept]] = True
+    chosen = largest_together([magnitudes(layer) for layer in layers], kept, one_each=True)
+    np.testing.assert_array_equal(np.concatenate(chosen), expected)
+
+
+def test_one_of_each_layer_is_the_first_of_its_largest_also_in_large_layers():
+    layers = [np.full(3_000_000, 0.5, "float32"), np.full(3_000_000, 0.25, "float32")]
+    layers[1][[1_234_567, 2_345_678]] = 0.375
+    chosen = largest_together([magnitudes(layer) for layer in layers], 3, one_each=True)
+    assert [np.flatnonzero(mask).tolist() for mask in chosen] == [[0, 1], [1_234_567]]
+
 
 @pytest.mark.parametrize("digits", [6, 1], ids=["distinct", "ties"])
 @pytest.mark.parametrize("floor", [1, 5])
