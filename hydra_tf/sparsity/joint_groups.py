@@ -72,8 +72,9 @@ class Bundle:
         (layer,) = self.layers
         scores = tf.convert_to_tensor(layer.scores)
         if self.price == 1:
-            floor = selection if one or selection.min_kept > 1 else selection.alone()
-            return tf.reshape(floor.ranked(scores), [-1])
+            floored = one or selection.min_kept > 1
+            ranked = (selection if floored else selection.alone()).ranked(scores)
+            return tf.reshape(ranked, [-1])
         # A group with the largest score of an output becomes infinite by it.
         sums = self.part.group_scores(selection.alone().ranked(scores), layer.axes)
         means = tf.reshape(sums, [-1]) / self.price
