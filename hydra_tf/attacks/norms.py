@@ -146,7 +146,8 @@ def _stripes(x: Images, norm: Norm, seed: Seed) -> tf.Tensor:
     The height, if there is one, is the third axis from the end.
     """
     shape = tf.shape(x)
-    columns = tf.concat([shape[:1], tf.ones_like(shape[1:-2]), shape[1:][-2:]], axis=0)
+    width = max(1, len(x.shape) - 2)
+    columns = tf.concat([shape[:1], tf.ones([width - 1], tf.int32), shape[width:]], axis=0)
     noise = _uniform(columns, seed, -1.0, x.dtype)
     signs = tf.where(noise < 0, -tf.ones_like(noise), tf.ones_like(noise))
     if norm == "linf":

@@ -185,6 +185,14 @@ def test_stripes_of_samples_without_height_are_signs_of_features():
     assert len(np.unique(change, axis=0)) > 50  # of 64 patterns
 
 
+@pytest.mark.parametrize("shape", [(6,), (5, 2), (3, 4, 5, 2)])
+def test_stripes_in_a_graph_are_those_of_eager_calls(shape):
+    graph = tf.function(lambda x: random_start(x, "linf", 0.25, tf.constant([3, 4]), "stripes"))
+    np.testing.assert_array_equal(
+        graph(tf.fill([7, *shape], 0.5)), starts(7, shape, "linf", 0.25, "stripes")
+    )
+
+
 @pytest.mark.parametrize("kind", ["uniform", "normal"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_start_is_a_function_of_its_seed(norm, kind):
