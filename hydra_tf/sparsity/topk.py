@@ -269,6 +269,7 @@ def largest_together(
         threshold, ties, needed = _threshold(layers, needed, prices)
     chosen, left = [], needed + unused
     for i, layer in enumerate(layers):
+        # Those that equal the threshold get what is left, in order.
         equal, price = ties[i], prices[i] if prices else 1
         if one_each:
             equal = equal[tf.cast(maxima[i] == threshold, tf.int32) :]  # the first is `best[i]`
