@@ -124,7 +124,7 @@ def test_masked_gradients_fool_a_loss_without_rescue_but_not_the_ensemble(robust
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("classes", [2, pytest.param(3, marks=pytest.mark.slow(seconds=8))])
 def test_few_classes(norm, classes):
     # Logits 0, w . x - c and, with three, one that never wins: whose distance is known.
     rng = np.random.default_rng(0)

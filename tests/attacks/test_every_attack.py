@@ -9,6 +9,11 @@ from hydra_tf import attacks
 from tests.contracts.attack_contract import run, short
 
 NAMES = attacks.ATTACKS.names()
+# The attacks of the ensemble are tested alone as well.
+ALONE_OR_SLOW = [
+    pytest.param(name, marks=[pytest.mark.slow(seconds=8)] if name == "autoattack" else [])
+    for name in NAMES
+]
 OURS = [name for name in NAMES if name != "cleverhans_pgd"]
 
 
@@ -83,7 +88,7 @@ def test_a_radius_in_grey_levels_is_refused(name):
 
 
 @pytest.mark.parametrize("head", ["mixed_float16", "float32"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALONE_OR_SLOW)
 def test_half_precision_masks_no_gradient(name, head):
     # Logits (-20 x, 20 x) at x = 0.5: the other class has e^-20, which float16 takes for 0.
     dense = keras.layers.Dense(1, use_bias=False, dtype="mixed_float16")

@@ -78,7 +78,11 @@ def test_rounding_is_accounted_for(build_net, batch, name):
     assert smallest_slack(net, x, y, 0.0, methods, 64, rounding=False) < 0
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name",
+    [name for name in NETS if name not in ("grouped", "operated")]
+    + [pytest.param(name, marks=pytest.mark.slow(seconds=10)) for name in ("grouped", "operated")],
+)
 def test_the_allowance_for_rounding_is_small(build_net, batch, name):
     net, (x, y) = build_net(name), batch
     for method in ("ibp", "crown_ibp", "crown"):

@@ -55,7 +55,8 @@ def test_batches_equal_those_of_the_pipeline_of_published_results() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["digits", "folder", pytest.param("imagenet", marks=pytest.mark.slow)]
+    "name",
+    ["digits", *(pytest.param(name, marks=pytest.mark.slow) for name in ("folder", "imagenet"))],
 )
 def test_a_resumed_run_with_extra_images_continues_as_the_uninterrupted_one(
     name: str, offline_specs: Specs

@@ -64,6 +64,7 @@ def test_a_killed_run_resumes_to_the_same_bits(folder):
     finish(folder, "cut")
 
 
+@pytest.mark.slow(seconds=30)
 def test_sigterm_writes_a_checkpoint_and_ends_with_status_75(folder):
     process = start(folder, "sigterm")
     wait_for_checkpoint(folder / "sigterm", process)
@@ -75,6 +76,7 @@ def test_sigterm_writes_a_checkpoint_and_ends_with_status_75(folder):
     finish(folder, "sigterm")
 
 
+@pytest.mark.slow(seconds=30)
 def test_full_disk_is_one_error_line_and_the_run_resumes(folder):
     size = max(path.stat().st_size for path in (folder / "whole").glob("*.keras"))
 
@@ -92,6 +94,7 @@ def test_full_disk_is_one_error_line_and_the_run_resumes(folder):
     finish(folder, "full")
 
 
+@pytest.mark.slow(seconds=15)
 def test_a_dry_run_estimates_a_run_and_writes_nothing(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "flags.train", *RECIPE, f"--out={tmp_path / 'run'}", "--dry_run"],

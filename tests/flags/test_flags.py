@@ -193,6 +193,7 @@ def test_evaluate_with_other_attacks(finished):
     assert "no gradient" not in result.stdout
 
 
+@pytest.mark.slow(seconds=15)
 def test_distances_are_those_of_the_file_and_accuracies_stay(finished):
     out, _ = finished
     before = json.loads((out / "report.json").read_text())
@@ -217,7 +218,9 @@ def test_distances_are_those_of_the_file_and_accuracies_stay(finished):
     assert (out / "plots" / "distances.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("kind", ["ImportError", "ValueError"])
+@pytest.mark.parametrize(
+    "kind", ["ValueError", pytest.param("ImportError", marks=pytest.mark.slow(seconds=8))]
+)
 def test_an_error_while_tracing_is_one_line(kind, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -368,6 +371,7 @@ def test_missing_files_are_reported_before_tensorflow_loads(
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow(seconds=10)
 def test_a_pretrained_network_without_logits_is_refused(tmp_path):
     layers = [keras.Input([8, 8, 1]), keras.layers.Flatten()]
     net = keras.Sequential([*layers, keras.layers.Dense(10, activation="softmax")])
@@ -475,6 +479,7 @@ def test_the_granularity_of_the_settings_is_used():
         _pipeline({**settings, "granularity": "elements"}, 0.1, "lwm")
 
 
+@pytest.mark.slow(seconds=20)
 def test_a_pretrained_network_must_fit_the_data(finished, tmp_path):
     start, _ = finished
     result = call(

@@ -587,6 +587,7 @@ def test_snip_uses_all_weights_and_keeps_batchnorm_statistics(digits):
     assert (scores > 0).mean() > 0.3  # 0.1 if the previous mask were applied
 
 
+@pytest.mark.slow(seconds=20)
 def test_mirrored_trades_with_validation_prunes_to_the_density(digits, two_replicas):
     x, y = digits[0][:128], digits[1][:128]
     with two_replicas.scope():

@@ -24,7 +24,10 @@ from tests.training.loops import (
 )
 
 
-@pytest.mark.parametrize("objective", ["natural", TRADES, "free:epsilon=0.1,replays=2"])
+@pytest.mark.parametrize(
+    "objective",
+    ["natural", TRADES, pytest.param("free:epsilon=0.1,replays=2", marks=pytest.mark.slow)],
+)
 def test_loop_gives_the_bits_of_fit(objective, batches_from, validation):
     fitted, looped = make_model(objective), make_model(objective)
     history = fitted.fit(
@@ -107,7 +110,10 @@ def test_batches_are_split_over_replicas_in_order(two_replicas):
             marks=pytest.mark.slow(seconds=40),
         ),
         # The last batch has 22 images: some of the 24 microbatches are empty.
-        (LoopOptions(step=StepOptions(microbatches=24)), "natural", 2e-4),
+        pytest.param(
+            LoopOptions(step=StepOptions(microbatches=24)), "natural", 2e-4,
+            marks=pytest.mark.slow(seconds=10),
+        ),
     ],
     ids=["steps_per_execution", "microbatches", "jit", "empty microbatches"],
 )  # fmt: skip
