@@ -24,7 +24,7 @@ from hydra_tf.core.isolated import isolated_command
 
 FOLDER = pathlib.Path(__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
-CHECKS = ("fuzz", "resume", "soundness", "litert_versions", "int8_robustness")
+CHECKS = ("fuzz", "resume", "soundness", "litert_versions", "int8_robustness", "shape_latency")
 HEAD = """# Benchmarks
 
 Written by `python -m benchmarks` (`make bench`). Ratios are between times measured in turn
