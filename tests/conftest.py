@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _collect_garbage_less_often() -> None:
-    """Save the time that Python spends on the objects of TensorFlow, about a tenth of a test."""
+    """Save time that the garbage collector spends on the many objects of TensorFlow."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

@@ -9,7 +9,7 @@ from hydra_tf import attacks
 from tests.contracts.attack_contract import run, short
 
 NAMES = attacks.ATTACKS.names()
-# The attacks of the ensemble are tested alone as well.
+# AutoAttack runs attacks that are tested alone as well.
 ALONE_OR_SLOW = [
     pytest.param(name, marks=[pytest.mark.slow(seconds=8)] if name == "autoattack" else [])
     for name in NAMES

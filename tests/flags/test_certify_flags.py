@@ -55,7 +55,6 @@ def rows_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()[1:]]
 
 
-@pytest.mark.slow(seconds=30)
 def test_smoothing_extends_the_report_and_accepts_more_samples(run, network):
     result = call(f"--run={run}", *QUICK, "--samples=20", "--seed=3")
     assert result.returncode == 0, result.stderr

@@ -193,7 +193,6 @@ def test_evaluate_with_other_attacks(finished):
     assert "no gradient" not in result.stdout
 
 
-@pytest.mark.slow(seconds=15)
 def test_distances_are_those_of_the_file_and_accuracies_stay(finished):
     out, _ = finished
     before = json.loads((out / "report.json").read_text())

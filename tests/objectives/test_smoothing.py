@@ -138,7 +138,6 @@ def test_validation_measures_accuracy_under_noise(tmp_path):
     assert loaded.evaluate(X, y, verbose=0, return_dict=True) == pytest.approx(metrics)
 
 
-@pytest.mark.slow(seconds=15)
 def test_best_epoch_is_chosen_under_noise():
     model = hydra_tf.RobustModel(linear_net(), f"smoothing:sigma={SIGMA}")
     model.compile(keras.optimizers.SGD(0.5), metrics=["accuracy"])

@@ -110,10 +110,7 @@ def test_batches_are_split_over_replicas_in_order(two_replicas):
             marks=pytest.mark.slow(seconds=40),
         ),
         # The last batch has 22 images: some of the 24 microbatches are empty.
-        pytest.param(
-            LoopOptions(step=StepOptions(microbatches=24)), "natural", 2e-4,
-            marks=pytest.mark.slow(seconds=10),
-        ),
+        (LoopOptions(step=StepOptions(microbatches=24)), "natural", 2e-4),
     ],
     ids=["steps_per_execution", "microbatches", "jit", "empty microbatches"],
 )  # fmt: skip
