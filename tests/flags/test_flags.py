@@ -478,7 +478,6 @@ def test_the_granularity_of_the_settings_is_used():
         _pipeline({**settings, "granularity": "elements"}, 0.1, "lwm")
 
 
-@pytest.mark.slow(seconds=20)
 def test_a_pretrained_network_must_fit_the_data(finished, tmp_path):
     start, _ = finished
     result = call(

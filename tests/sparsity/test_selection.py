@@ -133,7 +133,6 @@ def test_a_file_knows_how_masks_are_chosen(tmp_path):
     assert "selection" not in plain.layers[0].get_config()
 
 
-@pytest.mark.slow(seconds=8)
 def test_global_moves_weights_between_layers_while_scores_are_trained(two_replicas):
     def trained(strategy=None):
         x = np.random.default_rng(0).random((64, 6)).astype("float32")

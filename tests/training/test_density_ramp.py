@@ -110,7 +110,6 @@ def test_fit_and_loop_follow_the_schedule(schedule, batches_from, validation):
     assert_same(weights_of(other), weights_of(model))
 
 
-@pytest.mark.slow(seconds=15)
 def test_resumed_ramps_have_the_same_bits(tmp_path, batches_from, validation):
     densities = []
 
