@@ -147,11 +147,13 @@ def test_distances_are_those_of_foolbox(request, name, norm):
     found = FMN(norm, epsilon)(net, x, y).numpy()
     assert (np.argmax(net(found, training=False), -1) != y).all()
     once = lengths(found - x, norm)
-    assert (theirs > 0).all()
+    broken = theirs > 0  # foolbox returns the image itself where it found nothing
+    assert np.mean(broken) > 0.95
+    once, theirs = once[broken], theirs[broken]
     assert np.median(once) == pytest.approx(np.median(theirs), rel=0.05)
     assert once.mean() == pytest.approx(theirs.mean(), rel=0.05)
-    searched = lengths(FMN(norm, epsilon, search=True)(net, x, y).numpy() - x, norm)
+    searched = lengths(FMN(norm, epsilon, search=True)(net, x, y).numpy() - x, norm)[broken]
     assert searched.mean() < 0.99 * min(once.mean(), theirs.mean())
     if norm == "l2":
-        decoupled = foolboxs(net, x, y, foolbox.attacks.DDNAttack(steps=200), norm)
+        decoupled = foolboxs(net, x, y, foolbox.attacks.DDNAttack(steps=200), norm)[broken]
         assert np.median(searched) < 1.02 * np.median(decoupled)
