@@ -84,7 +84,7 @@ lint: $(INSTALLED)  ## style, types and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-test: lint  ## lint, then tests, the docstrings' examples and the tutorials
+test: lint  ## lint, then the quick tests and the docstrings' examples
 	$(PYTEST) -m "not slow and not torch" tests hydra_tf
 
 # `make test-slow TIME_BUDGET=600` starts no test that is not expected to end within 600 s. One

@@ -67,7 +67,11 @@ def test_every_point_is_inside(build_net, batch, name):
         assert smallest_slack(net, x, y, epsilon, methods, 256) >= 0
 
 
-@pytest.mark.parametrize("name", ["plain", "normed", "residual", "merged"])
+@pytest.mark.parametrize(
+    "name",
+    ["plain", "merged"]
+    + [pytest.param(name, marks=pytest.mark.slow(seconds=15)) for name in ("normed", "residual")],
+)
 def test_rounding_is_accounted_for(build_net, batch, name):
     net, (x, y) = build_net(name), batch
     methods = ("ibp", "crown")

@@ -38,7 +38,7 @@ def test_slices_equal_those_of_the_replicas_by_brute_force(workers: int, extra: 
 @pytest.mark.parametrize(
     ("name", "share", "drop"),
     [
-        ("folder", None, False),
+        pytest.param("folder", None, False, marks=pytest.mark.slow(seconds=10)),
         pytest.param("folder", 0.15, False, marks=pytest.mark.slow),
         ("folder", 0.85, True),
         ("imagenet", None, False),
@@ -87,7 +87,10 @@ def test_last_batch_is_the_size_of_the_last_batch() -> None:
         assert splits.last_batch == [len(y) for _, y in splits.train.as_numpy_iterator()][-1]
 
 
-@pytest.mark.parametrize("name", ["npz", "cifar10", "folder", "imagenet"])
+@pytest.mark.parametrize(
+    "name",
+    ["npz", "cifar10", "folder", pytest.param("imagenet", marks=pytest.mark.slow(seconds=15))],
+)
 def test_bytes_convert_to_the_usual_floats(name: str, offline_specs: dict[str, str]) -> None:
     spec = offline_specs[name]
     floats = data.load(spec, batch_size=7).train.as_numpy_iterator()

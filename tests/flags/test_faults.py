@@ -55,6 +55,7 @@ def start(folder, name, **kwargs):
     )
 
 
+@pytest.mark.slow(seconds=40)
 def test_a_killed_run_resumes_to_the_same_bits(folder):
     process = start(folder, "cut")
     wait_for_checkpoint(folder / "cut", process, count=2)

@@ -14,7 +14,7 @@ from hydra_tf.training import Checkpoints, LoopOptions, PreemptionError, train
 from hydra_tf.training.long_runs.checkpoints import RunPosition, restore_variables, variable_arrays
 from tests.training.loops import STEPS, assert_same, make_model, phases, weights_of
 
-OBJECTIVE = "trades:epsilon=0.1,steps=1,step_size=0.05,start=uniform"
+TRADES = "trades:epsilon=0.1,steps=1,step_size=0.05,start=uniform"
 PLAN = (1, 2, 1)
 
 
@@ -43,8 +43,8 @@ def preempt():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def run(folder, validation, batches_from, *callbacks, every=0.0, average=None):
-    model = make_model(OBJECTIVE)
+def run(folder, validation, batches_from, *callbacks, every=0.0, average=None, objective="natural"):
+    model = make_model(objective)
     options = LoopOptions(checkpoint_seconds=every, average=average)
     rows = []
 
@@ -68,17 +68,14 @@ def run(folder, validation, batches_from, *callbacks, every=0.0, average=None):
 
 @pytest.mark.parametrize("average", [pytest.param(None, marks=pytest.mark.slow), 0.9])
 def test_repeatedly_stopped_run_gives_the_same_bits(average, tmp_path, batches_from, validation):
-    whole, rows = run(tmp_path / "whole", validation, batches_from, average=average)
+    options = {"average": average, "objective": TRADES}
+    whole, rows = run(tmp_path / "whole", validation, batches_from, **options)
     steps = sum(PLAN) * STEPS
     resumed, last = None, {}
     for stop_after in (3, 4, 7, steps):  # in the middle of a phase, at its last step, ...
         try:
             resumed, seen = run(
-                tmp_path / "cut",
-                validation,
-                batches_from,
-                StopAfter(stop_after, fault),
-                average=average,
+                tmp_path / "cut", validation, batches_from, StopAfter(stop_after, fault), **options
             )
         except StopError:
             continue

@@ -103,7 +103,10 @@ def test_batches_are_split_over_replicas_in_order(two_replicas):
     ("options", "objective", "atol"),
     [
         (LoopOptions(steps_per_execution=2), TRADES, 0.0),
-        (LoopOptions(step=StepOptions(microbatches=3)), TRADES, 2e-4),
+        pytest.param(
+            LoopOptions(step=StepOptions(microbatches=3)), TRADES, 2e-4,
+            marks=pytest.mark.slow(seconds=15),
+        ),
         # XLA draws other random numbers, so the objective must not draw any.
         pytest.param(
             LoopOptions(step=StepOptions(jit_compile=True)), "crown_ibp:epsilon=0.02", 2e-4,

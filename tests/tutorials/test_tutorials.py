@@ -36,6 +36,7 @@ def run(name, *arguments):
     return result.stdout
 
 
+@pytest.mark.slow(seconds=40)
 def test_first_robust_pruning():
     printed = run("01_first_robust_pruning.py")
     benign, robust = re.search(
