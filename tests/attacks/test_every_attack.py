@@ -10,10 +10,8 @@ from tests.contracts.attack_contract import run, short
 
 NAMES = attacks.ATTACKS.names()
 # AutoAttack runs attacks that are tested alone as well.
-ALONE_OR_SLOW = [
-    pytest.param(name, marks=[pytest.mark.slow(seconds=8)] if name == "autoattack" else [])
-    for name in NAMES
-]
+AUTOATTACK = pytest.param("autoattack", marks=pytest.mark.slow(seconds=8))
+ALONE_OR_SLOW = [name for name in NAMES if name != "autoattack"] + [AUTOATTACK]
 OURS = [name for name in NAMES if name != "cleverhans_pgd"]
 
 
@@ -27,7 +25,7 @@ def test_misclassified_images_are_returned_unchanged(trained, name):
     assert not np.array_equal(found[1::2], x[1::2])
 
 
-@pytest.mark.parametrize("name", ["apgd", "fab", "fmn", "square", "autoattack"])
+@pytest.mark.parametrize("name", ["apgd", "fab", "fmn", "square", AUTOATTACK])
 def test_no_gradient_flows_through_the_images(trained, name):
     net, x, y = trained
     attack = short(name, "linf", 0.1)

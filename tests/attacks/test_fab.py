@@ -123,7 +123,8 @@ def test_what_no_class_breaks_comes_back_as_it_is():
     assert 1.4 < found[1].sum() < 1.42
 
 
-@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow(seconds=8))])
+@pytest.mark.slow(seconds=10)
+@pytest.mark.parametrize("norm", NORMS)
 def test_it_breaks_what_targeted_apgd_breaks(robust, norm):
     net, x, y = robust
     x, y = x[:100], y[:100]

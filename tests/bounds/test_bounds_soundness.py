@@ -55,11 +55,15 @@ def smallest_slack(net, x, y, epsilon, methods, count, seed=0, ascents=1, **opti
     return min(slack)
 
 
+LARGER_NETS = ("grouped", "operated", "residual")
 # Sequential networks are covered by the contract of bounds.
-SLOW_NETS = [pytest.param(name, marks=pytest.mark.slow) for name in ("residual", "operated")]
+SLOW_NETS = [
+    pytest.param(name, marks=pytest.mark.slow(seconds=20))
+    for name in ("masked", "residual", "operated")
+]
 
 
-@pytest.mark.parametrize("name", ["masked", "merged", *SLOW_NETS])
+@pytest.mark.parametrize("name", ["merged", *SLOW_NETS])
 def test_every_point_is_inside(build_net, batch, name):
     net, (x, y) = build_net(name), batch
     methods = ("crown", "symbolic", "crown_ibp", "ibp")
@@ -84,8 +88,8 @@ def test_rounding_is_accounted_for(build_net, batch, name):
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in NETS if name not in ("grouped", "operated")]
-    + [pytest.param(name, marks=pytest.mark.slow(seconds=10)) for name in ("grouped", "operated")],
+    [name for name in NETS if name not in LARGER_NETS]
+    + [pytest.param(name, marks=pytest.mark.slow(seconds=10)) for name in LARGER_NETS],
 )
 def test_the_allowance_for_rounding_is_small(build_net, batch, name):
     net, (x, y) = build_net(name), batch

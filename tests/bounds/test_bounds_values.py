@@ -140,7 +140,10 @@ def test_tightest_equals_the_best_method(trained):
     assert (np.argmax(margins, axis=0) > 1).any()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=pytest.mark.slow(seconds=8)) if m == "crown" else m for m in METHODS],
+)
 def test_chunks_do_not_change_bounds(build_net, batch, method):
     net, (x, y) = build_net("residual"), batch
     whole = bounds.margin_lower_bound(net, x, y, 0.05, method, chunk=0, **EXACT).numpy()

@@ -40,7 +40,7 @@ def test_slices_equal_those_of_the_replicas_by_brute_force(workers: int, extra: 
     [
         pytest.param("folder", None, False, marks=pytest.mark.slow(seconds=10)),
         pytest.param("folder", 0.15, False, marks=pytest.mark.slow),
-        ("folder", 0.85, True),
+        pytest.param("folder", 0.85, True, marks=pytest.mark.slow(seconds=15)),
         ("imagenet", None, False),
         pytest.param("imagenet", 0.4, True, marks=pytest.mark.slow),
         ("digits", 0.4, False),

@@ -56,7 +56,9 @@ def test_accuracy_equals_brute_force_for_every_form_of_data(form):
     assert accuracy(net, data) == correct.mean()
 
 
-@pytest.mark.parametrize("form", ["arrays", "unknown_length"])
+@pytest.mark.parametrize(
+    "form", ["arrays", pytest.param("unknown_length", marks=pytest.mark.slow(seconds=10))]
+)
 def test_robust_accuracy_of_a_linear_network_by_corners(form):
     robust = robust_by_hand()
     correct = np.argmax(X @ KERNEL, 1) == Y

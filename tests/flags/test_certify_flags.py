@@ -118,6 +118,7 @@ def test_interrupted_certification_resumes(run, tmp_path_factory):
     assert "report.json is not about the validation split" in result.stdout
 
 
+@pytest.mark.slow(seconds=20)
 def test_report_has_one_entry_per_bound(run, network):
     for method in ("ibp", "crown:chunk=4096"):
         flags = [f"--method={method}", "--epsilon=1/255", "--samples=20", "--verbose=0"]

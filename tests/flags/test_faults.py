@@ -65,6 +65,7 @@ def test_a_killed_run_resumes_to_the_same_bits(folder):
     finish(folder, "cut")
 
 
+@pytest.mark.slow(seconds=40)
 def test_sigterm_writes_a_checkpoint_and_ends_with_status_75(folder):
     process = start(folder, "sigterm")
     wait_for_checkpoint(folder / "sigterm", process)

@@ -180,6 +180,7 @@ def test_finished_runs_are_neither_repeated_nor_overwritten(finished):
     assert "--overwrite" in other.stderr
 
 
+@pytest.mark.slow(seconds=15)
 def test_evaluate_with_other_attacks(finished):
     out, _ = finished
     attacks = "fgsm;cleverhans_pgd:steps=5;pgd:steps=5"
@@ -193,6 +194,7 @@ def test_evaluate_with_other_attacks(finished):
     assert "no gradient" not in result.stdout
 
 
+@pytest.mark.slow(seconds=15)
 def test_distances_are_those_of_the_file_and_accuracies_stay(finished):
     out, _ = finished
     before = json.loads((out / "report.json").read_text())

@@ -188,13 +188,8 @@ def test_verification_uses_the_first_images_of_the_whole_batch(method):
     assert np.array_equal(np.concatenate(slices), whole)
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        pytest.param("crown_ibp:epsilon=0.1", marks=pytest.mark.slow(seconds=30)),
-        "mixtrain:epsilon=0.1,samples=8",
-    ],
-)
+@pytest.mark.slow(seconds=30)
+@pytest.mark.parametrize("spec", ["crown_ibp:epsilon=0.1", "mixtrain:epsilon=0.1,samples=8"])
 def test_fit_learns_a_verifiable_network(spec):
     x = np.random.default_rng(0).random((256, 6)).astype("float32")
     y = (x[:, 0] > 0.5).astype("int32") + (x[:, 1] > 0.5).astype("int32")

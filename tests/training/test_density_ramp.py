@@ -166,6 +166,7 @@ def test_a_resumed_fit_allocates_again_only_when_the_density_changes(tmp_path, b
     assert densities == []
 
 
+@pytest.mark.slow(seconds=10)
 def test_executions_of_several_steps_end_at_the_density(batches_from):
     model, plan = make_model("natural"), phases(0, 2, 0, density_schedule="linear:end=1")
     train(model, batches_from, STEPS, plan, options=LoopOptions(steps_per_execution=3), verbose=0)

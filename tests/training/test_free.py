@@ -182,6 +182,7 @@ def test_masks_are_updated_in_the_prune_phase_only(monkeypatch):
         assert np.array_equal(np.flatnonzero(np.array(layer.mask)), np.sort(kept))
 
 
+@pytest.mark.slow(seconds=12)
 def test_backup_and_restore_gives_the_same_bits(tmp_path):
     class PowerCut(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):

@@ -65,6 +65,7 @@ def test_fit_and_the_loop_have_the_same_bits(batches_from):
     assert_same(weights_of(run(CLEVERHANS, batches_from)), weights_of(fitted))
 
 
+@pytest.mark.slow(seconds=10)
 @every_objective
 def test_replicas_equal_one_device(objective, batches_from, two_replicas):
     alone, shared = (run(objective, batches_from, strategy=one) for one in (None, two_replicas))

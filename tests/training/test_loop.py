@@ -102,7 +102,9 @@ def test_batches_are_split_over_replicas_in_order(two_replicas):
 @pytest.mark.parametrize(
     ("options", "objective", "atol"),
     [
-        (LoopOptions(steps_per_execution=2), TRADES, 0.0),
+        pytest.param(
+            LoopOptions(steps_per_execution=2), TRADES, 0.0, marks=pytest.mark.slow(seconds=10)
+        ),
         pytest.param(
             LoopOptions(step=StepOptions(microbatches=3)), TRADES, 2e-4,
             marks=pytest.mark.slow(seconds=15),
