@@ -34,6 +34,8 @@ class MixTrain(Verified):
             in any case, because TensorFlow cannot differentiate the bounds inside `tf.cond`.
         growth: share of the phase, in (0, 1], between two increases of alpha.
         alpha_max: maximum weight of the bounded term.
+        validation_samples: number of samples of each validation batch that are verified to choose
+            the best epoch. Few make the choice noisy, and each costs as much as a sample to bound.
 
     Example:
         >>> from hydra_tf import objectives
@@ -46,11 +48,13 @@ class MixTrain(Verified):
     share: float = 0.8
     growth: float = 1 / 12
     alpha_max: float = 50.0
+    validation_samples: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < 1:
-            raise ValueError(f"samples must be at least 1, not {self.samples}.")
+        for name in ("samples", "validation_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if not 0 < self.share <= 1:
             raise ValueError(f"share is a probability in (0, 1], not {self.share}.")
         if not 0 < self.growth <= 1:
@@ -59,8 +63,8 @@ class MixTrain(Verified):
             raise ValueError(f"alpha_max must be a finite number above 0, not {self.alpha_max}.")
 
     def validation_attack(self) -> Verification:
-        """Return verification by symbolic intervals of the first 8 images of each batch."""
-        return Verification(self.epsilon, "symbolic", samples=8)
+        """Return verification by symbolic intervals of the first images of each batch."""
+        return Verification(self.epsilon, "symbolic", samples=self.validation_samples)
 
     def certificate(self) -> dict[str, Any]:
         """Return VRA-m: verified by symbolic intervals on the full ball."""

@@ -170,6 +170,8 @@ def test_verification_equals_the_bound():
     assert np.array_equal(correct, others.max(1) < 0)
     assert 0 < correct.sum() < 12
     assert Verification(0.05, "ibp", samples=4).correct(net, X, Y).shape == (4,)
+    measure = objectives.build("mixtrain:epsilon=0.05,validation_samples=5").validation_attack()
+    assert measure.correct(net, X, Y).shape == (5,)
 
 
 @pytest.mark.parametrize("method", ["ibp", "symbolic"])
@@ -234,6 +236,7 @@ def test_half_precision_networks_are_refused_before_the_first_step(name):
         ("crown_ibp:kappa_end=2", "kappa_end is a share"),
         ("crown_ibp:beta_start=-1", "beta_start is a share"),
         ("mixtrain:samples=0", "samples must be at least 1"),
+        ("mixtrain:validation_samples=0", "validation_samples must be at least 1"),
         ("mixtrain:share=0", r"probability in \(0, 1\]"),
         ("mixtrain:growth=0", "growth is a share"),
         ("mixtrain:alpha_max=0", "alpha_max"),
