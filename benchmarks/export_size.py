@@ -164,13 +164,13 @@ def main() -> None:
             for case in networks(arguments):
                 compare_sizes(*case, folder)
         if "kernels" in arguments.part:
-            print("| network | density | kernel | kept | float32 bound | least | ratio ", end="")
+            print("\n| network | density | kernel | kept | float32 bound | least | ratio ", end="")
             print("| int8 bound | least | ratio |")
             print("|---" * 10 + "|")
             for name, net, _ in networks(arguments):
                 compare_kernels(name, net)
         if "latency" in arguments.part:
-            print("| network | density | format | dense (ms) | size | latency | load (ms) |")
+            print("\n| network | density | format | dense (ms) | size | latency | load (ms) |")
             print("|---" * 7 + "|")
             for case in networks(arguments):
                 compare_latencies(*case, arguments.rounds, folder)
